@@ -1,0 +1,77 @@
+"""What an objective sees: scored responses, and nothing of models, files or devices."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Need = Literal["reference", "prior_gap"]
+"""What a part of an objective cannot work without, beyond the policy's own log-probabilities."""
+
+
+@dataclass(frozen=True)
+class ScoredResponses:
+    """Responses with their log-probabilities, and the pairs among them.
+
+    Attributes:
+        logps: log pi_theta(y given x) summed over response tokens, in nats.
+        lengths: number of response tokens (the end-of-sequence token included).
+        chosen: index of each pair's chosen response.
+        rejected: index of each pair's rejected response.
+        reference_logps: the same sums under the frozen reference policy.
+        prior_gap: delta = r_chosen - r_rejected in [0, 1] (MaPPO, arXiv 2507.21183, Eq. 5).
+    """
+
+    logps: Float[Tensor, "responses"]
+    lengths: Int[Tensor, "responses"]
+    chosen: Int[Tensor, "pairs"]
+    rejected: Int[Tensor, "pairs"]
+    reference_logps: Float[Tensor, "responses"] | None = None
+    prior_gap: Float[Tensor, "pairs"] | None = None
+
+
+Unit = Literal["pairs", "chosen_tokens"]
+"""What a term's mean is taken over."""
+
+
+def count_units(lengths: Int[Tensor, "responses"], chosen: Int[Tensor, "pairs"]) -> dict[Unit, Tensor]:
+    """Number of items of every unit, as scalar tensors; they add up over micro-batches and processes."""
+    return {
+        "pairs": torch.tensor(len(chosen), device=lengths.device),
+        "chosen_tokens": lengths[chosen].sum(),
+    }
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a loss, per item: the caller sums `values` and divides by the count of `unit`.
+
+    Attributes:
+        values: float32 (or wider) losses; per pair, even when the mean is over tokens.
+        unit: what the mean is over.
+        weight: the term's factor in the total loss.
+    """
+
+    values: Float[Tensor, "items"]
+    unit: Unit
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an objective returns: terms by name, and detached per-item metrics by name."""
+
+    terms: dict[str, Term]
+    metrics: dict[str, Float[Tensor, "?items"]]
+
+    def total(self, counts: dict[Unit, Tensor]) -> Float[Tensor, ""]:
+        """Sum over terms of weight * sum(values) / count of the term's unit.
+
+        Pass `count_units` of this batch for its own mean, or the sums over a whole accumulated,
+        distributed batch: the micro-batches' totals then add up to the mean over all of it.
+        """
+        return torch.stack(
+            [term.weight * term.values.sum() / counts[term.unit] for term in self.terms.values()]
+        ).sum()
