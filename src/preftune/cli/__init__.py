@@ -1,1 +1,47 @@
-"""TODO"""
+"""The command line: one file per verb, which parses and calls."""
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from preftune import __version__
+from preftune.cli.demo import demo
+from preftune.cli.sample import sample
+from preftune.cli.train import train
+from preftune.errors import InputError
+
+app = typer.Typer(
+    help="Preference tuning for language models when you know more than 'A beats B'.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command()(sample)
+app.command()(demo)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+    if version:
+        typer.echo(f"preftune {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a verb; what the user can fix is one message and exit code 2."""
+    errors = Console(stderr=True)
+    handler = RichHandler(console=errors, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("preftune").setLevel(logging.INFO)
+    try:
+        app()
+    except InputError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)

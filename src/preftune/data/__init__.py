@@ -1,1 +1,27 @@
-"""TODO"""
+"""Sources to groups, groups to tokens: everything between a data set and a batch."""
+
+from preftune.data.groups import Group, Message, Pair, Response, Text, TokenizedGroup
+from preftune.data.rules import RULES, RowReport, RowRules
+from preftune.data.shapes import PAIR_RULES, LoadedGroups, fingerprint_rows, load_groups
+from preftune.data.sources import read_rows
+from preftune.data.tokenization import LengthLimits, fingerprint_tokens, tokenize_groups
+
+__all__ = [
+    "PAIR_RULES",
+    "RULES",
+    "Group",
+    "LengthLimits",
+    "LoadedGroups",
+    "Message",
+    "Pair",
+    "Response",
+    "RowReport",
+    "RowRules",
+    "Text",
+    "TokenizedGroup",
+    "fingerprint_rows",
+    "fingerprint_tokens",
+    "load_groups",
+    "read_rows",
+    "tokenize_groups",
+]

@@ -51,6 +51,16 @@ class TokenizedGroup:
     """A group as token ids: the prompt once, each response without it and with its end-of-sequence token."""
 
     prompt: Int32[np.ndarray, "prompt_tokens"]
-    responses: tuple[Int32[np.ndarray, "?response_tokens"], ...]
+    responses: tuple[Int32[np.ndarray, "_"], ...]
     pairs: tuple[Pair, ...]
     reference_logps: Float32[np.ndarray, "responses"] | None = None
+
+    @property
+    def paired(self) -> list[int]:
+        """Indices of the responses that some pair uses; only these are packed."""
+        return sorted({index for pair in self.pairs for index in (pair.chosen, pair.rejected)})
+
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens of the group in a packed batch, its prompt counted once."""
+        return len(self.prompt) + sum(len(self.responses[index]) for index in self.paired)

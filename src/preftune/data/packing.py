@@ -1,0 +1,153 @@
+"""Groups of token ids become one row without padding, each prompt in it once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from preftune.data.groups import TokenizedGroup
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows start:stop attend to rows prefix_start:prefix_stop, all of them, and causally to themselves.
+
+    A group's first span is its prompt together with its first response, and has no prefix; every other
+    response is a span of its own whose prefix is the prompt.
+    """
+
+    start: int
+    stop: int
+    prefix_start: int
+    prefix_stop: int
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Groups in one row: [prompt, response, response, ..., prompt, response, ...].
+
+    Every response restarts at position len(prompt) and sees its prompt and itself, no other response.
+
+    Attributes:
+        input_ids: the row.
+        position_ids: each token's position in its own prompt + response.
+        spans: who attends to whom, in row order; together they cover the row.
+        predictors: rows whose hidden states predict response tokens: each response's first token is
+            predicted from the prompt's last row.
+        targets: the response tokens they predict, response after response.
+        lengths: number of tokens of each response.
+        chosen: each pair's preferred response, as an index into the batch's responses.
+        rejected: the other one.
+        prior_gap: delta of each pair, where a prior is used.
+        reference_logps: log pi_ref of each response, where it is known.
+    """
+
+    input_ids: Int64[Tensor, "tokens"]
+    position_ids: Int64[Tensor, "tokens"]
+    spans: tuple[Span, ...]
+    predictors: Int64[Tensor, "response_tokens"]
+    targets: Int64[Tensor, "response_tokens"]
+    lengths: Int64[Tensor, "responses"]
+    chosen: Int64[Tensor, "pairs"]
+    rejected: Int64[Tensor, "pairs"]
+    prior_gap: Float32[Tensor, "pairs"] | None = None
+    reference_logps: Float32[Tensor, "responses"] | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """The same batch with its tensors on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
+    """Lay groups out in one row, each prompt once.
+
+    Responses that no pair uses are left out: nothing would be learned from them.
+    """
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    predictors: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    spans: list[Span] = []
+    chosen: list[int] = []
+    rejected: list[int] = []
+    reference: list[float] = []
+    row = 0
+    for group in groups:
+        prompt_start, prompt_tokens = row, len(group.prompt)
+        prompt_stop = prompt_start + prompt_tokens
+        place = {index: len(targets) + offset for offset, index in enumerate(group.paired)}
+        ids.append(group.prompt)
+        positions.append(np.arange(prompt_tokens))
+        row = prompt_stop
+        for index in group.paired:
+            response = group.responses[index]
+            start, row = row, row + len(response)
+            ids.append(response)
+            positions.append(np.arange(prompt_tokens, prompt_tokens + len(response)))
+            if start == prompt_stop:
+                spans.append(Span(prompt_start, row, prompt_start, prompt_start))
+            else:
+                spans.append(Span(start, row, prompt_start, prompt_stop))
+            predictors.append(np.concatenate(([prompt_stop - 1], np.arange(start, row - 1))))
+            targets.append(response)
+        chosen += [place[pair.chosen] for pair in group.pairs]
+        rejected += [place[pair.rejected] for pair in group.pairs]
+        if group.reference_logps is not None:
+            reference += group.reference_logps[group.paired].tolist()
+    gaps = [pair.gap for group in groups for pair in group.pairs]
+    return PackedBatch(
+        input_ids=_join(ids),
+        position_ids=_join(positions),
+        spans=tuple(spans),
+        predictors=_join(predictors),
+        targets=_join(targets),
+        lengths=torch.tensor([len(response) for response in targets]),
+        chosen=torch.tensor(chosen),
+        rejected=torch.tensor(rejected),
+        prior_gap=None if None in gaps else torch.tensor(gaps, dtype=torch.float32),
+        reference_logps=torch.tensor(reference) if len(reference) == len(targets) else None,
+    )
+
+
+def _join(parts: Sequence[np.ndarray]) -> Int64[Tensor, "tokens"]:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class PaddedRows:
+    """The same responses, one to a row with its own copy of the prompt, padded on the right."""
+
+    input_ids: Int64[Tensor, "responses longest"]
+    attention_mask: Int64[Tensor, "responses longest"]
+    predicts: Bool[Tensor, "responses longest"]
+    """True where a position's logits predict a response token."""
+
+
+def pad(batch: PackedBatch) -> PaddedRows:
+    """Unshare a packed batch: for architectures that cannot share a prompt, and to check those that can."""
+    rows: list[Tensor] = []
+    prompt = batch.input_ids[:0]
+    for span, length in zip(batch.spans, batch.lengths.tolist(), strict=True):
+        own = batch.input_ids[span.start : span.stop]
+        if span.prefix_start == span.prefix_stop:
+            prompt, own = own[:-length], own[-length:]
+        rows.append(torch.cat((prompt, own)))
+    longest = max(len(row) for row in rows)
+    input_ids = batch.input_ids.new_zeros(len(rows), longest)
+    attention_mask = torch.zeros_like(input_ids)
+    predicts = torch.zeros_like(input_ids, dtype=torch.bool)
+    for index, (row, length) in enumerate(zip(rows, batch.lengths.tolist(), strict=True)):
+        input_ids[index, : len(row)] = row
+        attention_mask[index, : len(row)] = 1
+        predicts[index, len(row) - length - 1 : len(row) - 1] = True
+    return PaddedRows(input_ids, attention_mask, predicts)

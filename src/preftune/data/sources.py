@@ -1,0 +1,301 @@
+"""Where rows come from: local files and folders, `datasets` objects, and the Hugging Face hub."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from preftune.data.rules import shorten, suggest
+from preftune.errors import InputError
+
+Row = Mapping[str, Any]
+
+HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(:(?P<config>[\w.-]+))?")
+SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+CSV_TEXT = ("prompt", "chosen", "rejected")
+"""CSV columns that stay text even where every cell looks like a number."""
+
+
+@runtime_checkable
+class Table(Protocol):
+    """What a list of rows and a `datasets.Dataset` have in common."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one file, or of one `datasets.Dataset`."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Table
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a source, numbered from 0 across its files."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column of any file, in the order of appearance."""
+        return tuple(dict.fromkeys(column for part in self.parts for column in part.columns))
+
+    def __len__(self) -> int:
+        return sum(len(part.rows) for part in self.parts)
+
+    def __iter__(self) -> Iterator[Row]:
+        for part in self.parts:
+            yield from part.rows
+
+    @property
+    def locate(self) -> Callable[[int], str]:
+        """Names a row for a message, as the file and the 0-based row in it, without holding the rows."""
+        sizes = [(part.name, len(part.rows)) for part in self.parts]
+
+        def locate(row: int) -> str:
+            for name, size in sizes:
+                if row < size:
+                    return f"{name} row {row}"
+                row -= size
+            raise IndexError(row)
+
+        return locate
+
+
+def read_rows(source: Any, split: str = "train") -> Rows:
+    """Read a source of preference data.
+
+    Args:
+        source: a `datasets.Dataset` or `DatasetDict`; a file (.jsonl, .json, either with .gz, .csv,
+            .parquet); a folder of such files or one written by `save_to_disk`; or a hub name, `org/name` or
+            `org/name:config`. What exists on disk is never looked up on the hub.
+        split: the split to read. A `Dataset` is already one split, so it is not asked.
+
+    Raises:
+        InputError: the source does not exist, cannot be read, or has no such split.
+    """
+    if not isinstance(source, str | Path):
+        return Rows((_from_object(source, split),))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _read_folder(path, split)
+    if path.exists():
+        _require_train(split, str(source))
+        return Rows((_read_file(path),))
+    hub_name = HUB_NAME.fullmatch(source) if isinstance(source, str) else None
+    if hub_name is None or _suffix(path) in READERS:
+        raise _no_such_path(path)
+    return Rows((_from_hub(hub_name["name"], hub_name["config"], split),))
+
+
+# --- datasets objects and the hub ---
+
+
+def _from_object(source: Any, split: str, name: str = "the given data set") -> Part:
+    import datasets
+
+    if isinstance(source, datasets.DatasetDict):
+        if split not in source:
+            raise _no_such_split(split, name, list(source))
+        source, name = source[split], f"{name} ({split})"
+    if not isinstance(source, datasets.Dataset):
+        raise InputError(
+            f"data.source is a {type(source).__name__}: it must be a file, a folder, a hub name, a "
+            "datasets.Dataset or a DatasetDict. Load a streamed data set whole, or save it as JSONL."
+        )
+    return Part(name, tuple(source.column_names), source.with_format(None))
+
+
+def _from_hub(name: str, config: str | None, split: str) -> Part:
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(name, config, split=split)
+    # Missing, gated, offline, an unknown split or configuration, a loading script: the user's to settle.
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        title = f"{name}:{config}" if config else name
+        raise InputError(
+            f"data.source={title}, split={split}: the hub data set could not be read: "
+            f"{shorten(str(error), 300)} "
+            "Check the name, the split and the network, or download it and give the file or folder."
+        ) from error
+    return _from_object(dataset, split, f"{name} ({split})")
+
+
+# --- files and folders ---
+
+
+def _suffix(path: Path) -> str:
+    """Give the ending that says how to read a file: `.jsonl`, `.jsonl.gz`; not `.v2.jsonl`."""
+    return "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+
+
+def _no_such_path(path: Path) -> InputError:
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return InputError(
+        f"data.source={path}: there is no such file or folder{suggest(path.name, siblings)}. "
+        "Give an existing path, or a hub name such as org/name."
+    )
+
+
+def _no_such_split(split: str, source: str, found: list[str]) -> InputError:
+    return InputError(
+        f"split={split}: {source} has no such split{suggest(split, found)}. Splits found: {', '.join(found)}."
+    )
+
+
+def _require_train(split: str, source: str) -> None:
+    if split != "train":
+        raise InputError(
+            f"split={split}: {source} has no named splits, so all of it is the split `train`. "
+            "Leave the split out, or give the file that holds it."
+        )
+
+
+def _read_file(path: Path) -> Part:
+    reader = READERS.get(_suffix(path))
+    if reader is None:
+        raise InputError(
+            f"data.source={path}: files ending in {_suffix(path) or 'nothing'} cannot be read. "
+            f"Convert it to one of {', '.join(READERS)}."
+        )
+    return reader(path)
+
+
+def _read_folder(folder: Path, split: str) -> Rows:
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        import datasets
+
+        return Rows((_from_object(datasets.load_from_disk(str(folder)), split, str(folder)),))
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if _suffix(file) in READERS and not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    )
+    if not files:
+        raise InputError(f"data.source={folder}: the folder has no file ending in {', '.join(READERS)}.")
+    named = {file: _named_split(str(file.relative_to(folder)), split) for file in files}
+    if any(named.values()):
+        files = [file for file in files if named[file] == split]
+        if not files:
+            raise _no_such_split(split, str(folder), sorted({name for name in named.values() if name}))
+    else:
+        _require_train(split, str(folder))
+    return Rows(tuple(_read_file(file) for file in files))
+
+
+def _named_split(name: str, split: str) -> str | None:
+    """Find the split a file's name speaks of: `data/test-00000.parquet` is `test`."""
+    for word in (split, *SPLIT_WORDS):
+        if re.search(rf"(^|[^a-zA-Z0-9]){re.escape(word)}([^a-zA-Z]|$)", name):
+            return word
+    return None
+
+
+def _part(path: Path, rows: list[dict[str, Any]]) -> Part:
+    return Part(str(path), tuple(dict.fromkeys(column for row in rows for column in row)), rows)
+
+
+def _read_json(path: Path) -> Part:
+    """Read JSON Lines, or a JSON list of objects: the first character tells them apart."""
+    try:
+        with _open(path) as file:
+            start = file.read(1)
+            while start.isspace() or start in (b"\xef", b"\xbb", b"\xbf"):
+                start = file.read(1)
+            file.seek(0)
+            return _part(path, _json_list(file, path) if start == b"[" else list(_json_lines(file, path)))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: the gzip file is damaged or cut ({error}). Write it again.") from error
+
+
+def _open(path: Path) -> BufferedIOBase:
+    if path.suffix.lower() == ".gz":
+        return gzip.GzipFile(path, "rb")
+    return path.open("rb")
+
+
+def _json_lines(file: BufferedIOBase, path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            row = _parse(line, f"{path} line {number}")
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{path} line {number}: {shorten(row)} is not a JSON object. Write one object per line."
+                )
+            yield row
+
+
+def _json_list(file: BufferedIOBase, path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = _parse(file.read(), str(path))
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{path} item {number}: {shorten(row)} is not a JSON object. Write a list of objects."
+            )
+    return rows
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+        if rb"\ud" in data.lower():  # half an emoji, cut by an earlier tool, would only fail in the tokenizer
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: a string holds half a surrogate pair (a cut emoji). Repair the text."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: not valid JSON ({error.msg} at character {error.pos}). Is the file cut? "
+            "Repair or remove it."
+        ) from error
+    return value
+
+
+def _read_csv(path: Path) -> Part:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    text = csv.ConvertOptions(column_types=dict.fromkeys(CSV_TEXT, pa.string()))
+    try:
+        table = csv.read_csv(
+            path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=text
+        )
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a valid UTF-8 CSV file: {shorten(str(error), 300)}") from error
+    return Part(str(path), tuple(table.column_names), table.to_pylist())
+
+
+def _read_parquet(path: Path) -> Part:
+    import datasets
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a valid Parquet file: {shorten(str(error), 300)}") from error
+    return _from_object(datasets.Dataset(table), "train", str(path))
+
+
+READERS = {
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".jsonl.gz": _read_json,
+    ".json.gz": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,311 @@
+"""The published methods, one line each, and `build`: from the words of a configuration to an objective."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from preftune.objectives.links import Hinge, Logistic, Square
+from preftune.objectives.parts import ChosenLikelihood, Margin, Part, Reduction
+from preftune.objectives.priors import PRIORS, Prior
+from preftune.objectives.responses import Losses, Need, ScoredResponses
+from preftune.objectives.scores import (
+    log_likelihood,
+    log_ratio,
+    mean_log_likelihood,
+    mean_log_ratio,
+)
+
+Value = float | bool | str
+"""What an option can be set to."""
+
+_Logps = TypeVar("_Logps", Tensor, Tensor | None)
+
+_FIELD_OF: dict[Need, str] = {"reference": "reference_logps", "prior_gap": "prior_gap"}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A sum of parts. Calling it gives per-pair losses; the caller reduces them (`Losses.total`).
+
+    Attributes:
+        parts: the summands, each with its own name.
+
+    Raises:
+        ValueError: there are no parts, or two of the same name.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"parts must have names of their own, at least one part; got {names}")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the responses must carry for every part to work."""
+        return frozenset[Need]().union(*(part.needs for part in self.parts))
+
+    def __call__(self, responses: ScoredResponses) -> Losses:
+        """Terms with their gradient, and detached float32 metrics, one value per pair.
+
+        Raises:
+            ValueError: the responses lack something that `needs` names.
+        """
+        for need in sorted(self.needs):
+            if getattr(responses, _FIELD_OF[need]) is None:
+                raise ValueError(
+                    f"{_FIELD_OF[need]} is None, but this objective needs {need!r}: give ScoredResponses "
+                    f"its {_FIELD_OF[need]}, or choose a method and a prior that do without"
+                )
+        # Once and for all parts: autograd then adds up their gradients in float32 as well.
+        responses = replace(
+            responses, logps=_wide(responses.logps), reference_logps=_wide(responses.reference_logps)
+        )
+        metrics = {
+            "logps/chosen": responses.logps[responses.chosen],
+            "logps/rejected": responses.logps[responses.rejected],
+        }
+        terms = {}
+        for part in self.parts:
+            terms[part.name], explained = part(responses)
+            metrics.update(explained)
+        return Losses(terms, {name: _metric(values) for name, values in metrics.items()})
+
+
+def dpo(prior: Prior, *, beta: float) -> tuple[Part, ...]:
+    """-log sigma(beta (h_w - delta h_l)): MaPPO Eq. 8."""
+    return (Margin(log_ratio, Logistic(beta), prior),)
+
+
+def ipo(prior: Prior, *, beta: float, length_normalized: bool) -> tuple[Part, ...]:
+    """(h_w - delta h_l - 1 / (2 beta))^2: MaPPO Eq. 14, with h per token if `length_normalized`."""
+    return (
+        Margin(mean_log_ratio if length_normalized else log_ratio, Square(beta), prior, reward=log_ratio),
+    )
+
+
+def simpo(
+    prior: Prior, *, beta: float, gamma: float | None = None, gamma_beta_ratio: float | None = None
+) -> tuple[Part, ...]:
+    """-log sigma(beta (lbar_w - delta lbar_l) - gamma): MaPPO Eq. 12; gamma = gamma_beta_ratio * beta."""
+    offset = gamma if gamma_beta_ratio is None else gamma_beta_ratio * beta
+    return (Margin(mean_log_likelihood, Logistic(beta, cast(float, offset)), prior),)
+
+
+def cpo(
+    prior: Prior, *, beta: float, likelihood_weight: float, likelihood_reduction: Reduction
+) -> tuple[Part, ...]:
+    """-log sigma(beta (l_w - delta l_l)) + lambda NLL_w: MaPPO Eq. 16."""
+    return (
+        Margin(log_likelihood, Logistic(beta), prior),
+        ChosenLikelihood(likelihood_weight, likelihood_reduction),
+    )
+
+
+def hinge(prior: Prior, *, beta: float) -> tuple[Part, ...]:
+    """max(0, 1 - beta (h_w - delta h_l)): SLiC's calibration loss on log-ratios."""
+    return (Margin(log_ratio, Hinge(beta), prior),)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values an option takes: `holds` decides, `text` says it to people."""
+
+    text: str
+    holds: Callable[[object], bool]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+POSITIVE = Rule("a finite number > 0", lambda value: _is_number(value) and cast(float, value) > 0)
+NOT_NEGATIVE = Rule("a finite number >= 0", lambda value: _is_number(value) and cast(float, value) >= 0)
+SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
+REDUCTION = Rule(
+    "'token_mean' or 'sum'", lambda value: isinstance(value, str) and value in ("token_mean", "sum")
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A method's setting.
+
+    Attributes:
+        default: the value when it is not given; None for an option that stands in for another.
+        rule: which values it takes.
+        summary: one line for people.
+        instead_of: the option that must not be given beside this one.
+    """
+
+    default: Value | None
+    rule: Rule
+    summary: str
+    instead_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published loss.
+
+    Attributes:
+        summary: one line for people.
+        source: the paper, and the equation with the prior.
+        options: its settings by name.
+        compose: prior and settings to parts.
+    """
+
+    summary: str
+    source: str
+    options: Mapping[str, Option]
+    compose: Callable[..., tuple[Part, ...]]
+
+
+_BETA = "scale of the implicit reward; a larger one keeps the policy closer to where it started"
+
+METHODS: Mapping[str, Method] = {
+    "dpo": Method(
+        "logistic loss on the difference of log-ratios to the reference",
+        "DPO, arXiv 2305.18290; MaPPO, arXiv 2507.21183, Eq. 8",
+        {"beta": Option(0.1, POSITIVE, _BETA)},
+        dpo,
+    ),
+    "ipo": Method(
+        "squared distance of the log-ratio difference from 1 / (2 beta)",
+        "IPO, arXiv 2310.12036; MaPPO, arXiv 2507.21183, Eq. 14",
+        {
+            "beta": Option(0.1, POSITIVE, "a larger one asks for a smaller difference"),
+            "length_normalized": Option(True, SWITCH, "log-ratios per token instead of summed"),
+        },
+        ipo,
+    ),
+    "simpo": Method(
+        "logistic loss on mean log-likelihoods with a target margin; no reference",
+        "SimPO, arXiv 2405.14734; MaPPO, arXiv 2507.21183, Eq. 12",
+        {
+            "beta": Option(2.0, POSITIVE, "scale of the mean log-likelihood"),
+            "gamma": Option(1.0, NOT_NEGATIVE, "target margin"),
+            "gamma_beta_ratio": Option(
+                None, NOT_NEGATIVE, "target margin as a multiple of beta", instead_of="gamma"
+            ),
+        },
+        simpo,
+    ),
+    "cpo": Method(
+        "logistic loss on log-likelihoods plus likelihood of the chosen response; no reference",
+        "CPO, arXiv 2401.08417; MaPPO, arXiv 2507.21183, Eq. 16",
+        {
+            "beta": Option(0.1, POSITIVE, "scale of the log-likelihood"),
+            "likelihood_weight": Option(0.2, NOT_NEGATIVE, "lambda, the weight of the likelihood term"),
+            "likelihood_reduction": Option(
+                "token_mean", REDUCTION, "mean over all chosen tokens, or sums per pair"
+            ),
+        },
+        cpo,
+    ),
+    "hinge": Method(
+        "hinge loss on the difference of log-ratios to the reference",
+        "SLiC-HF, arXiv 2305.10425; the prior enters as in MaPPO Eq. 8",
+        {"beta": Option(0.1, POSITIVE, _BETA)},
+        hinge,
+    ),
+}
+
+
+def resolve(settings: Mapping[str, object]) -> dict[str, Value]:
+    """The settings with every default filled in, checked; resolving them again changes nothing.
+
+    Args:
+        settings: `method` (default "dpo"), `prior` (default "none") and the method's options.
+
+    Raises:
+        ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
+    """
+    method_name = _one_of("method", settings.get("method", "dpo"), METHODS)
+    prior_name = _one_of("prior", settings.get("prior", "none"), PRIORS)
+    options = METHODS[method_name].options
+    for key in settings:
+        if key not in ("method", "prior", *options):
+            raise ValueError(
+                f"{key!r} is not an option of {method_name}, which takes {', '.join(options)} "
+                f"(and prior): {_near(key, ('method', 'prior', *options)) or 'remove it'}"
+            )
+    # An option that stands in for another is absent when None, as a fully written configuration has it.
+    given = {
+        key: value
+        for key, value in settings.items()
+        if key in options and not (value is None and options[key].instead_of)
+    }
+    resolved: dict[str, Value] = {"method": method_name, "prior": prior_name}
+    replaced = {options[key].instead_of for key in given}
+    for key, option in options.items():
+        if key in given and key in replaced:
+            other = next(name for name in given if options[name].instead_of == key)
+            raise ValueError(
+                f"{key} = {given[key]!r} and {other} = {given[other]!r} are two ways to set the same "
+                "number: remove one of them"
+            )
+        if key in given:
+            resolved[key] = _checked(key, given[key], option)
+        elif option.default is not None and key not in replaced:
+            resolved[key] = option.default
+    return resolved
+
+
+def build(settings: Mapping[str, object]) -> Objective:
+    """An objective from settings such as {"method": "dpo", "beta": 0.1, "prior": "reward_gap"}.
+
+    Raises:
+        ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
+    """
+    resolved = resolve(settings)
+    method = METHODS[cast(str, resolved.pop("method"))]
+    prior = PRIORS[cast(str, resolved.pop("prior"))]
+    return Objective(method.compose(prior, **resolved))
+
+
+def _wide(logps: _Logps) -> _Logps:
+    """Half precision leaves too few bits of a sum over hundreds of tokens to subtract it from another."""
+    return None if logps is None else logps.to(torch.promote_types(logps.dtype, torch.float32))
+
+
+def _metric(values: Tensor) -> Tensor:
+    """A metric keeps no graph, whatever precision the loss has."""
+    return values.detach().to(torch.float32)
+
+
+def _one_of(key: str, value: object, table: Mapping[str, object]) -> str:
+    if isinstance(value, str) and value in table:
+        return value
+    hint = _near(value, tuple(table)) or "choose one of them"
+    raise ValueError(f"{key} = {value!r} is unknown; there are {', '.join(table)}: {hint}")
+
+
+def _checked(key: str, value: object, option: Option) -> Value:
+    if option.rule.holds(value):
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else cast(Value, value)
+    raise ValueError(f"{key} = {value!r} must be {option.rule.text}: {_fix(key, value, option)}")
+
+
+def _fix(key: str, value: object, option: Option) -> str:
+    """YAML reads 1e-1 as text; such a value only has to be written differently."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        number = None
+    if number is not None and option.rule.holds(number):
+        return f"it is text; write {key}: {number!r} without quotes and with a decimal point"
+    if option.default is None:
+        return f"set a value that is, or remove {key}"
+    return f"set a value that is, or leave {key} out for {option.default!r}"
+
+
+def _near(word: object, candidates: tuple[str, ...]) -> str | None:
+    matches = get_close_matches(str(word).lower(), candidates, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else None

@@ -1,0 +1,120 @@
+"""The summands of an objective. A published loss is one of them, or a few side by side."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from preftune.objectives.links import Link
+from preftune.objectives.priors import PRIORS, Prior
+from preftune.objectives.responses import Need, ScoredResponses, Term, Unit
+from preftune.objectives.scores import SCORE_NEEDS, Score, log_likelihood, mean_log_likelihood
+
+Reduction = Literal["token_mean", "sum"]
+"""Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
+
+_UNIT_OF: dict[Reduction, Unit] = {"token_mean": "chosen_tokens", "sum": "pairs"}
+
+
+@runtime_checkable
+class Part(Protocol):
+    """One summand: it declares what it needs and returns a term with the metrics that explain it."""
+
+    @property
+    def name(self) -> str:
+        """The term's name; its loss is reported as `loss/<name>`."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the responses must carry."""
+
+    def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
+        """The term, and metrics per pair."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """link(s_w - delta * s_l): the preference loss of a pair (MaPPO, arXiv 2507.21183, Eq. 8, 12, 14, 16).
+
+    Its gradient with the logistic link is -beta (1 - sigma(u)) (grad s_w - delta grad s_l), Eq. 10.
+
+    Attributes:
+        score: what s is.
+        link: how the margin becomes a loss.
+        prior: where delta comes from.
+        reward: the score that `rewards/*` report as beta * score; `score` itself unless given.
+    """
+
+    score: Score
+    link: Link
+    prior: Prior = PRIORS["none"]
+    reward: Score | None = None
+
+    @property
+    def name(self) -> str:
+        """The term's name."""
+        return "preference"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the score and the prior need; a score that is not in SCORE_NEEDS checks for itself."""
+        scores = (self.score, self.reward or self.score)
+        return self.prior.needs.union(*(SCORE_NEEDS.get(score, frozenset()) for score in scores))
+
+    def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
+        """The preference term per pair, and the implicit rewards, which the prior leaves alone."""
+        score = self.score(responses)
+        delta = self.prior.delta(responses).to(score.dtype)
+        margin = score[responses.chosen] - delta * score[responses.rejected]
+        reward = score if self.reward is None else self.reward(responses)
+        metrics = self._reward_metrics(reward, responses)
+        if "prior_gap" in self.prior.needs:
+            metrics["prior/gap"] = delta
+        values = self.link(margin)
+        return Term(values, unit="pairs"), {**metrics, f"loss/{self.name}": values}
+
+    def _reward_metrics(
+        self, reward: Float[Tensor, "responses"], responses: ScoredResponses
+    ) -> dict[str, Tensor]:
+        """Implicit rewards beta * score of every pair; a tie does not count as accurate."""
+        chosen = self.link.beta * reward[responses.chosen]
+        rejected = self.link.beta * reward[responses.rejected]
+        return {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": chosen > rejected,
+        }
+
+
+@dataclass(frozen=True)
+class ChosenLikelihood:
+    """weight * NLL of the chosen response (the second summand of MaPPO Eq. 16; CPO, arXiv 2401.08417).
+
+    Attributes:
+        weight: the lambda.
+        reduction: `token_mean` averages over all chosen tokens of the batch, so that a long response
+            counts more; `sum` adds up each response and averages over pairs.
+    """
+
+    weight: float
+    reduction: Reduction = "token_mean"
+
+    @property
+    def name(self) -> str:
+        """The term's name."""
+        return "chosen_likelihood"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing beyond the policy."""
+        return frozenset()
+
+    def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
+        """The term per pair, in nats, and as a metric the pair's loss in the reduction's own measure."""
+        values = -log_likelihood(responses)[responses.chosen]
+        # The term's values are sums either way (the caller divides by tokens or by pairs), but a metric
+        # is averaged over pairs: there only a per-token number can be read beside the loss.
+        shown = values if self.reduction == "sum" else -mean_log_likelihood(responses)[responses.chosen]
+        return Term(values, _UNIT_OF[self.reduction], self.weight), {f"loss/{self.name}": shown}

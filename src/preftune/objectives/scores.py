@@ -1,0 +1,54 @@
+"""What a response is scored by: log-probabilities in nats, summed or per token, with or without reference."""
+
+from collections.abc import Callable, Mapping
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from preftune.objectives.responses import Need, ScoredResponses
+
+Score = Callable[[ScoredResponses], Float[Tensor, "responses"]]
+"""One number per response: what the policy is trained to make larger for chosen than for rejected."""
+
+
+def log_likelihood(responses: ScoredResponses) -> Float[Tensor, "responses"]:
+    """Sum l = log pi_theta(y given x) over response tokens."""
+    return responses.logps
+
+
+def mean_log_likelihood(responses: ScoredResponses) -> Float[Tensor, "responses"]:
+    """Mean l / n over response tokens."""
+    return log_likelihood(responses) / _token_counts(responses)
+
+
+def log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
+    """Sum h = l - rho over response tokens.
+
+    Raises:
+        ValueError: the responses carry no reference log-probabilities.
+    """
+    if responses.reference_logps is None:
+        raise ValueError("reference_logps is None, but a log-ratio needs it: score the reference policy too")
+    return responses.logps - responses.reference_logps
+
+
+def mean_log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
+    """Mean h / n over response tokens.
+
+    Raises:
+        ValueError: the responses carry no reference log-probabilities.
+    """
+    return log_ratio(responses) / _token_counts(responses)
+
+
+SCORE_NEEDS: Mapping[Score, frozenset[Need]] = {
+    log_likelihood: frozenset(),
+    mean_log_likelihood: frozenset(),
+    log_ratio: frozenset({"reference"}),
+    mean_log_ratio: frozenset({"reference"}),
+}
+
+
+def _token_counts(responses: ScoredResponses) -> Int[Tensor, "responses"]:
+    """Lengths n, at least 1: a response truncated to nothing then scores 0 instead of NaN."""
+    return responses.lengths.clamp(min=1)

@@ -1,0 +1,242 @@
+"""Sampling n responses per prompt: each prompt is read once, then all rows decode together."""
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from rich.progress import Progress
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from preftune.errors import InputError
+
+Chat = Sequence[dict[str, str]]
+
+# Dropping finished rows copies the cache, so it waits until this share of the rows has ended.
+COMPACT_WHEN_FINISHED = 0.25
+
+
+@dataclass(frozen=True)
+class SampledResponse:
+    """One sampled response.
+
+    Attributes:
+        text: the decoded response, without special tokens.
+        tokens: its token ids, with the end-of-sequence token where there is one.
+        finished: whether the model ended it; False where `max_new_tokens` cut it off.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A tokenized prompt, its place in the caller's list and one uniform draw per row and step."""
+
+    index: int
+    tokens: Int64[Tensor, "prompt_tokens"]
+    uniforms: Float32[Tensor, "n steps"]
+
+
+def sample_responses(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Chat],
+    *,
+    n: int = 8,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    seed: int = 0,
+    rows: int = 64,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> list[list[SampledResponse]]:
+    """Samples `n` responses to every prompt.
+
+    A prompt draws from its own generator, seeded by `seed` and its tokens: up to rounding in the model, its
+    responses do not depend on the other prompts or on `rows`. A prompt given twice gets different responses.
+
+    Args:
+        model: a causal language model, with adapters or without; its train or eval mode is left as it was.
+        tokenizer: its tokenizer; chat prompts go through its chat template.
+        prompts: plain text, or the messages of a chat.
+        n: responses per prompt.
+        max_new_tokens: longest response, in tokens.
+        temperature: divides the logits; 0 takes the likeliest token.
+        seed: any integer.
+        rows: responses decoded together; a prompt's n responses always stay together.
+        dtype: decodes with a copy of the weights in this precision; None uses the model itself.
+        progress: draws a progress bar on the terminal.
+
+    Returns:
+        For every prompt, in the order given, its n responses.
+
+    Raises:
+        InputError: n, max_new_tokens or rows is below 1, the temperature is negative or a prompt is empty.
+    """
+    _check_settings(n=n, max_new_tokens=max_new_tokens, rows=rows, temperature=temperature)
+    tokenized = _tokenize(tokenizer, prompts, n=n, steps=max_new_tokens, seed=seed)
+    # Neighbours in length share a batch, so that little of it is padding.
+    tokenized.sort(key=lambda prompt: len(prompt.tokens))
+    per_batch = max(1, rows // n)
+    responses: dict[int, list[SampledResponse]] = {}
+    ends = _end_tokens(model, tokenizer)
+    with _decoding(model, dtype) as decoder, Progress(disable=not progress) as bar:
+        task = bar.add_task("sampling", total=len(tokenized))
+        for start in range(0, len(tokenized), per_batch):
+            batch = tokenized[start : start + per_batch]
+            generated = _decode(decoder, batch, ends, temperature)
+            for prompt, row_tokens in zip(batch, generated, strict=True):
+                responses[prompt.index] = [_response(tokenizer, tokens, ends) for tokens in row_tokens]
+            bar.advance(task, len(batch))
+    return [responses[index] for index in range(len(tokenized))]
+
+
+def _check_settings(*, n: int, max_new_tokens: int, rows: int, temperature: float) -> None:
+    for name, value in {"n": n, "max_new_tokens": max_new_tokens, "rows": rows}.items():
+        if value < 1:
+            raise InputError(f"{name}={value}: {name} must be at least 1.")
+    if temperature < 0:
+        raise InputError(f"temperature={temperature}: it must be 0 (greedy) or more.")
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Chat], *, n: int, steps: int, seed: int
+) -> list[_Prompt]:
+    tokenized = []
+    repeats: Counter[tuple[int, ...]] = Counter()
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            ids = list(tokenizer(prompt)["input_ids"])
+        else:
+            text = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
+            # The template writes the special tokens itself.
+            ids = list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise InputError(f"prompts[{index}] is empty: a prompt needs at least one token.")
+        generator = torch.Generator().manual_seed(_prompt_seed(seed, ids, repeats[tuple(ids)]))
+        repeats[tuple(ids)] += 1
+        # Drawn in 64 bits: 32-bit draws come in steps of 2^-24, too coarse for the rarest tokens.
+        uniforms = torch.rand(n, steps, generator=generator, dtype=torch.float64).float()
+        tokenized.append(_Prompt(index, torch.tensor(ids), uniforms))
+    return tokenized
+
+
+def _prompt_seed(seed: int, ids: list[int], repeat: int) -> int:
+    digest = hashlib.sha256(repr((seed, ids, repeat)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(int(end) for end in ends | {tokenizer.eos_token_id} if end is not None)
+
+
+@contextmanager
+def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
+    """Yields the model, or its copy in `dtype`, ready to decode; the model leaves in the mode it came in."""
+    was_training = model.training
+    if dtype is None or all(parameter.dtype == dtype for parameter in model.parameters()):
+        decoder = model
+    else:
+        decoder = copy.deepcopy(model)
+        # Parameters only: buffers hold the rotary frequencies, which lose positions in 16 bits.
+        for parameter in decoder.parameters():
+            parameter.data = parameter.data.to(dtype)
+    decoder.eval()
+    try:
+        with torch.inference_mode():
+            yield decoder
+    finally:
+        model.train(was_training)
+
+
+def _decode(
+    model: nn.Module, prompts: list[_Prompt], ends: frozenset[int], temperature: float
+) -> list[list[list[int]]]:
+    """Token ids of every response, by prompt and row, up to and with the token that ends it."""
+    device = next(model.parameters()).device
+    n, steps = prompts[0].uniforms.shape
+    input_ids, mask = _left_pad([prompt.tokens for prompt in prompts])
+    input_ids, mask = input_ids.to(device), mask.to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    output = model(
+        input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+    )
+    cache = output.past_key_values
+    # Row r belongs to prompt r // n: the prefill's rows are repeated, never computed again.
+    repeated = torch.arange(len(prompts), device=device).repeat_interleave(n)
+    cache.reorder_cache(repeated)
+    mask, position = mask[repeated], positions[repeated, -1:]
+    logits = output.logits[repeated, -1]
+    uniforms = torch.cat([prompt.uniforms for prompt in prompts]).to(device)
+    end_ids = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
+
+    generated = torch.zeros(len(repeated), steps, dtype=torch.int64, device=device)
+    lengths = torch.full((len(repeated),), steps, device=device)
+    alive = torch.arange(len(repeated), device=device)
+    running = torch.ones(len(repeated), dtype=torch.bool, device=device)
+    for step in range(steps):
+        token = _draw(logits, uniforms[alive, step], temperature)
+        generated[alive, step] = token
+        ended = running & torch.isin(token, end_ids)
+        lengths[alive[ended]] = step + 1
+        running &= ~ended
+        if step + 1 == steps or not running.any():
+            break
+        if (~running).float().mean() >= COMPACT_WHEN_FINISHED:
+            kept = running.nonzero().squeeze(1)
+            cache.reorder_cache(kept)
+            alive, mask, position, token, running = (
+                rows[kept] for rows in (alive, mask, position, token, running)
+            )
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        position = position + 1
+        logits = model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+    rows = [row[:length] for row, length in zip(generated.tolist(), lengths.tolist(), strict=True)]
+    return [rows[start : start + n] for start in range(0, len(rows), n)]
+
+
+def _left_pad(
+    sequences: list[Int64[Tensor, "_"]],
+) -> tuple[Int64[Tensor, "prompts longest"], Int64[Tensor, "prompts longest"]]:
+    """Token ids with padding in front, and the mask that is 0 on it."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, longest - len(sequence) :] = sequence
+        mask[row, longest - len(sequence) :] = 1
+    return ids, mask
+
+
+def _draw(
+    logits: Float[Tensor, "rows vocabulary"], uniforms: Float32[Tensor, "rows"], temperature: float
+) -> Int64[Tensor, "rows"]:
+    """The token at each row's uniform draw on the cumulative distribution; the likeliest at temperature 0."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    # A draw rounded up to the total would lie behind the last token that can be drawn.
+    target = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+
+
+def _response(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: frozenset[int]) -> SampledResponse:
+    text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+    return SampledResponse(text=text, tokens=tuple(tokens), finished=tokens[-1] in ends)

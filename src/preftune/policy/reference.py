@@ -1,0 +1,154 @@
+"""Log-probabilities of the frozen reference policy, computed once and kept by content."""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from rich.progress import track
+from safetensors.numpy import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from preftune.data.groups import Pair, TokenizedGroup
+from preftune.data.packing import pack
+from preftune.policy.policy import Policy
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_ROW = 4096
+"""Tokens per forward pass: long rows keep the matrix products large."""
+
+
+class ReferenceCache:
+    """Reference log-probabilities on disk, one number for each prompt and response.
+
+    The file's name is the reference's identity (its weights, its configuration and the precision of the
+    computation) and each entry's key is made of the response's and its prompt's token ids. A changed
+    template, truncation or row is therefore another key; learning rate, seed, objective and output
+    folder are no part of any.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._file = folder / "reference" / f"{identity}.safetensors"
+        self._logps: dict[bytes, float] = {}
+        if self._file.exists():
+            stored = load_file(self._file)
+            keys = (key.tobytes() for key in stored["keys"])
+            self._logps = dict(zip(keys, stored["logps"].tolist(), strict=True))
+
+    def fill(
+        self,
+        policy: Policy,
+        groups: Sequence[TokenizedGroup],
+        autocast: AbstractContextManager[object] | None = None,
+        progress: bool = False,
+    ) -> list[TokenizedGroup]:
+        """The same groups with `reference_logps`, computing those that the cache lacks.
+
+        Args:
+            policy: the policy as the reference: before any update, or with its adapter off.
+            groups: what to score; all responses of a group are scored, paired or not.
+            autocast: the precision context of training.
+            progress: show a bar.
+        """
+        missing = {}
+        for group in groups:
+            if any(key not in self._logps for key in _keys(group)):
+                missing[b"".join(_keys(group))] = group
+        total = sum(len(group.responses) for group in groups)
+        if missing:
+            logger.info("Reference: computing %d of %d groups", len(missing), len(groups))
+            self._compute(policy, list(missing.values()), autocast or nullcontext(), progress)
+            self._save()
+        else:
+            logger.info("Reference: all %d responses found in %s", total, self._file)
+        return [replace(group, reference_logps=self._lookup(group)) for group in groups]
+
+    def _lookup(self, group: TokenizedGroup) -> Float32[np.ndarray, "responses"]:
+        return np.array([self._logps[key] for key in _keys(group)], dtype=np.float32)
+
+    @torch.no_grad()
+    def _compute(
+        self,
+        policy: Policy,
+        groups: list[TokenizedGroup],
+        autocast: AbstractContextManager[object],
+        progress: bool,
+    ) -> None:
+        rows = list(_rows([_with_every_response_paired(group) for group in groups]))
+        with autocast, _adapter_off(policy.language_model):
+            for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
+                batch = pack(row).to(next(policy.parameters()).device)
+                keys = [key for group in row for key in _keys(group)]
+                self._logps.update(zip(keys, policy(batch).logps.tolist(), strict=True))
+
+    def _save(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        keys = np.frombuffer(b"".join(self._logps), dtype=np.uint8).reshape(len(self._logps), -1)
+        logps = np.array(list(self._logps.values()), dtype=np.float32)
+        # Written aside and renamed: a run that is killed leaves the old file or the new one.
+        handle, scratch = tempfile.mkstemp(dir=self._file.parent)
+        os.close(handle)
+        save_file({"keys": keys, "logps": logps}, scratch)
+        os.replace(scratch, self._file)
+
+
+def reference_identity(model: PreTrainedModel, precision: str) -> str:
+    """Hash of what decides a policy's log-probabilities: weights, configuration, precision.
+
+    LoRA weights are left out, since the reference is the model with the adapter off.
+
+    Args:
+        model: the causal language model, without the `PeftModel` around it.
+        precision: of the computation, such as `bf16` under autocast.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    config = model.config.to_dict()
+    for noise in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
+        config.pop(noise, None)
+    digest.update(repr((precision, sorted(config.items(), key=lambda item: item[0]))).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if "lora_" in name:
+            continue
+        digest.update(repr((name.replace(".base_layer", ""), tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _keys(group: TokenizedGroup) -> list[bytes]:
+    prompt = hashlib.blake2b(group.prompt.tobytes(), digest_size=16).digest()
+    return [
+        hashlib.blake2b(response.tobytes(), key=prompt, digest_size=16).digest()
+        for response in group.responses
+    ]
+
+
+def _with_every_response_paired(group: TokenizedGroup) -> TokenizedGroup:
+    # Only paired responses are packed; a response paired with itself is packed once.
+    return replace(group, pairs=tuple(Pair(index, index) for index in range(len(group.responses))))
+
+
+def _rows(groups: list[TokenizedGroup]) -> list[list[TokenizedGroup]]:
+    """Groups of like length together, in rows of about TOKENS_PER_ROW tokens."""
+    rows: list[list[TokenizedGroup]] = []
+    room = 0
+    for group in sorted(groups, key=lambda group: group.packed_tokens, reverse=True):
+        if group.packed_tokens > room:
+            rows.append([])
+            room = TOKENS_PER_ROW
+        rows[-1].append(group)
+        room -= group.packed_tokens
+    return rows
+
+
+def _adapter_off(model: nn.Module) -> AbstractContextManager[object]:
+    disable: AbstractContextManager[object] = getattr(model, "disable_adapter", nullcontext)()
+    return disable

@@ -1,0 +1,376 @@
+"""From raw scores to the reward gap: scores on any scale become prior rewards r in [0, 1], and pairs delta.
+
+MaPPO (arXiv 2507.21183) weighs the rejected response by delta = r_chosen - r_rejected, which only means
+something on a common scale. Which scale is the user's choice, one line of CALIBRATIONS; what to do where the
+scores contradict the preference (delta < 0, which would raise the rejected response) is the user's too.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from preftune.data.groups import Group, Pair, Response
+from preftune.errors import InputError
+
+Fitted = Mapping[str, tuple[float, ...]]
+"""What a calibration learned from the training scores, by name."""
+
+NegativeGap = Literal["drop", "swap", "clip", "error"]
+"""What happens to a pair whose rejected response scores higher than its chosen one."""
+
+MAX_KNOTS = 4096
+"""Most scores the quantile calibration keeps; with more, a reward is low by at most 1 / MAX_KNOTS."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to calibrate.
+
+    Attributes:
+        summary: one line for people.
+        fit: training scores to the numbers to keep; None where there is nothing to learn.
+        reward: score, temperature and those numbers to r in [0, 1]; None where only a difference has a value.
+        has_temperature: whether a temperature changes anything.
+    """
+
+    summary: str
+    fit: Callable[[Float64[np.ndarray, "scores"]], Fitted] | None
+    reward: Callable[[float, float, Fitted], float] | None
+    has_temperature: bool = False
+
+
+def _range(scores: Float64[np.ndarray, "scores"]) -> Fitted:
+    low, high = float(scores.min()), float(scores.max())
+    if low == high:
+        raise InputError(
+            f"calibration 'minmax' needs scores that differ, but all {len(scores)} are {low}: use "
+            "scores that tell responses apart, or another calibration"
+        )
+    return {"low": (low,), "high": (high,)}
+
+
+def _cumulative_shares(scores: Float64[np.ndarray, "scores"]) -> Fitted:
+    knots, counts = np.unique(scores, return_counts=True)
+    shares = np.cumsum(counts) / len(scores)
+    if len(knots) > MAX_KNOTS:
+        kept = np.unique(np.searchsorted(shares, np.arange(1, MAX_KNOTS + 1) / MAX_KNOTS - 1e-12))
+        knots, shares = knots[kept], shares[kept]
+    return {"knots": tuple(knots.tolist()), "shares": tuple(shares.tolist())}
+
+
+def _sigmoid_reward(score: float, temperature: float, fitted: Fitted) -> float:
+    return _sigma(score / temperature)
+
+
+def _identity_reward(score: float, temperature: float, fitted: Fitted) -> float:
+    return score
+
+
+def _minmax_reward(score: float, temperature: float, fitted: Fitted) -> float:
+    low, high = fitted["low"][0], fitted["high"][0]
+    return min(max((score - low) / (high - low), 0.0), 1.0)
+
+
+def _quantile_reward(score: float, temperature: float, fitted: Fitted) -> float:
+    position = bisect_right(fitted["knots"], score)
+    return fitted["shares"][position - 1] if position else 0.0
+
+
+CALIBRATIONS: Mapping[str, Kind] = {
+    "sigmoid": Kind("r = sigma(score / T) (MaPPO App. D.2.4)", None, _sigmoid_reward, has_temperature=True),
+    "identity": Kind("r = score, already in [0, 1]", None, _identity_reward),
+    "minmax": Kind("r = position between the lowest and highest training score", _range, _minmax_reward),
+    "quantile": Kind("r = share of training scores up to this one", _cumulative_shares, _quantile_reward),
+    "bradley_terry": Kind(
+        "delta = 2 sigma((s_w - s_l) / T) - 1, from scores or a margin", None, None, has_temperature=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibration; `fit_calibration` makes one.
+
+    Attributes:
+        kind: a name in CALIBRATIONS.
+        temperature: what scores are divided by, for the kinds that use it.
+        fitted: what was learned from the training scores.
+
+    Raises:
+        InputError: the kind is unknown, or the temperature not a finite number > 0.
+    """
+
+    kind: str
+    temperature: float = 1.0
+    fitted: Fitted = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in CALIBRATIONS:
+            near = get_close_matches(self.kind.lower(), CALIBRATIONS, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else "choose one of them"
+            raise InputError(
+                f"calibration = {self.kind!r} is unknown; there are {', '.join(CALIBRATIONS)}: {fix}"
+            )
+        if isinstance(self.temperature, bool) or not 0 < self.temperature < math.inf:
+            raise InputError(
+                f"temperature = {self.temperature!r} must be a finite number > 0: set one, or leave it "
+                "out for 1"
+            )
+        if self.temperature != 1 and not CALIBRATIONS[self.kind].has_temperature:
+            users = " and ".join(name for name, kind in CALIBRATIONS.items() if kind.has_temperature)
+            raise InputError(
+                f"temperature = {self.temperature!r} has no effect on calibration {self.kind!r}, only "
+                f"on {users}: leave it out, or choose one of those"
+            )
+
+    def reward(self, response: Response, row: int) -> float:
+        """Prior reward r of a response, in [0, 1].
+
+        Args:
+            response: one that has a score.
+            row: where it came from, for the message.
+
+        Raises:
+            InputError: the score is missing, not finite, or outside [0, 1] where it must lie there; or the
+                kind gives rewards to pairs only.
+        """
+        function = CALIBRATIONS[self.kind].reward
+        if function is None:
+            raise InputError(f"calibration {self.kind!r} has a value for pairs only, not for one response")
+        if response.score is None:
+            raise InputError(
+                f"row {row}: a response has no score, but calibration {self.kind!r} needs one for both "
+                "responses of a pair: add the scores, leave the row out, or use 'bradley_terry' if the "
+                "data has margins"
+            )
+        reward = function(_finite(response.score, "score", row), self.temperature, self.fitted)
+        if not 0 <= reward <= 1:
+            raise InputError(
+                f"row {row}: score {response.score} lies outside [0, 1], which calibration {self.kind!r} "
+                "requires: scale the scores, or use 'sigmoid', 'minmax' or 'quantile'"
+            )
+        return reward
+
+    def gap(self, pair: Pair, group: Group) -> float:
+        """The reward gap delta = r_chosen - r_rejected of a pair, in [-1, 1].
+
+        Raises:
+            InputError: a number it needs is missing or unusable; the message names the group's row.
+        """
+        chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
+        if CALIBRATIONS[self.kind].reward is None:
+            difference = _score_difference(pair, chosen, rejected, group.row)
+            return math.tanh(difference / self.temperature / 2)  # which is 2 sigma(x) - 1
+        return self.reward(chosen, group.row) - self.reward(rejected, group.row)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types."""
+        fitted = {name: list(values) for name, values in self.fitted.items()}
+        return {"kind": self.kind, "temperature": self.temperature, "fitted": fitted}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Calibration":
+        """The calibration that `to_dict` wrote; other keys of the mapping are left alone.
+
+        Raises:
+            InputError: the kind or the temperature cannot be used.
+        """
+        fitted = {name: tuple(values) for name, values in saved["fitted"].items()}
+        return cls(saved["kind"], saved["temperature"], fitted)
+
+
+def fit_calibration(kind: str, temperature: float, groups: Sequence[Group]) -> Calibration:
+    """Fit on the training groups' scores, all responses that have one, in a pair or not.
+
+    Args:
+        kind: a name in CALIBRATIONS.
+        temperature: 1 unless the kind has one.
+        groups: the training split only, so that the others are judged on its scale.
+
+    Raises:
+        InputError: the kind or the temperature cannot be used, a score is not finite, or there are no scores
+            to fit on.
+    """
+    unfitted = Calibration(kind, temperature)
+    fit = CALIBRATIONS[kind].fit
+    if fit is None:
+        return unfitted
+    scores = [
+        _finite(response.score, "score", group.row)
+        for group in groups
+        for response in group.responses
+        if response.score is not None
+    ]
+    if not scores:
+        raise InputError(
+            f"calibration {kind!r} is fitted on scores, but no response has one: add the scores, or use "
+            "'bradley_terry' if the data has margins"
+        )
+    return replace(unfitted, fitted=fit(np.array(scores)))
+
+
+@dataclass(frozen=True)
+class PriorReport:
+    """What the prior looks like on the data, after negative gaps were dealt with.
+
+    Attributes:
+        negative_gap: the policy for them.
+        negative: pairs whose rejected response scored higher.
+        dropped, swapped, clipped: what became of those.
+        dropped_groups: groups that lost their last pair.
+        pairs: pairs that remain.
+        mean_gap: their mean delta.
+        histogram: their number in ten equal bins over [0, 1].
+        share_below_05, share_above_95: their shares with delta < 0.05 and > 0.95.
+        warning: what to know before training with these gaps, or None.
+    """
+
+    negative_gap: str
+    negative: int
+    dropped: int
+    swapped: int
+    clipped: int
+    dropped_groups: int
+    pairs: int
+    mean_gap: float
+    histogram: tuple[int, ...]
+    share_below_05: float
+    share_above_95: float
+    warning: str | None
+
+
+def apply_prior(
+    groups: Sequence[Group], calibration: Calibration, negative_gap: str
+) -> tuple[list[Group], PriorReport]:
+    """Set every pair's gap in [0, 1]. Groups that come without pairs pass unchanged.
+
+    Args:
+        groups: groups whose scores, or pairs whose margins, the calibration can use.
+        calibration: fitted on the training groups.
+        negative_gap: `drop` the pair (and a group with no other), `swap` chosen and rejected, `clip` the gap
+            to 0, or stop with an `error`.
+
+    Returns:
+        The groups with gaps, and the report.
+
+    Raises:
+        InputError: a score is missing or unusable, a gap is negative under `error`, or no pair remains.
+    """
+    if negative_gap not in _NEGATIVE_GAP:
+        raise InputError(f"negative_gap = {negative_gap!r} must be one of {', '.join(_NEGATIVE_GAP)}")
+    negative = 0
+    with_gaps: list[Group] = []
+    for group in groups:
+        pairs: list[Pair] = []
+        for pair in group.pairs:
+            gap = calibration.gap(pair, group)
+            negative += gap < 0
+            kept = replace(pair, gap=gap) if gap >= 0 else _NEGATIVE_GAP[negative_gap](pair, group, gap)
+            pairs.extend([kept] if kept else [])
+        if pairs or not group.pairs:
+            with_gaps.append(replace(group, pairs=tuple(pairs)))
+    gaps = np.array([pair.gap for group in with_gaps for pair in group.pairs], dtype=np.float64)
+    if not len(gaps):
+        raise InputError(
+            f"no pair is left for the prior ({negative} had a negative gap and negative_gap is "
+            f"{negative_gap!r}): check which column is chosen and whether a higher score is better"
+        )
+    return with_gaps, _report(gaps, negative_gap, negative, len(groups) - len(with_gaps))
+
+
+def _drop(pair: Pair, group: Group, gap: float) -> None:
+    return None
+
+
+def _swap(pair: Pair, group: Group, gap: float) -> Pair:
+    margin = None if pair.margin is None else -pair.margin
+    return Pair(chosen=pair.rejected, rejected=pair.chosen, margin=margin, gap=-gap)
+
+
+def _clip(pair: Pair, group: Group, gap: float) -> Pair:
+    return replace(pair, gap=0.0)
+
+
+def _refuse(pair: Pair, group: Group, gap: float) -> None:
+    chosen, rejected = group.responses[pair.chosen].score, group.responses[pair.rejected].score
+    raise InputError(
+        f"row {group.row}: the chosen response scores {chosen} and the rejected one {rejected} (margin "
+        f"{pair.margin}), so the gap is {gap:.4g}, and a negative gap would raise the rejected response: set "
+        "negative_gap to drop, swap or clip, or correct the row"
+    )
+
+
+_NEGATIVE_GAP: Mapping[str, Callable[[Pair, Group, float], Pair | None]] = {
+    "drop": _drop,
+    "swap": _swap,
+    "clip": _clip,
+    "error": _refuse,
+}
+
+
+def _report(
+    gaps: Float64[np.ndarray, "pairs"], negative_gap: str, negative: int, dropped_groups: int
+) -> PriorReport:
+    counts, _ = np.histogram(gaps, bins=10, range=(0.0, 1.0))
+    mean = float(gaps.mean())
+    return PriorReport(
+        negative_gap=negative_gap,
+        negative=negative,
+        dropped=negative if negative_gap == "drop" else 0,
+        swapped=negative if negative_gap == "swap" else 0,
+        clipped=negative if negative_gap == "clip" else 0,
+        dropped_groups=dropped_groups,
+        pairs=len(gaps),
+        mean_gap=mean,
+        histogram=tuple(counts.tolist()),
+        share_below_05=float((gaps < 0.05).mean()),
+        share_above_95=float((gaps > 0.95).mean()),
+        warning=_warning(mean),
+    )
+
+
+def _warning(mean_gap: float) -> str | None:
+    """Near either end the prior no longer tells pairs apart, and the run is another method's."""
+    if mean_gap > 0.95:
+        return (
+            f"the mean reward gap is {mean_gap:.3f}: with gaps near 1 the prior changes nothing and this is "
+            "the plain base method; use a softer calibration (sigmoid with a higher temperature)"
+        )
+    if mean_gap < 0.05:
+        return (
+            f"the mean reward gap is {mean_gap:.3f}: with gaps near 0 the rejected responses do not count "
+            "and this trains on the chosen ones only; use a sharper calibration (quantile, or a lower "
+            "temperature)"
+        )
+    return None
+
+
+def _score_difference(pair: Pair, chosen: Response, rejected: Response, row: int) -> float:
+    """Scores where both responses have one, else the margin."""
+    if chosen.score is not None and rejected.score is not None:
+        return _finite(chosen.score, "score", row) - _finite(rejected.score, "score", row)
+    if pair.margin is None:
+        raise InputError(
+            f"row {row}: a pair has neither two scores nor a margin, and calibration 'bradley_terry' needs "
+            "one or the other: add them, or leave the row out"
+        )
+    return _finite(pair.margin, "margin", row)
+
+
+def _finite(number: float, name: str, row: int) -> float:
+    if not math.isfinite(number):
+        raise InputError(
+            f"row {row}: {name} {number} is not a finite number: correct it, or leave the row out"
+        )
+    return float(number)
+
+
+def _sigma(x: float) -> float:
+    """The logistic function, by way of tanh, which does not overflow."""
+    return 0.5 * (1 + math.tanh(x / 2))

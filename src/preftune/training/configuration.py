@@ -1,0 +1,186 @@
+"""The configuration of a run: a YAML file, `key=value` overrides, and every error before heavy work."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from preftune.errors import InputError
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a number: YAML 1.1 wants a point in it and would read text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraSection(_Section):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    rank: int = Field(16, gt=0)
+    alpha: float = Field(32, gt=0)
+    target_modules: str | list[str] = "all-linear"
+
+
+class DataSection(_Section):
+    """Where the pairs come from and what becomes of them."""
+
+    train: str
+    train_split: str = "train"
+    evaluation: str | None = None
+    evaluation_split: str = "train"
+    pair_rule: str = "best_worst"
+    max_length: int = Field(1024, ge=2, description="tokens of prompt and response together")
+    max_prompt_length: int = Field(512, ge=1, description="tokens of the prompt")
+    rules: dict[str, str] = Field(default_factory=dict, description="what to do with bad rows: docs/data.md")
+
+    @model_validator(mode="after")
+    def _is_held_out(self) -> "DataSection":
+        if (self.train, self.train_split) == (self.evaluation, self.evaluation_split):
+            raise ValueError(
+                f"evaluation={self.evaluation} is the training data itself; give another file, or another "
+                "split by evaluation_split=NAME"
+            )
+        return self
+
+
+class PriorSection(_Section):
+    """How raw scores become the reward gap; read when the objective's prior is `reward_gap`."""
+
+    calibration: str = "sigmoid"
+    temperature: float = Field(default=1.0, gt=0)
+    negative_gap: Literal["drop", "swap", "clip", "error"] = "error"
+
+
+class RunConfig(_Section):
+    """Everything a run depends on.
+
+    Attributes:
+        model: a folder, or a name on the hub.
+        model_dtype: data type of the weights.
+        objective: options of `preftune.objectives.build`.
+        training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
+        output: the run folder.
+        cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
+    """
+
+    model: str
+    model_dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoraSection | None = None
+    data: DataSection
+    objective: dict[str, Any] = Field(default_factory=dict)
+    prior: PriorSection = PriorSection()
+    training: dict[str, Any] = Field(default_factory=dict)
+    output: str = "runs/train"
+    cache: str | None = None
+
+
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-6,
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 1,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.1,
+    "logging_steps": 1,
+    "eval_strategy": "epoch",
+    "eval_on_start": True,
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "max_grad_norm": 1.0,
+    "seed": 42,
+}
+"""What differs from transformers' own defaults, or is worth reading in a run's config.yaml."""
+
+TRAINING_OWNED: dict[str, str] = {
+    "output_dir": "set `output` at the top level",
+    "remove_unused_columns": "batches are packed, there are no columns to remove",
+    "label_names": "preference data has no labels column",
+    "load_best_model_at_end": "pick a checkpoint of the run folder instead",
+    "resume_from_checkpoint": "pass --resume",
+}
+"""Fields of `TrainingArguments` that preftune decides, with what to do instead."""
+
+
+def load_config(path: Path, overrides: list[str]) -> RunConfig:
+    """Read a YAML file and apply `key.path=value` overrides (values are YAML).
+
+    Raises:
+        InputError: the file, a key or a value is wrong; the message says which was meant.
+    """
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must be a mapping of keys to values, such as 'model: NAME'")
+    for override in overrides:
+        _apply_override(tree, override)
+    return check_config(tree)
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    path, separator, value = override.partition("=")
+    keys = path.split(".")
+    if not separator or not all(keys):
+        raise InputError(f"'{override}' is no override; write key=value, such as objective.beta=0.05")
+    try:
+        parsed = yaml.load(value, _Loader)
+    except yaml.YAMLError:
+        raise InputError(
+            f"the value of '{override}' is not YAML; quote it, such as key='\"text: more\"'"
+        ) from None
+    for key in keys[:-1]:
+        child = tree.get(key)
+        if child is None:
+            child = tree[key] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"'{override}' goes inside '{key}', which is the value {child!r} and no mapping")
+        tree = child
+    tree[keys[-1]] = parsed
+
+
+def check_config(tree: dict[str, Any]) -> RunConfig:
+    """Validate a configuration given as a mapping.
+
+    Raises:
+        InputError: naming the key, the value, the rule and, for a misspelt key, the one that was meant.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return unknown_key(path, _keys_beside(problem["loc"]))
+    if problem["type"] == "missing":
+        return f"the configuration lacks '{path}'; add it to the file or pass {path}=VALUE"
+    return f"{path}={problem['input']!r}: {problem['msg']}"
+
+
+def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
+    sections: dict[str, type[_Section]] = {"lora": LoraSection, "data": DataSection, "prior": PriorSection}
+    section = sections.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
+    return list(section.model_fields)
+
+
+def unknown_key(path: str, known: list[str]) -> str:
+    """Message about a key that does not exist, naming the nearest one that does."""
+    key = path.rpartition(".")[2]
+    near = difflib.get_close_matches(key, known, n=1)
+    meant = f"did you mean '{near[0]}'?" if near else f"the keys here are {', '.join(sorted(known))}"
+    return f"unknown key '{path}': {meant}"

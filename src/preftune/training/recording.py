@@ -1,0 +1,173 @@
+"""What a run leaves behind: metrics.jsonl, environment.json, summary.json, and a bar while it runs."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+PACKAGES = ("preftune", "torch", "transformers", "accelerate", "peft", "datasets", "safetensors")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON so that a reader finds the old file or the new one, never half of one."""
+    scratch = path.with_suffix(path.suffix + ".part")
+    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def environment(arguments: TrainingArguments, data_fingerprints: dict[str, str]) -> dict[str, Any]:
+    """What the run's figures depend on beside its configuration."""
+    return {
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": str(arguments.device),
+        "processes": arguments.world_size,
+        "threads": torch.get_num_threads(),
+        "seed": arguments.seed,
+        "commit": _commit(),
+        "data": data_fingerprints,
+    }
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+class Recorder(TrainerCallback):
+    """Writes every log line to metrics.jsonl and measures the steps themselves."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seconds = 0.0
+        self._started = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """After a resume, forget what was logged beyond the checkpoint: it is about to be logged again."""
+        if state.is_world_process_zero and self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Append one line."""
+        if state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Stop the clock: evaluation, checkpoints and data loading are not training."""
+        self._seconds += time.perf_counter() - self._started
+
+    def summary(self, trainer: Trainer) -> dict[str, Any]:
+        """Figures of the run: held-out metrics at its start and end, speed and memory."""
+        evaluations = [line for line in trainer.state.log_history if "eval_loss" in line]
+        before, after = ({}, {}) if not evaluations else (evaluations[0], evaluations[-1])
+        return {
+            "chosen_logp_change": _change("eval_logps/chosen", before, after),
+            "rejected_logp_change": _change("eval_logps/rejected", before, after),
+            "accuracy": after.get("eval_rewards/accuracies"),
+            "evaluation_start": before,
+            "evaluation_end": after,
+            "seconds": round(self._seconds, 2),
+            "tokens_per_second": round(trainer.tokens_seen / max(self._seconds, 1e-9), 1),
+            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+
+
+def _change(metric: str, before: dict[str, float], after: dict[str, float]) -> float | None:
+    return after[metric] - before[metric] if metric in after else None
+
+
+class ConsoleProgress(TrainerCallback):
+    """A bar with the loss and the margin, and a line for each evaluation."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the bar."""
+        if not (self._enabled and state.is_world_process_zero):
+            return
+        self._progress = Progress(
+            TextColumn("Training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+        )
+        self._progress.start()
+        self._task = self._progress.add_task("", total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Move the bar."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show training figures in the bar and print held-out figures above it."""
+        if self._progress is None or self._task is None or logs is None:
+            return
+        if "eval_loss" in logs:
+            self._progress.console.print(f"[bold]step {state.global_step}[/] held-out {_line(logs, 'eval_')}")
+        elif "loss" in logs:
+            self._progress.update(self._task, description=_line(logs, ""))
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Close the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _line(logs: dict[str, float], prefix: str) -> str:
+    shown = {
+        "loss": "loss",
+        "rewards/margins": "margin",
+        "rewards/accuracies": "accuracy",
+        "logps/chosen": "log p chosen",
+    }
+    return "  ".join(
+        f"{label} {logs[prefix + key]:.3f}" for key, label in shown.items() if prefix + key in logs
+    )

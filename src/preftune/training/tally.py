@@ -1,0 +1,50 @@
+"""Sums of metrics on the device, read by the host once per log line."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from preftune.objectives import Losses, Unit
+
+
+class Tally:
+    """Running sums and counts of losses and metrics.
+
+    Adding costs no synchronisation with the host and no communication; `means` reduces over processes
+    with one collective and reads the device once.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._terms: dict[str, Tensor] = {}
+
+    def add(self, losses: Losses, counts: dict[Unit, Tensor]) -> None:
+        """Count a micro-batch: its metrics per item, its terms over `counts` of the micro-batch."""
+        for name, term in losses.terms.items():
+            weighted = term.weight * term.values.detach().double().sum()
+            _accumulate(self._terms, name, weighted, counts[term.unit].double())
+        for name, values in losses.metrics.items():
+            total = values.double().sum()
+            _accumulate(self._sums, name, total, torch.full_like(total, len(values)))
+
+    def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Mean of every metric, and `loss`, the sum over terms of their means; then start again.
+
+        Args:
+            reduce: sum over processes of a float64 tensor.
+        """
+        names = [*self._terms, *self._sums]
+        if not names:
+            return {}
+        stacked: Float64[Tensor, "names 2"] = torch.stack([*self._terms.values(), *self._sums.values()])
+        means = [total / count for total, count in reduce(stacked).tolist()]
+        terms = len(self._terms)
+        self._sums, self._terms = {}, {}
+        return {"loss": sum(means[:terms]), **dict(zip(names[terms:], means[terms:], strict=True))}
+
+
+def _accumulate(sums: dict[str, Tensor], name: str, total: Tensor, count: Tensor) -> None:
+    pair = torch.stack((total, count.to(total.device)))
+    sums[name] = sums[name] + pair if name in sums else pair

@@ -1,0 +1,186 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preftune.data import RULES, LoadedGroups, RowReport, RowRules, load_groups
+from preftune.data.rules import BadRow
+from preftune.errors import InputError
+
+GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad", "score_chosen": 2, "score_rejected": 1}
+GROUP = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
+
+
+def load(tmp_path: Path, rows: list[dict[str, Any]], **rules: str) -> LoadedGroups:
+    """Load rows from a JSONL file for a run with a prior."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_groups(path, needs_prior=True, rules=RowRules(rules))
+
+
+BAD_ROWS = [
+    ("missing_field", {**GOOD, "prompt": None}, "prompt", "None"),
+    ("missing_field", {**GOOD, "chosen": None}, "chosen", "None"),
+    ("missing_field", {**GOOD, "rejected": 7}, "rejected", "7"),
+    ("missing_field", {**GOOD, "chosen": [{"from": "gpt", "value": "x"}]}, "chosen", "[{'from': 'gpt'"),
+    ("missing_field", {**GOOD, "chosen": ["x"]}, "chosen", "['x']"),
+    ("missing_field", {**GOOD, "chosen": [{"role": "assistant", "content": None}]}, "chosen", "[{'role'"),
+    ("missing_field", {**GOOD, "rejected": [{"role": "assistant", "content": "x"}]}, "rejected", "({'role'"),
+    (
+        "prompt_mismatch",
+        {
+            **GOOD,
+            "prompt": "q",
+            "chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}],
+            "rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "y"}],
+        },
+        "chosen",
+        "({'role': 'user', 'content': 'p'}",
+    ),
+    ("empty_prompt", {**GOOD, "prompt": " \n"}, "prompt", r"' \n'"),
+    ("empty_response", {**GOOD, "chosen": ""}, "chosen", "''"),
+    (
+        "empty_response",
+        {**GOOD, "rejected": [{"role": "assistant", "content": "\t"}]},
+        "rejected",
+        "({'role'",
+    ),
+    ("equal_responses", {**GOOD, "rejected": "good"}, "rejected", "'good'"),
+    ("missing_score", {**GOOD, "score_rejected": None}, "score_rejected", "None"),
+    ("nan_score", {**GOOD, "score_chosen": float("nan")}, "score_chosen", "nan"),
+    ("nan_score", {**GOOD, "score_chosen": float("-inf")}, "score_chosen", "-inf"),
+    ("nan_score", {**GOOD, "score_chosen": "8"}, "score_chosen", "'8'"),
+    ("nan_score", {**GOOD, "score_chosen": True}, "score_chosen", "True"),
+]
+BAD_GROUPS = [
+    ("missing_field", {**GROUP, "responses": "a"}, "responses", "'a'"),
+    ("missing_field", {**GROUP, "responses": []}, "responses", "[]"),
+    ("missing_field", {**GROUP, "responses": ["a", None]}, "responses", "None"),
+    ("missing_score", {**GROUP, "scores": None}, "scores", "None"),
+    ("missing_score", {**GROUP, "scores": [1]}, "scores", "[1.0]"),
+    ("missing_score", {**GROUP, "scores": [1, None]}, "scores", "None"),
+    ("nan_score", {**GROUP, "scores": [1, float("inf")]}, "scores", "inf"),
+    ("empty_prompt", {**GROUP, "prompt": ""}, "prompt", "''"),
+    ("empty_response", {**GROUP, "responses": ["a", " "]}, "responses", "' '"),
+    ("equal_responses", {**GROUP, "responses": ["a", "a"]}, "responses", "'a'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("good", "rule", "bad", "column", "value"),
+    [(GOOD, *case) for case in BAD_ROWS] + [(GROUP, *case) for case in BAD_GROUPS],
+)
+def test_error_and_drop(
+    tmp_path: Path, good: dict[str, Any], rule: str, bad: dict[str, Any], column: str, value: str
+) -> None:
+    """By default a bad row stops the run, naming all there is to know; `drop` leaves it out and counts it."""
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, [good, bad])
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'pairs.jsonl'} row 1, column `{column}`: {value}")
+    assert f" breaks the rule {rule}: " in message
+    assert message.endswith(f"Fix the data, or set data.rules.{rule}=drop.")
+
+    loaded = load(tmp_path, [good, bad], **{rule: "drop"})
+    assert [group.row for group in loaded.groups] == [0]
+    assert loaded.report.counts == {(rule, "drop"): 1}
+    assert (loaded.report.rows, loaded.report.dropped) == (2, 1)
+
+
+@pytest.mark.parametrize(("action", "rows"), [("keep", [0, 1, 2]), ("drop", [0, 2])])
+def test_duplicate_rows(tmp_path: Path, action: str, rows: list[int]) -> None:
+    """A repeated row is kept by default, or dropped; both are counted. Another score is another row."""
+    data = [GOOD, GOOD, {**GOOD, "score_chosen": 3}]
+    assert RowRules()["duplicate_row"] == "keep"
+    loaded = load(tmp_path, data, duplicate_row=action)
+    assert [group.row for group in loaded.groups] == rows
+    assert loaded.report.counts == {("duplicate_row", action): 1}
+    assert loaded.report.dropped == 3 - len(rows)
+
+
+def test_duplicate_row_error(tmp_path: Path) -> None:
+    """A repeated row can stop the run, and the message offers both other actions."""
+    with pytest.raises(InputError, match=r"row 1, .*duplicate_row=keep or data\.rules\.duplicate_row=drop\."):
+        load(tmp_path, [GOOD, GOOD], duplicate_row="error")
+
+
+def test_tied_scores(tmp_path: Path) -> None:
+    """A group whose scores are all equal has no pair: dropped and counted by default, or an error."""
+    rows = [GROUP, {**GROUP, "scores": [3, 3]}]
+    loaded = load(tmp_path, rows)
+    assert [group.row for group in loaded.groups] == [0]
+    assert loaded.report.counts == {("tied_scores", "drop"): 1}
+    with pytest.raises(
+        InputError, match=r"row 1, column `scores`: \[3\.0, 3\.0\] breaks the rule tied_scores"
+    ):
+        load(tmp_path, rows, tied_scores="error")
+
+
+def test_no_row_left(tmp_path: Path) -> None:
+    """When every row was dropped the run stops, and says which rules took them."""
+    with pytest.raises(
+        InputError, match=r"No row is left.*1 rows read, 0 kept\n  empty_prompt: 1 rows dropped"
+    ):
+        load(tmp_path, [{**GOOD, "prompt": ""}], empty_prompt="drop")
+
+
+def test_no_rows_at_all(tmp_path: Path) -> None:
+    """An empty file is refused as such, not for its missing columns."""
+    with pytest.raises(InputError, match="The data has no rows"):
+        load(tmp_path, [])
+
+
+def test_long_values_are_shortened(tmp_path: Path) -> None:
+    """A message quotes the beginning of a long value, not all of it."""
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, [{**GOOD, "chosen": "x" * 10_000, "rejected": "x" * 10_000}])
+    assert "'" + "x" * 76 + "... breaks" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"equal_response": "drop"}, r"data\.rules\.equal_response=drop: .*did you mean 'equal_responses'\?"),
+        ({"zzz": "drop"}, r"data\.rules\.zzz=drop: there is no such rule\. Rules: missing_field, "),
+        (
+            {"nan_score": "dorp"},
+            r"data\.rules\.nan_score=dorp: .*mean 'drop'\?\)\. nan_score takes error, drop\.",
+        ),
+        (
+            {"nan_score": "truncate"},
+            r"nan_score=truncate: there is no such action\. nan_score takes error, drop",
+        ),
+    ],
+)
+def test_misspelt_rules(rules: dict[str, str], message: str) -> None:
+    """A rule or action that does not exist is refused with the nearest one that does."""
+    with pytest.raises(InputError, match=message):
+        RowRules(rules)
+
+
+def test_defaults() -> None:
+    """Only harmless findings have a default that does not stop the run."""
+    lenient = {rule: RowRules()[rule] for rule in RULES if RowRules()[rule] != "error"}
+    assert lenient == {"duplicate_row": "keep", "tied_scores": "drop", "response_too_long": "truncate"}
+
+
+def test_documented_rules() -> None:
+    """The table in docs/data.md has every rule, what it means, and its actions with the default first."""
+    lines = (Path(__file__).parents[2] / "docs" / "data.md").read_text().replace("`", "").splitlines()
+    for name, rule in RULES.items():
+        assert f"| {name} | {rule.what} | {', '.join(rule.actions)} |" in lines
+
+
+def test_summary() -> None:
+    """The summary has a line for the rows and one per applied rule, with thousands marked."""
+    report = RowReport(rows=12_000)
+    rules = RowRules({"nan_score": "drop"})
+    for row in range(1_500):
+        report.settle(BadRow("nan_score", "margin", None), row, rules)
+    report.settle(BadRow("response_too_long", "response", 9), 0, rules, times=3)
+    assert report.summary().splitlines() == [
+        "12,000 rows read, 10,500 kept",
+        "  nan_score: 1,500 rows dropped (a score is NaN, infinite or not a number)",
+        "  response_too_long: 3 responses truncated (prompt + response exceeds max_length)",
+    ]

@@ -1,0 +1,341 @@
+from typing import Any
+
+import datasets
+import pytest
+
+from preftune.data import Group, LoadedGroups, Pair, Response, fingerprint_rows, load_groups
+from preftune.data.shapes import SCORE_COLUMNS, detect_columns, separate_prompt
+from preftune.errors import InputError
+
+
+def user(content: str) -> dict[str, str]:
+    """Write a user's message."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, str]:
+    """Write an assistant's message."""
+    return {"role": "assistant", "content": content}
+
+
+def system(content: str) -> dict[str, str]:
+    """Write a system message."""
+    return {"role": "system", "content": content}
+
+
+def load(row: dict[str, Any], **options: Any) -> LoadedGroups:
+    """Load a data set of one row."""
+    return load_groups(datasets.Dataset.from_list([row]), **options)
+
+
+def load_one(row: dict[str, Any], **options: Any) -> Group:
+    """Load the group of one row."""
+    (group,) = load(row, **options).groups
+    return group
+
+
+def contents(group: Group) -> list[Any]:
+    """List the responses' contents."""
+    return [response.content for response in group.responses]
+
+
+# --- pairwise ---
+
+
+def test_plain_text() -> None:
+    """Text stays text, untouched: a group of two with one pair."""
+    group = load_one({"prompt": "Hi ", "chosen": " yes", "rejected": "no\n"})
+    assert group == Group("Hi ", (Response(" yes"), Response("no\n")), (Pair(0, 1),), row=0)
+
+
+def test_messages() -> None:
+    """Prompt, chosen and rejected as messages map to messages."""
+    group = load_one({"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]})
+    assert group.prompt == (user("q"),)
+    assert contents(group) == [(assistant("a"),), (assistant("b"),)]
+
+
+def test_chat_prompt_with_text_responses() -> None:
+    """Text after a chat prompt is an assistant message."""
+    group = load_one({"prompt": [user("q")], "chosen": "a", "rejected": "b"})
+    assert contents(group) == [(assistant("a"),), (assistant("b"),)]
+
+
+def test_text_prompt_with_message_responses() -> None:
+    """A text prompt before assistant messages is a user message."""
+    group = load_one({"prompt": "q", "chosen": [assistant("a")], "rejected": [assistant("b")]})
+    assert group.prompt == (user("q"),)
+    assert contents(group) == [(assistant("a"),), (assistant("b"),)]
+
+
+@pytest.mark.parametrize("prompt", ["q", [user("q")], [system("s"), user("q")], None])
+def test_responses_that_repeat_the_prompt(prompt: Any) -> None:
+    """Where chosen and rejected hold the whole conversation, a response is only what follows the prompt."""
+    before = [system("s")] if prompt == [system("s"), user("q")] else []
+    row = {
+        "chosen": [*before, user("q"), assistant("a")],
+        "rejected": [*before, user("q"), assistant("b")],
+        **({} if prompt is None else {"prompt": prompt}),
+    }
+    group = load_one(row)
+    assert group.prompt == (*before, user("q"))
+    assert contents(group) == [(assistant("a"),), (assistant("b"),)]
+
+
+def test_text_prompt_equal_to_first_user_message_of_a_long_chat() -> None:
+    """The prompt is everything the conversations share, not just the message the prompt column repeats."""
+    shared = [system("s"), user("q"), assistant("a"), user("and?")]
+    group = load_one(
+        {"prompt": "q", "chosen": [*shared, assistant("x")], "rejected": [*shared, assistant("y")]}
+    )
+    assert group.prompt == tuple(shared)
+    assert contents(group) == [(assistant("x"),), (assistant("y"),)]
+
+
+def test_each_conversation_keeps_a_response() -> None:
+    """A conversation that continues the other one is not swallowed by the prompt."""
+    prompt, responses = separate_prompt(
+        None, [(user("q"), assistant("a")), (user("q"), assistant("a"), user("r"), assistant("c"))], "cr"
+    )
+    assert prompt == (user("q"),)
+    assert responses == [(assistant("a"),), (assistant("a"), user("r"), assistant("c"))]
+
+
+def test_other_keys_of_messages_are_not_read() -> None:
+    """Only role and content of a message count, so a per-message id does not hide the shared prompt."""
+    group = load_one(
+        {
+            "chosen": [{**user("q"), "id": 1}, assistant("a")],
+            "rejected": [{**user("q"), "id": 2}, assistant("b")],
+        }
+    )
+    assert group.prompt == (user("q"),)
+
+
+def test_implicit_text_prompt() -> None:
+    """Texts are split where they first differ, and the space before that goes to the responses."""
+    group = load_one({"chosen": "The sky is blue.", "rejected": "The sky is green."})
+    assert group.prompt == "The sky is"
+    assert contents(group) == [" blue.", " green."]
+
+
+def test_implicit_text_prompt_as_trl() -> None:
+    """The split of texts is the one TRL makes."""
+    trl = pytest.importorskip("trl")
+    for chosen, rejected in [("a b c", "a b d"), ("ab", "ac"), ("Q:\n\nyes", "Q:\n\nno"), ("x  y", "x  z")]:
+        theirs = trl.extract_prompt({"chosen": chosen, "rejected": rejected})
+        group = load_one({"chosen": chosen, "rejected": rejected})
+        assert (group.prompt, *contents(group)) == (theirs["prompt"], theirs["chosen"], theirs["rejected"])
+
+
+def test_no_shared_beginning() -> None:
+    """Without a prompt column and a shared beginning, the message says that there is no prompt."""
+    with pytest.raises(
+        InputError, match=r"column `chosen`: '' breaks the rule empty_prompt: there is no `prompt`"
+    ):
+        load_one({"chosen": "x", "rejected": "y"})
+
+
+# --- scores ---
+
+
+@pytest.mark.parametrize("names", SCORE_COLUMNS[:-1])
+def test_score_aliases(names: tuple[str, str]) -> None:
+    """Every alias of the two scores is read as the scores of chosen and rejected."""
+    group = load_one(
+        {"prompt": "p", "chosen": "a", "rejected": "b", names[0]: 7, names[1]: 2.5}, needs_prior=True
+    )
+    assert [response.score for response in group.responses] == [7.0, 2.5]
+    assert group.pairs == (Pair(0, 1),)
+
+
+def test_score_aliases_are_the_promised_ones() -> None:
+    """The table holds the names seen in public sets."""
+    assert {"_".join(sorted(names)) for names in SCORE_COLUMNS} == {
+        "score_chosen_score_rejected",
+        "chosen_score_rejected_score",
+        "chosen-rating_rejected-rating",
+        "chosen_rating_rejected_rating",
+        "chosen_avg_rating_rejected_avg_rating",
+        "chosen_reward_rejected_reward",
+        "margin",
+    }
+
+
+def test_margin() -> None:
+    """A margin is the pair's, and leaves the responses without a score."""
+    group = load_one({"prompt": "p", "chosen": "a", "rejected": "b", "margin": -1}, needs_prior=True)
+    assert group.pairs == (Pair(0, 1, margin=-1.0),)
+    assert [response.score for response in group.responses] == [None, None]
+
+
+def test_scores_come_before_margin() -> None:
+    """Where both are given the scores are read, and the margin is named as unused."""
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 1, "score_chosen": 3, "score_rejected": 2}
+    loaded = load(row, needs_prior=True)
+    assert loaded.groups[0].pairs[0].margin is None
+    assert loaded.groups[0].responses[0].score == 3.0
+    assert loaded.unused_columns == ("margin",)
+
+
+def test_unused_columns() -> None:
+    """Columns the run does not read are given back in their order; scores too, where no prior needs them."""
+    row = {"id": 1, "prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": None, "score_rejected": 2}
+    loaded = load(row)
+    assert loaded.unused_columns == ("id", "score_chosen", "score_rejected")
+    assert loaded.groups[0].responses[1].score is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "hint"),
+    [
+        ([], r"Add them \(`preftune score`\), or choose an objective without a prior"),
+        (["score_chosen"], r"`score_chosen` was found without `score_rejected`"),
+        (["margins"], r"'margins' was found: was `margin` meant\?"),
+    ],
+)
+def test_prior_without_scores(extra: list[str], hint: str) -> None:
+    """A prior without scores is refused, with every alias and the nearest fix."""
+    with pytest.raises(InputError, match=rf"score_chosen and score_rejected; .*; margin\. {hint}"):
+        detect_columns(["prompt", "chosen", "rejected", *extra], needs_prior=True)
+
+
+# --- groups ---
+
+
+@pytest.mark.parametrize(
+    ("responses", "scores"),
+    [
+        ("responses", "scores"),
+        ("responses", "rewards"),
+        ("completions", "scores"),
+        ("all_generated_responses", "all_rm_scores"),
+    ],
+)
+def test_groups(responses: str, scores: str) -> None:
+    """N scored responses are one group, whose pair is the best over the worst."""
+    row = {"prompt": "p", responses: ["a", "b", "c", "d"], scores: [0.5, 2, -1, 1]}
+    loaded = load(row, needs_prior=True)
+    (group,) = loaded.groups
+    assert group.prompt == "p"
+    assert group.responses == (
+        Response("a", 0.5),
+        Response("b", 2.0),
+        Response("c", -1.0),
+        Response("d", 1.0),
+    )
+    assert group.pairs == (Pair(1, 2),)
+    assert loaded.unused_columns == ()
+
+
+def test_best_worst_takes_the_first_of_equals() -> None:
+    """Among equally good or bad responses the first is taken, so a run repeats."""
+    group = load_one({"prompt": "p", "responses": ["a", "b", "c", "d"], "scores": [1, 2, 1, 2]})
+    assert group.pairs == (Pair(1, 0),)
+
+
+def test_groups_of_messages() -> None:
+    """Responses as messages, with or without the prompt before them, become what follows the prompt."""
+    with_prompt = [[user("q"), assistant("a")], [user("q"), assistant("b")]]
+    for prompt, responses in [("q", with_prompt), ([user("q")], with_prompt), ([user("q")], ["a", "b"])]:
+        group = load_one({"prompt": prompt, "responses": responses, "scores": [1, 2]})
+        assert group.prompt == (user("q"),)
+        assert contents(group) == [(assistant("a"),), (assistant("b"),)]
+
+
+BOTH = {
+    "prompt": "q",
+    "all_generated_responses": ["a", "b", "c"],
+    "all_rm_scores": [1, 3, 2],
+    "chosen": [user("q"), assistant("b")],
+    "rejected": [user("q"), assistant("a")],
+}
+
+
+def test_both_shapes_without_prior() -> None:
+    """Where a source has pairs and scored groups, a run without a prior takes the pairs as they are."""
+    loaded = load(BOTH)
+    assert contents(loaded.groups[0]) == [(assistant("b"),), (assistant("a"),)]
+    assert loaded.unused_columns == ("all_generated_responses", "all_rm_scores")
+
+
+def test_both_shapes_with_prior() -> None:
+    """A prior that finds scores only in the group takes it, as the chat that chosen and rejected show."""
+    loaded = load(BOTH, needs_prior=True)
+    (group,) = loaded.groups
+    assert group.prompt == (user("q"),)
+    assert contents(group) == [(assistant("a"),), (assistant("b"),), (assistant("c"),)]
+    assert group.pairs == (Pair(1, 0),)
+    assert loaded.unused_columns == ()
+
+
+def test_pair_scores_come_before_groups() -> None:
+    """Scored pairs are taken as they are, even where the source has scored groups too."""
+    group = load_one({**BOTH, "score_chosen": 3, "score_rejected": 1}, needs_prior=True)
+    assert len(group.responses) == 2
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["prompt", "choosen", "rejected"], r"No `chosen` column; found 'choosen': was it meant\?"),
+        (["prompt", "chosen"], r"No `rejected` column\."),
+        (
+            ["prompt", "Chosen", "Rejected"],
+            r"found 'Chosen': was it meant\? No `rejected` column; found 'Rejected'",
+        ),
+        (["promt", "chosen", "rejected"], r"No `prompt` column; found 'promt': was it meant\? Rename it"),
+        (["prompt", "responses"], r"No `scores` column\. Without scores no pair can be built"),
+        (["prompt", "responses", "score"], r"No `scores` column; found 'score': was it meant\?"),
+        (["responses", "scores"], r"No `prompt` column\."),
+        (["prompt", "scores"], r"No `responses` column\."),
+        (["text"], r"columns `text` are no shape of preference data"),
+        (
+            ["prompt", "completion", "label"],
+            r"prompt/completion/label rows have one response .* no method here",
+        ),
+    ],
+)
+def test_other_columns(columns: list[str], message: str) -> None:
+    """Any other columns are refused, with the columns found and the closest fix."""
+    with pytest.raises(InputError, match=message):
+        detect_columns(columns)
+
+
+def test_refusal_lists_the_shapes() -> None:
+    """A refusal lists the columns found and the shapes accepted."""
+    with pytest.raises(InputError) as caught:
+        detect_columns(["text", "id"])
+    assert "`text`, `id`" in str(caught.value)
+    for shape in ("prompt, chosen, rejected", "score_chosen, score_rejected", "prompt, responses, scores"):
+        assert shape in str(caught.value)
+
+
+def test_prompt_id_is_not_a_misspelt_prompt() -> None:
+    """An implicit prompt is accepted beside a prompt_id column."""
+    assert detect_columns(["prompt_id", "chosen", "rejected"]).prompt is None
+
+
+def test_unknown_pair_rule() -> None:
+    """A pair rule that does not exist is refused before anything is read."""
+    with pytest.raises(InputError, match=r"data\.pair_rule=best_wrost: .*did you mean 'best_worst'\?"):
+        load_groups("no/such/source", pair_rule="best_wrost")
+
+
+# --- fingerprint ---
+
+
+def test_fingerprint_rows() -> None:
+    """The fingerprint follows content and order, and not the row numbers or the order of a message's keys."""
+    a = Group("p", (Response("x", 1.0), Response("y", 0.0)), (Pair(0, 1),), row=0)
+    b = Group("p", (Response("x", 1.0), Response("y", 0.5)), (Pair(0, 1),), row=0)
+    moved = Group(a.prompt, a.responses, a.pairs, row=9)
+    assert fingerprint_rows([a, b]) == fingerprint_rows([moved, b])
+    swapped = Group("p", a.responses, (Pair(1, 0),), row=0)
+    assert len({fingerprint_rows(groups) for groups in ([a, b], [b, a], [a], [swapped, b], [])}) == 5
+    one = Group(({"role": "user", "content": "q"},), a.responses, a.pairs)
+    other = Group(({"content": "q", "role": "user"},), a.responses, a.pairs)
+    assert fingerprint_rows([one]) == fingerprint_rows([other])

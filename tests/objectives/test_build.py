@@ -1,0 +1,173 @@
+"""What `build` accepts, what it refuses, and what its messages say."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from preftune.objectives import METHODS, Objective, ScoredResponses, build, resolve
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "dpo": {"beta": 0.1},
+    "ipo": {"beta": 0.1, "length_normalized": True},
+    "simpo": {"beta": 2.0, "gamma": 1.0},
+    "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
+    "hinge": {"beta": 0.1},
+}
+
+NEEDS: dict[str, set[str]] = {
+    "dpo": {"reference"},
+    "ipo": {"reference"},
+    "simpo": set(),
+    "cpo": set(),
+    "hinge": {"reference"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults(method: str) -> None:
+    """A method alone takes the published defaults and no prior."""
+    expected = {"method": method, "prior": "none", **DEFAULTS[method]}
+    assert resolve({"method": method}) == expected
+    assert build({"method": method}) == build(expected)
+
+
+def test_method_is_dpo_unless_given() -> None:
+    """Nothing at all means DPO with its published options."""
+    assert resolve({}) == resolve({"method": "dpo"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resolving_twice_changes_nothing(method: str) -> None:
+    """A resolved configuration can be written down and read back."""
+    resolved = resolve({"method": method, "prior": "reward_gap", "beta": 3})
+    assert resolve(resolved) == resolved
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_needs(method: str) -> None:
+    """Methods with log-ratios need the reference; the reward-gap prior adds the gap."""
+    assert build({"method": method}).needs == NEEDS[method]
+    assert build({"method": method, "prior": "reward_gap"}).needs == {*NEEDS[method], "prior_gap"}
+
+
+def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
+    """SimPO's ratio gives gamma = ratio * beta; it may be null, as a fully written configuration has it."""
+    ratio = {"method": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.25}
+    assert build(ratio) == build({"method": "simpo", "beta": 2.0, "gamma": 0.5})
+    assert resolve(ratio) == {**ratio, "prior": "none"}
+    assert build({"method": "simpo", "gamma": 0.5, "gamma_beta_ratio": None}) == build(
+        {"method": "simpo", "gamma": 0.5}
+    )
+
+
+def test_every_method_is_described() -> None:
+    """Each method names its source with the equation, and each option says what it is."""
+    for method in METHODS.values():
+        assert "arXiv" in method.source
+        assert "Eq." in method.source
+        assert method.summary
+        assert all(option.summary for option in method.options.values())
+
+
+REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
+    "misspelt method key": ({"metod": "simpo"}, ["'metod'", "did you mean 'method'?"]),
+    "misspelt method": ({"method": "dop"}, ["method = 'dop'", "did you mean 'dpo'?"]),
+    "capitals": ({"method": "SimPO"}, ["method = 'SimPO'", "did you mean 'simpo'?"]),
+    "method of later": ({"method": "kto"}, ["method = 'kto'", "unknown", "dpo, ipo, simpo, cpo, hinge"]),
+    "method is no text": ({"method": 3}, ["method = 3", "choose one of them"]),
+    "misspelt prior": (
+        {"method": "dpo", "prior": "reward-gap"},
+        ["prior = 'reward-gap'", "none, reward_gap", "did you mean 'reward_gap'?"],
+    ),
+    "prior is null": ({"method": "dpo", "prior": None}, ["prior = None", "did you mean 'none'?"]),
+    "misspelt option": (
+        {"method": "cpo", "likelihood_wieght": 0.1},
+        ["'likelihood_wieght'", "not an option of cpo", "did you mean 'likelihood_weight'?"],
+    ),
+    "misspelt prior key": ({"method": "dpo", "priors": "none"}, ["'priors'", "did you mean 'prior'?"]),
+    "another's option": (
+        {"method": "dpo", "likelihood_weight": 0.1},
+        ["'likelihood_weight'", "not an option of dpo", "beta", "remove it"],
+    ),
+    "key is no text": ({"method": "dpo", 1: 2}, ["1 is not an option of dpo"]),
+    "zero beta": (
+        {"method": "dpo", "beta": 0},
+        ["beta = 0", "a finite number > 0", "leave beta out for 0.1"],
+    ),
+    "negative beta": ({"method": "ipo", "beta": -0.1}, ["beta = -0.1", "> 0"]),
+    "infinite beta": ({"method": "dpo", "beta": float("inf")}, ["beta = inf", "finite"]),
+    "nan beta": ({"method": "dpo", "beta": float("nan")}, ["beta = nan", "finite"]),
+    "true beta": ({"method": "dpo", "beta": True}, ["beta = True", "a finite number > 0"]),
+    "null beta": ({"method": "dpo", "beta": None}, ["beta = None", "a finite number > 0"]),
+    "text beta": ({"method": "dpo", "beta": "small"}, ["beta = 'small'", "a finite number > 0"]),
+    "number as text": ({"method": "dpo", "beta": "1e-1"}, ["beta = '1e-1'", "it is text", "beta: 0.1"]),
+    "switch": (
+        {"method": "ipo", "length_normalized": 1},
+        ["length_normalized = 1", "true or false", "leave length_normalized out for True"],
+    ),
+    "reduction": (
+        {"method": "cpo", "likelihood_reduction": "mean"},
+        ["likelihood_reduction = 'mean'", "'token_mean' or 'sum'"],
+    ),
+    "reduction is a list": (
+        {"method": "cpo", "likelihood_reduction": ["sum"]},
+        ["likelihood_reduction = ['sum']"],
+    ),
+    "negative weight": ({"method": "cpo", "likelihood_weight": -1}, ["likelihood_weight = -1", ">= 0"]),
+    "negative gamma": ({"method": "simpo", "gamma": -1}, ["gamma = -1", ">= 0"]),
+    "negative ratio": (
+        {"method": "simpo", "gamma_beta_ratio": -1},
+        ["gamma_beta_ratio = -1", ">= 0", "remove gamma_beta_ratio"],
+    ),
+    "both gammas": (
+        {"method": "simpo", "gamma": 1.0, "gamma_beta_ratio": 0.5},
+        ["gamma = 1.0", "gamma_beta_ratio = 0.5", "remove one of them"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str) -> None:
+    """A setting that cannot be used is refused: key, value, rule and fix are in the message."""
+    settings, fragments = REFUSED[name]
+    with pytest.raises(ValueError, match=r".") as caught:
+        build(settings)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+RESPONSES = ScoredResponses(
+    logps=torch.tensor([-1.0, -2.0]),
+    lengths=torch.tensor([1, 2]),
+    chosen=torch.tensor([0]),
+    rejected=torch.tensor([1]),
+    reference_logps=torch.tensor([-1.0, -2.0]),
+    prior_gap=torch.tensor([0.5]),
+)
+
+
+@pytest.mark.parametrize("field", ["reference_logps", "prior_gap"])
+def test_missing_input_is_named(field: str) -> None:
+    """Responses without what the objective needs are refused, and the message names the field."""
+    objective = build({"method": "dpo", "prior": "reward_gap"})
+    with pytest.raises(ValueError, match=f"{field} is None"):
+        objective(replace(RESPONSES, **{field: None}))
+
+
+def test_unneeded_input_is_ignored() -> None:
+    """Without the prior, the gap changes nothing and is not reported."""
+    objective = build({"method": "simpo"})
+    with_gap = objective(RESPONSES)
+    without = objective(replace(RESPONSES, prior_gap=None, reference_logps=None))
+    assert torch.equal(with_gap.terms["preference"].values, without.terms["preference"].values)
+    assert "prior/gap" not in with_gap.metrics
+
+
+def test_parts_have_names_of_their_own() -> None:
+    """An objective without parts, or with two of one name, is refused: a term would be lost."""
+    part = build({"method": "dpo"}).parts[0]
+    for parts in [(), (part, part)]:
+        with pytest.raises(ValueError, match="names of their own"):
+            Objective(parts)

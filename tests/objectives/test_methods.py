@@ -1,0 +1,393 @@
+"""Every method's values, gradients and metrics, from inputs small enough to work out by hand."""
+
+import doctest
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import preftune.objectives
+from preftune.objectives import (
+    METHODS,
+    PRIORS,
+    ChosenLikelihood,
+    Logistic,
+    Losses,
+    Margin,
+    Objective,
+    ScoredResponses,
+    build,
+    count_units,
+    log_ratio,
+    mean_log_ratio,
+)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dpo": {"method": "dpo", "beta": 0.5},
+    "ipo": {"method": "ipo", "beta": 0.25},
+    "ipo_sums": {"method": "ipo", "beta": 0.25, "length_normalized": False},
+    "simpo": {"method": "simpo", "beta": 2.0, "gamma": 1.0},
+    "cpo": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2},
+    "cpo_sums": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2, "likelihood_reduction": "sum"},
+    "hinge": {"method": "hinge", "beta": 0.1},
+}
+
+
+def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> ScoredResponses:
+    """l_w = -4 on 2 tokens, l_l = -6 on 4 tokens; rho_w = -5, rho_l = -4: so h_w = 1 and h_l = -2."""
+    return ScoredResponses(
+        logps=torch.tensor([-4.0, -6.0], dtype=dtype, requires_grad=True),
+        lengths=torch.tensor([2, 4]),
+        chosen=torch.tensor([0]),
+        rejected=torch.tensor([1]),
+        reference_logps=torch.tensor([-5.0, -4.0], dtype=dtype),
+        prior_gap=None if gap is None else torch.tensor([gap], dtype=dtype),
+    )
+
+
+def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> ScoredResponses:
+    """Pairs of responses of different lengths; pair i has responses i and i + pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 40, (2 * pairs,), generator=generator)
+    logps = -lengths * torch.rand(2 * pairs, generator=generator, dtype=dtype) * 3
+    reference = logps + torch.randn(2 * pairs, generator=generator, dtype=dtype)
+    return ScoredResponses(
+        logps=logps.requires_grad_(),
+        lengths=lengths,
+        chosen=torch.arange(pairs),
+        rejected=torch.arange(pairs) + pairs,
+        reference_logps=reference,
+        prior_gap=torch.rand(pairs, generator=generator, dtype=dtype),
+    )
+
+
+def run(settings: dict[str, Any], responses: ScoredResponses) -> tuple[Losses, Tensor, Tensor]:
+    """Losses, their total, and its gradient with respect to the log-probabilities."""
+    losses = build(settings)(responses)
+    total = losses.total(count_units(responses.lengths, responses.chosen))
+    (gradient,) = torch.autograd.grad(total, responses.logps)
+    return losses, total.detach(), gradient
+
+
+def sigma(x: float) -> float:
+    """The logistic function."""
+    return 1 / (1 + math.exp(-x))
+
+
+def test_example_runs() -> None:
+    """The example at the top of the package prints what it says."""
+    result = doctest.testmod(preftune.objectives)
+    assert result.attempted > 5
+    assert result.failed == 0
+
+
+# With gap g: dpo has m = 1 + 2 g, ipo means have m = 0.5 + 0.5 g, and so on; each row is (settings, gap,
+# loss by hand, gradient by hand for l_w and l_l).
+BY_HAND = {
+    "dpo": (VARIANTS["dpo"], None, math.log1p(math.exp(-1.5)), (-0.5 * sigma(-1.5), 0.5 * sigma(-1.5))),
+    "dpo_half": (
+        VARIANTS["dpo"],
+        0.5,
+        math.log1p(math.exp(-1.0)),
+        (-0.5 * sigma(-1.0), 0.25 * sigma(-1.0)),
+    ),
+    "ipo": (VARIANTS["ipo"], None, 1.0, (-1.0, 0.5)),
+    "ipo_half": (VARIANTS["ipo"], 0.5, 1.5625, (-1.25, 0.3125)),
+    "ipo_sums": (VARIANTS["ipo_sums"], None, 1.0, (2.0, -2.0)),
+    "ipo_sums_half": (VARIANTS["ipo_sums"], 0.5, 0.0, (0.0, 0.0)),
+    "simpo": (VARIANTS["simpo"], None, math.log1p(math.exp(2.0)), (-sigma(2.0), 0.5 * sigma(2.0))),
+    "simpo_half": (
+        VARIANTS["simpo"],
+        0.5,
+        math.log1p(math.exp(3.5)),
+        (-sigma(3.5), 0.25 * sigma(3.5)),
+    ),
+    "cpo": (
+        VARIANTS["cpo"],
+        None,
+        math.log1p(math.exp(-1.0)) + 0.2 * 2,
+        (-0.5 * sigma(-1.0) - 0.1, 0.5 * sigma(-1.0)),
+    ),
+    "cpo_sums_half": (
+        VARIANTS["cpo_sums"],
+        0.5,
+        math.log1p(math.exp(0.5)) + 0.2 * 4,
+        (-0.5 * sigma(0.5) - 0.2, 0.25 * sigma(0.5)),
+    ),
+    "hinge": (VARIANTS["hinge"], None, 0.7, (-0.1, 0.1)),
+    "hinge_half": (VARIANTS["hinge"], 0.5, 0.8, (-0.1, 0.05)),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_value_and_gradient_by_hand(name: str) -> None:
+    """Each method gives the loss and the gradient derived on paper, to 1e-10 in float64.
+
+    The pair has h_w = 1, h_l = -2; l_w = -4, l_l = -6; n_w = 2, n_l = 4 (so per token hbar = 0.5 and -0.5,
+    lbar = -2 and -1.5). With delta = 1, and with 0.5 in the rows named `half`:
+
+    - dpo, beta 0.5: m = 1 + 2 = 3, u = 1.5; half: m = 2, u = 1. Loss log(1 + e^-u), gradient (Eq. 10)
+      -beta (1 - sigma(u)) times (1, -delta), where 1 - sigma(u) = sigma(-u).
+    - ipo, beta 0.25, target 2: m = 0.5 + 0.5 = 1, loss 1, gradient 2 (m - 2) (1/2, -delta/4) = (-1, 0.5);
+      half: m = 0.75, loss 1.25^2 = 1.5625, gradient -2.5 (1/2, -1/8).
+    - ipo on sums: m = 3, loss 1, gradient 2 (1, -1); half: m = 2, exactly the target, loss 0.
+    - simpo, beta 2, gamma 1: m = -2 + 1.5 = -0.5, u = -2; half: m = -1.25, u = -3.5. Gradient
+      -2 sigma(-u) (1/2, -delta/4).
+    - cpo, beta 0.5, lambda 0.2: m = -4 + 6 = 2, u = 1, NLL per token 4/2 = 2; on sums with half:
+      m = -1, u = -0.5, NLL 4. The likelihood adds -lambda/2 per token, or -lambda, to the first gradient.
+    - hinge, beta 0.1: 1 - 0.3 = 0.7; half: 1 - 0.2 = 0.8. Gradient -0.1 (1, -delta).
+    """
+    settings, gap, expected_loss, expected_gradient = BY_HAND[name]
+    prior = {} if gap is None else {"prior": "reward_gap"}
+    _, loss, gradient = run({**settings, **prior}, one_pair(gap))
+    assert loss.item() == pytest.approx(expected_loss, abs=1e-10)
+    assert gradient.tolist() == pytest.approx(expected_gradient, abs=1e-10)
+
+
+def dpo_slope(margin: Tensor) -> Tensor:
+    """Slope of the loss in the margin, for beta 0.5: MaPPO Eq. 10, -beta (1 - sigma(u))."""
+    return -0.5 * (1 - torch.sigmoid(0.5 * margin))
+
+
+SLOPES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "dpo": ("log_ratio", dpo_slope),
+    "ipo": ("mean_log_ratio", lambda m: 2 * (m - 2)),
+    "ipo_sums": ("log_ratio", lambda m: 2 * (m - 2)),
+    "simpo": ("mean_log_likelihood", lambda m: -2 * (1 - torch.sigmoid(2 * m - 1))),
+    "cpo": ("log_likelihood", dpo_slope),
+    "cpo_sums": ("log_likelihood", dpo_slope),
+    "hinge": ("log_ratio", lambda m: -0.1 * (0.1 * m < 1).double()),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradient_formula(name: str) -> None:
+    """Over random pairs the gradient is slope(m) (grad s_w - delta grad s_l), to 1e-10 (Eq. 10)."""
+    responses = random_pairs(8, dtype=torch.float64)
+    losses = build({**VARIANTS[name], "prior": "reward_gap"})(responses)
+    (gradient,) = torch.autograd.grad(losses.terms["preference"].values.sum(), responses.logps)
+
+    score_name, slope_of = SLOPES[name]
+    score = getattr(preftune.objectives, score_name)(responses).detach()
+    per_token = 1 / responses.lengths.double() if score_name.startswith("mean") else torch.ones(16).double()
+    delta = responses.prior_gap
+    assert delta is not None
+    slope = slope_of(score[:8] - delta * score[8:])
+    expected = torch.cat([slope * per_token[:8], -delta * slope * per_token[8:]])
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gap_of_one_is_the_plain_method(name: str) -> None:
+    """With delta = 1 loss, gradient and every shared metric equal the plain method's, bit for bit."""
+    responses = replace(random_pairs(16), prior_gap=torch.ones(16))
+    plain, plain_loss, plain_gradient = run(VARIANTS[name], responses)
+    prior, prior_loss, prior_gradient = run({**VARIANTS[name], "prior": "reward_gap"}, responses)
+    assert torch.equal(plain_loss, prior_loss)
+    assert torch.equal(plain_gradient, prior_gradient)
+    assert set(prior.metrics) == {*plain.metrics, "prior/gap"}
+    for metric, values in plain.metrics.items():
+        assert torch.equal(values, prior.metrics[metric]), metric
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gap_of_zero_leaves_the_rejected_response_alone(name: str) -> None:
+    """With delta = 0 the rejected response has exactly no gradient."""
+    responses = replace(random_pairs(16), prior_gap=torch.zeros(16))
+    _, _, gradient = run({**VARIANTS[name], "prior": "reward_gap"}, responses)
+    assert torch.count_nonzero(gradient[responses.rejected]) == 0
+    assert torch.count_nonzero(gradient[responses.chosen]) > 0
+
+
+@hypothesis_settings(deadline=None, max_examples=40)
+@given(
+    logps=st.lists(st.floats(-1e4, 0, width=32), min_size=2, max_size=2),
+    reference=st.lists(st.floats(-1e4, 0, width=32), min_size=2, max_size=2),
+    lengths=st.lists(st.integers(1, 10_000), min_size=2, max_size=2),
+    gap=st.floats(0, 1, width=32),
+)
+def test_finite_at_extremes(
+    logps: list[float], reference: list[float], lengths: list[int], gap: float
+) -> None:
+    """Losses, gradients and metrics stay finite for log-probabilities down to -1e4 and any gap."""
+    for settings in VARIANTS.values():
+        responses = ScoredResponses(
+            logps=torch.tensor(logps, requires_grad=True),
+            lengths=torch.tensor(lengths),
+            chosen=torch.tensor([0]),
+            rejected=torch.tensor([1]),
+            reference_logps=torch.tensor(reference),
+            prior_gap=torch.tensor([gap]),
+        )
+        losses, total, gradient = run({**settings, "prior": "reward_gap"}, responses)
+        assert total.isfinite()
+        assert gradient.isfinite().all()
+        assert all(values.isfinite().all() for values in losses.metrics.values())
+
+
+@hypothesis_settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), row=st.integers(0, 5), name=st.sampled_from(sorted(VARIANTS)))
+def test_pairs_do_not_touch_each_other(seed: int, row: int, name: str) -> None:
+    """Changing one pair leaves every other pair's losses, metrics and gradients as they were, bit for bit."""
+    settings = {**VARIANTS[name], "prior": "reward_gap"}
+    before = random_pairs(6, seed)
+    changed = before.logps.detach().clone()
+    changed[[row, row + 6]] -= 3.0
+    lengths = before.lengths.clone()
+    lengths[[row, row + 6]] += 2
+    after = replace(before, logps=changed.requires_grad_(), lengths=lengths)
+    others = torch.arange(6) != row
+    first, second = build(settings)(before), build(settings)(after)
+    for term in first.terms:
+        old, new = first.terms[term].values, second.terms[term].values
+        assert torch.equal(old[others], new[others]), term
+        (old_gradient,) = torch.autograd.grad(old.sum(), before.logps)
+        (new_gradient,) = torch.autograd.grad(new.sum(), after.logps)
+        assert torch.equal(old_gradient[others.repeat(2)], new_gradient[others.repeat(2)]), term
+    for metric in first.metrics:
+        assert torch.equal(first.metrics[metric][others], second.metrics[metric][others]), metric
+
+
+def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
+    """Some pairs of a batch as a batch of their own."""
+    rows = torch.cat([responses.chosen[pairs], responses.rejected[pairs]])
+    assert responses.reference_logps is not None
+    assert responses.prior_gap is not None
+    return ScoredResponses(
+        logps=responses.logps[rows],
+        lengths=responses.lengths[rows],
+        chosen=torch.arange(len(pairs)),
+        rejected=torch.arange(len(pairs)) + len(pairs),
+        reference_logps=responses.reference_logps[rows],
+        prior_gap=responses.prior_gap[pairs],
+    )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_split_totals_add_up(name: str) -> None:
+    """Micro-batches divided by the whole batch's counts add up to its total, tokens included."""
+    objective = build({**VARIANTS[name], "prior": "reward_gap"})
+    whole = random_pairs(9, dtype=torch.float64)
+    counts = count_units(whole.lengths, whole.chosen)
+    parts = [take_pairs(whole, pairs) for pairs in (torch.arange(2), torch.arange(2, 8), torch.tensor([8]))]
+    part_counts = [count_units(part.lengths, part.chosen) for part in parts]
+    assert {unit: sum(c[unit] for c in part_counts) for unit in counts} == counts
+    split = sum(objective(part).total(counts) for part in parts)
+    torch.testing.assert_close(split, objective(whole).total(counts), rtol=1e-12, atol=0)
+
+
+def test_token_mean_is_not_a_mean_of_means() -> None:
+    """The likelihood of cpo is a mean over all chosen tokens: (1 * 4 + 2 * 1) / (4 + 1) = 1.2 nats, not 1.5.
+
+    The chosen responses have 4 tokens at 1 nat each, and 1 token at 2 nats. The metric is per pair and per
+    token, so it shows 1 and 2. Summed and averaged over pairs, the term is (4 + 2) / 2 = 3.
+    """
+    responses = ScoredResponses(
+        logps=torch.tensor([-4.0, -2.0, -1.0, -1.0]),
+        lengths=torch.tensor([4, 1, 1, 1]),
+        chosen=torch.tensor([0, 1]),
+        rejected=torch.tensor([2, 3]),
+    )
+    counts = count_units(responses.lengths, responses.chosen)
+    token_mean = Objective((ChosenLikelihood(1.0),))(responses)
+    assert token_mean.total(counts).item() == pytest.approx(1.2)
+    assert token_mean.metrics["loss/chosen_likelihood"].tolist() == [1.0, 2.0]
+    sums = Objective((ChosenLikelihood(0.5, "sum"),))(responses)
+    assert sums.total(counts).item() == pytest.approx(1.5)
+    assert sums.metrics["loss/chosen_likelihood"].tolist() == [4.0, 2.0]
+
+
+def test_one_response_may_be_in_many_pairs() -> None:
+    """Pairs are indices: a response chosen twice counts, and is trained, twice."""
+    responses = replace(
+        one_pair(), chosen=torch.tensor([0, 0]), rejected=torch.tensor([1, 1]), prior_gap=torch.ones(2)
+    )
+    counts = count_units(responses.lengths, responses.chosen)
+    assert {unit: count.item() for unit, count in counts.items()} == {"pairs": 2, "chosen_tokens": 4}
+    for settings in VARIANTS.values():
+        _, twice, _ = run(settings, responses)
+        _, once, _ = run(settings, one_pair())
+        torch.testing.assert_close(twice, once)
+
+
+REWARDS_BY_HAND = {
+    "dpo": (0.5, -1.0),
+    "ipo": (0.25, -0.5),
+    "ipo_sums": (0.25, -0.5),
+    "simpo": (-4.0, -3.0),
+    "cpo": (-2.0, -3.0),
+    "cpo_sums": (-2.0, -3.0),
+    "hinge": (0.1, -0.2),
+}
+
+
+@pytest.mark.parametrize("name", REWARDS_BY_HAND)
+def test_metrics_by_hand(name: str) -> None:
+    """Rewards are beta times the method's score without the gap; ipo's are sums even if length-normalized.
+
+    dpo: 0.5 * (1, -2); ipo: 0.25 * (1, -2); simpo: 2 * (-2, -1.5); cpo: 0.5 * (-4, -6); hinge: 0.1 * (1, -2).
+    """
+    losses, _, _ = run({**VARIANTS[name], "prior": "reward_gap"}, one_pair(gap=0.25))
+    chosen, rejected = REWARDS_BY_HAND[name]
+    expected = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": float(chosen > rejected),
+        "logps/chosen": -4.0,
+        "logps/rejected": -6.0,
+        "prior/gap": 0.25,
+        "loss/preference": losses.terms["preference"].values.item(),
+    }
+    if name.startswith("cpo"):
+        expected["loss/chosen_likelihood"] = 4.0 if name == "cpo_sums" else 2.0
+    assert losses.metrics.keys() == expected.keys()
+    for metric, values in losses.metrics.items():
+        assert values.dtype == torch.float32
+        assert not values.requires_grad
+        assert values.tolist() == pytest.approx([expected[metric]], rel=1e-6), metric
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_upcast(name: str, dtype: torch.dtype) -> None:
+    """Half inputs are computed in float32, and give what the same numbers give in float32."""
+    settings = {**VARIANTS[name], "prior": "reward_gap"}
+    half = one_pair(0.5, dtype)
+    losses, loss, gradient = run(settings, half)
+    _, single_loss, single_gradient = run(settings, one_pair(0.5, torch.float32))
+    assert {term.values.dtype for term in losses.terms.values()} == {torch.float32}
+    assert torch.equal(loss, single_loss)
+    assert torch.equal(gradient, single_gradient.to(dtype))
+
+
+def test_float64_stays_float64() -> None:
+    """Double inputs are computed in double."""
+    for settings in VARIANTS.values():
+        losses = build(settings)(one_pair())
+        assert {term.values.dtype for term in losses.terms.values()} == {torch.float64}
+
+
+def test_empty_response_scores_zero_per_token() -> None:
+    """A response truncated to no tokens has a per-token score of 0, not NaN."""
+    empty = replace(one_pair(), logps=torch.zeros(2), lengths=torch.tensor([0, 0]))
+    empty = replace(empty, reference_logps=torch.zeros(2))
+    assert mean_log_ratio(empty).tolist() == [0.0, 0.0]
+
+
+def test_a_published_loss_is_one_line() -> None:
+    """An objective composed by hand is the one that `build` makes."""
+    objective = Objective((Margin(log_ratio, Logistic(0.1), PRIORS["reward_gap"]),))
+    assert objective == build({"method": "dpo", "prior": "reward_gap"})
+
+
+def test_every_method_has_a_variant_here() -> None:
+    """A method added to the table has to be added to these tests."""
+    assert {settings["method"] for settings in VARIANTS.values()} == set(METHODS)

@@ -1,0 +1,287 @@
+"""Our losses against TRL's own trainers: same weights, same token ids, same batch.
+
+TRL tokenizes and collates the rows and computes its loss in its own way; the token ids it collated are then
+scored by a plain padded forward, and `build(...)` makes the loss from those log-probabilities.
+
+Where TRL 1.16 differs, by design of either side:
+
+- TRL's CPO trainer logs `logps/*` per token when its loss is simpo; ours are always sums.
+- TRL's CPO trainer adds the likelihood term to simpo as well unless `cpo_alpha=0`; ours never does.
+- TRL's `simpo_gamma` is the target margin gamma itself, as is our `gamma`, not a multiple of beta.
+- TRL's CPO trainer prepends a beginning-of-sequence token if the tokenizer names one, its DPO trainer leaves
+  that to the tokenizer; both end each response with </s>, which both losses count.
+- TRL's DPO trainer with ipo averages log-ratios over tokens, but logs `rewards/*` from the sums; so do we.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+from preftune.objectives import Losses, ScoredResponses, build, count_units
+
+ROWS = [
+    {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},
+    {"prompt": "say", "chosen": " one two three four five six seven", "rejected": " no"},
+    {"prompt": "what is the colour of the sea", "chosen": " blue", "rejected": " green stone"},
+    {"prompt": "count to three", "chosen": " one two three", "rejected": " three two one"},
+]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Every word of the rows a token, </s> at the end; like Llama's without a beginning-of-sequence token."""
+    words = sorted({word for row in ROWS for text in row.values() for word in text.split()})
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def make_model(seed: int) -> LlamaForCausalLM:
+    """A random two-layer Llama, with weights large enough for log-ratios of several nats."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=200,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            initializer_range=0.2,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+@dataclass
+class Side:
+    """What one implementation says about the batch."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    metrics: dict[str, float]
+
+
+@dataclass
+class Batch:
+    """TRL's collated ids, the chosen responses first; `labels` is -100 outside the responses."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Theirs:
+    """A TRL trainer's answer, and what it answered about."""
+
+    side: Side
+    model: LlamaForCausalLM
+    reference: LlamaForCausalLM | None
+    batch: Batch
+
+
+COMMON: dict[str, Any] = {
+    "per_device_train_batch_size": len(ROWS),
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "max_length": 64,
+    "disable_tqdm": True,
+}
+
+
+def run_dpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
+    """TRL's DPO trainer, with a reference that differs from the policy."""
+    model, reference = make_model(0), make_model(1)
+    trainer = DPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=DPOConfig(output_dir=str(folder), **COMMON, **options),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=make_tokenizer(),
+    )
+    inputs = collate(trainer)
+    batch = Batch(
+        inputs["input_ids"],
+        inputs["attention_mask"],
+        inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100),
+    )
+    side = backward(trainer, model, inputs)
+    side.metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    return Theirs(side, model, reference, batch)
+
+
+def run_cpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
+    """TRL's CPO trainer, which also has SimPO."""
+    model = make_model(0)
+    trainer = CPOTrainer(
+        model=model,
+        args=CPOConfig(output_dir=str(folder), remove_unused_columns=False, **COMMON, **options),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=make_tokenizer(),
+    )
+    inputs = collate(trainer)
+    joined = trainer.concatenated_inputs(inputs, padding_value=trainer.pad_token_id)
+    batch = Batch(
+        joined["concatenated_input_ids"],
+        joined["concatenated_attention_mask"],
+        joined["concatenated_labels"],
+    )
+    side = backward(trainer, model, inputs)
+    side.metrics = {name: values[-1] for name, values in trainer._stored_metrics["train"].items()}
+    return Theirs(side, model, None, batch)
+
+
+def collate(trainer: Any) -> dict[str, Any]:
+    """All rows in their own order, through the trainer's own tokens and collator."""
+    return trainer.data_collator([trainer.train_dataset[index] for index in range(len(ROWS))])
+
+
+def backward(trainer: Any, model: LlamaForCausalLM, inputs: dict[str, Any]) -> Side:
+    """The trainer's loss on the batch and its gradients."""
+    model.train()
+    model.zero_grad()
+    loss = trainer.compute_loss(model, dict(inputs))
+    loss.backward()
+    return Side(loss.detach(), take_gradients(model), {})
+
+
+def take_gradients(model: LlamaForCausalLM) -> dict[str, Tensor]:
+    """A copy of every parameter's gradient."""
+    return {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def response_logps(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sums of log-probabilities over response tokens, and their number, by the plain padded forward."""
+    logits = model(batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+    labels = batch.labels[:, 1:]
+    inside = labels != -100
+    token_logps = logits.log_softmax(-1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return (token_logps * inside).sum(-1), inside.sum(-1)
+
+
+def ours(theirs: Theirs, settings: dict[str, Any], gap: float | None = None) -> tuple[Side, Losses]:
+    """Our loss on the ids TRL collated, with the same weights."""
+    theirs.model.zero_grad()
+    logps, lengths = response_logps(theirs.model, theirs.batch)
+    reference_logps = None
+    if theirs.reference is not None:
+        with torch.no_grad():
+            reference_logps, _ = response_logps(theirs.reference, theirs.batch)
+    chosen = torch.arange(len(ROWS))
+    responses = ScoredResponses(
+        logps,
+        lengths,
+        chosen=chosen,
+        rejected=chosen + len(ROWS),
+        reference_logps=reference_logps,
+        prior_gap=None if gap is None else torch.full((len(ROWS),), gap),
+    )
+    losses = build(settings)(responses)
+    loss = losses.total(count_units(lengths, chosen))
+    loss.backward()
+    metrics = {name: values.mean().item() for name, values in losses.metrics.items()}
+    return Side(loss.detach(), take_gradients(theirs.model), metrics), losses
+
+
+REWARDS = ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"]
+LOGPS = ["logps/chosen", "logps/rejected"]
+
+CASES: dict[
+    str, tuple[Callable[[Path, dict[str, Any]], Theirs], dict[str, Any], dict[str, Any], list[str]]
+] = {
+    "dpo": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1},
+        {"method": "dpo"},
+        REWARDS + LOGPS,
+    ),
+    "ipo": (
+        run_dpo_trainer,
+        {"loss_type": ["ipo"], "beta": 0.1},
+        {"method": "ipo"},
+        REWARDS + LOGPS,
+    ),
+    "hinge": (
+        run_dpo_trainer,
+        {"loss_type": ["hinge"], "beta": 0.05},
+        {"method": "hinge", "beta": 0.05},
+        REWARDS + LOGPS,
+    ),
+    "cpo": (
+        run_cpo_trainer,
+        {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 0.2},
+        {"method": "cpo"},
+        REWARDS + LOGPS,
+    ),
+    "simpo": (
+        run_cpo_trainer,
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
+        {"method": "simpo"},
+        REWARDS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("gap", [None, 1.0], ids=["plain", "gap_1"])
+def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Path) -> None:
+    """The loss, and every weight's gradient, equal TRL's to 1e-5 relative; with a reward gap of 1 as well."""
+    run_trainer, their_options, our_settings, shared_metrics = CASES[name]
+    theirs = run_trainer(tmp_path, their_options)
+    prior = {} if gap is None else {"prior": "reward_gap"}
+    side, _ = ours(theirs, {**our_settings, **prior}, gap)
+
+    torch.testing.assert_close(side.loss, theirs.side.loss, rtol=1e-5, atol=0)
+    assert side.gradients.keys() == theirs.side.gradients.keys()
+    for weight, gradient in theirs.side.gradients.items():
+        assert gradient.norm() > 0, weight
+        assert (side.gradients[weight] - gradient).norm() <= 1e-5 * gradient.norm(), weight
+    for metric in shared_metrics:
+        assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], rel=1e-5), metric
+
+
+def test_batch_tells_the_reductions_apart(tmp_path: Path) -> None:
+    """Chosen responses have 2 to 8 tokens, each ending in </s>: a mean of means would not pass."""
+    theirs = run_cpo_trainer(tmp_path, CASES["cpo"][1])
+    _, lengths = response_logps(theirs.model, theirs.batch)
+    assert lengths.tolist() == [3, 8, 2, 4, 6, 2, 3, 4]
+    for labels in theirs.batch.labels:
+        assert labels[labels != -100][-1] == 1
+
+    _, losses = ours(theirs, CASES["cpo"][2])
+    token_mean = losses.terms["chosen_likelihood"].values.sum() / lengths[: len(ROWS)].sum()
+    assert theirs.side.metrics["nll_loss"] == pytest.approx(token_mean.item(), rel=1e-5)
+    assert losses.metrics["loss/chosen_likelihood"].mean().item() != pytest.approx(
+        token_mean.item(), rel=1e-2
+    )
+
+
+def test_simpo_logps_are_sums_here_and_means_in_trl(tmp_path: Path) -> None:
+    """TRL's CPO trainer logs the mean log-probability per token for simpo; ours stay comparable: sums."""
+    theirs = run_cpo_trainer(tmp_path, CASES["simpo"][1])
+    side, _ = ours(theirs, CASES["simpo"][2])
+    logps, lengths = response_logps(theirs.model, theirs.batch)
+    assert side.metrics["logps/chosen"] == pytest.approx(logps[: len(ROWS)].mean().item())
+    per_token = (logps / lengths)[: len(ROWS)].mean().item()
+    assert theirs.side.metrics["logps/chosen"] == pytest.approx(per_token, rel=1e-5)

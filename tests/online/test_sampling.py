@@ -1,0 +1,172 @@
+"""Sampling, on a tiny random Llama in float32 with a tokenizer of twenty words."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from scipy.stats import chisquare
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from preftune.errors import InputError
+from preftune.online.sampling import sample_responses
+
+WORDS = 20
+TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}w0"
+PROMPTS = ["w3", "w4 w5 w6 w7 w8 w9", "w1 w2 w3", "w9 w9"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Words w0 to w19, an end and a padding token, and a chat template that adds w0 for the answer."""
+    vocabulary = {"<end>": 0, "<pad>": 1} | {f"w{i}": i + 2 for i in range(WORDS)}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
+    words.pre_tokenizer = WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<pad>")
+    made.chat_template = TEMPLATE
+    return made
+
+
+@pytest.fixture
+def model():
+    """Two layers with random weights, large enough that the next token is far from uniform."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS + 2,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def tokens(samples):
+    """The token ids alone."""
+    return [[response.tokens for response in group] for group in samples]
+
+
+def without_end(model):
+    """A copy of the model whose end token never comes, so that every response runs to the last step."""
+    changed = copy.deepcopy(model)
+    changed.lm_head = torch.nn.Linear(32, WORDS + 2)
+    with torch.no_grad():
+        changed.lm_head.weight.copy_(model.lm_head.weight)
+        changed.lm_head.bias.zero_()[0] = -1e4
+    return changed
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_greedy_equals_generate(model, tokenizer, rows):
+    """At temperature 0 each prompt, alone or beside longer ones, gets what transformers' generate gives."""
+    sampled = sample_responses(model, tokenizer, PROMPTS, n=2, max_new_tokens=12, temperature=0.0, rows=rows)
+    for prompt, group in zip(PROMPTS, sampled, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        expected = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            do_sample=False,
+            max_new_tokens=12,
+        )[0, inputs["input_ids"].shape[1] :]
+        assert [response.tokens for response in group] == [tuple(expected.tolist())] * 2
+
+
+def test_samples_depend_on_the_prompt_and_the_seed_only(model, tokenizer):
+    """Neither the rows decoded together nor the other prompts change a sample; the seed does."""
+    settings = {"n": 4, "max_new_tokens": 20}
+    expected = tokens(sample_responses(model, tokenizer, PROMPTS, rows=4, **settings))
+    assert tokens(sample_responses(model, tokenizer, PROMPTS, rows=16, **settings)) == expected
+    assert tokens(sample_responses(model, tokenizer, PROMPTS[2:3], **settings)) == expected[2:3]
+    assert tokens(sample_responses(model, tokenizer, PROMPTS, seed=1, **settings)) != expected
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_the_first_token_follows_the_models_distribution(model, tokenizer, temperature):
+    """Over 4000 draws the first token's frequencies pass a chi-square test against softmax(logits / T)."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([tokenizer("w3 w4")["input_ids"]])).logits[0, -1]
+    expected = (logits.double() / temperature).softmax(-1) * 4000
+    (group,) = sample_responses(
+        model, tokenizer, ["w3 w4"], n=4000, max_new_tokens=1, temperature=temperature
+    )
+    drawn = torch.tensor([response.tokens[0] for response in group])
+    counts = drawn.bincount(minlength=len(expected)).double()
+    # Tokens expected less than five times are pooled, as the test's approximation asks.
+    rare = expected < 5
+    pooled = [torch.cat([each[~rare], each[rare].sum()[None]]) for each in (counts, expected)]
+    assert chisquare(*(each.numpy() for each in pooled)).pvalue > 0.01
+
+
+def test_the_end_token_ends_a_response(model, tokenizer):
+    """A finished response has its end token last and only there; a cut one has all the tokens asked for."""
+    groups = sample_responses(model, tokenizer, PROMPTS, n=16, max_new_tokens=12)
+    responses = [response for group in groups for response in group]
+    assert {response.finished for response in responses} == {True, False}
+    for response in responses:
+        assert 0 not in response.tokens[:-1]
+        assert response.finished == (response.tokens[-1] == 0)
+        assert response.finished or len(response.tokens) == 12
+        assert "<end>" not in response.text
+
+
+def test_the_samples_of_a_prompt_differ(model, tokenizer):
+    """The n responses are separate draws, and a prompt given twice draws anew."""
+    groups = sample_responses(without_end(model), tokenizer, ["w3", "w3"], n=8, max_new_tokens=20)
+    assert len({response.tokens for group in groups for response in group}) == 16
+
+
+def test_chats_go_through_the_template(model, tokenizer):
+    """A chat is sampled as the text that its template makes, special tokens not added twice."""
+    chat = [{"role": "user", "content": "w5 w6"}]
+    as_chat = sample_responses(model, tokenizer, [chat], n=4, max_new_tokens=8)
+    as_text = sample_responses(model, tokenizer, ["w5 w6 w0"], n=4, max_new_tokens=8)
+    assert tokens(as_chat) == tokens(as_text)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_model_is_left_as_it_was(model, tokenizer, training, dtype):
+    """Sampling leaves the mode, the weights and their precision alone, and asks for no gradient."""
+    model.train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sample_responses(model, tokenizer, PROMPTS, n=2, max_new_tokens=4, dtype=dtype)
+    assert model.training == training
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_adapters_are_sampled_through(model, tokenizer):
+    """A model wrapped by PEFT samples with its adapters: fresh ones change nothing, others do."""
+    settings = {"n": 4, "max_new_tokens": 12}
+    plain = tokens(sample_responses(model, tokenizer, PROMPTS, **settings))
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    assert tokens(sample_responses(wrapped, tokenizer, PROMPTS, **settings)) == plain
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    assert tokens(sample_responses(wrapped, tokenizer, PROMPTS, **settings)) != plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, "n=0: n must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"rows": 0}, "rows=0"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"prompts": [""]}, r"prompts\[0\] is empty"),
+    ],
+)
+def test_impossible_settings_are_refused(model, tokenizer, settings, message):
+    """The error names the setting and its value before anything is sampled."""
+    with pytest.raises(InputError, match=message):
+        sample_responses(model, tokenizer, **({"prompts": ["w3"]} | settings))
