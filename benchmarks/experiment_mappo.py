@@ -19,7 +19,7 @@ METHODS = ("dpo", "ipo", "simpo", "cpo")
 PRIORS = ("none", "reward_gap")
 SEEDS = (0, 1, 2)
 LEARNING_RATE = 1e-4
-STEPS = 24
+STEPS = 16
 PAIRS_PER_STEP = 3
 SAMPLES_PER_PROMPT = 2
 WORKERS = 2
@@ -92,7 +92,7 @@ def work(worker: int) -> None:
     torch.set_num_threads(1)
     data = FOLDER / f"data-{worker}"
     write_splits(data)
-    held_out = [row for row in demo_rows() if row["split"] == "held_out"]
+    held_out = demo_rows("held_out")
     for index, point in enumerate(points()):
         if index % WORKERS != worker or (point.folder / "done.json").exists():
             continue

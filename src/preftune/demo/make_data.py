@@ -1,6 +1,7 @@
 """Makes the demo's data: samples responses to its prompts, scores them, and writes them down.
 
-Run as `python -m preftune.demo.make_data`; `make demo-data` does.
+Run as `python -m preftune.demo.make_data`; `make demo-data` does. Processors and thread counts round
+differently, and a rounded logit can change a sample: a new file resembles the shipped one, but is not its copy.
 """
 
 import gzip

@@ -54,14 +54,15 @@ def sample_responses(
     max_new_tokens: int = 256,
     temperature: float = 1.0,
     seed: int = 0,
-    rows: int = 64,
+    rows: int = 128,
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> list[list[SampledResponse]]:
     """Samples `n` responses to every prompt.
 
-    A prompt draws from its own generator, seeded by `seed` and its tokens: up to rounding in the model, its
-    responses do not depend on the other prompts or on `rows`. A prompt given twice gets different responses.
+    A prompt draws from its own generator, seeded by `seed` and its tokens: up to rounding in the model, which
+    shows in 16 bits, its responses do not depend on the other prompts or on `rows`. A prompt given twice gets
+    different responses.
 
     Args:
         model: a causal language model, with adapters or without; its train or eval mode is left as it was.
@@ -71,7 +72,7 @@ def sample_responses(
         max_new_tokens: longest response, in tokens.
         temperature: divides the logits; 0 takes the likeliest token.
         seed: any integer.
-        rows: responses decoded together; a prompt's n responses always stay together.
+        rows: responses decoded together, more where n is larger; more rows are faster and take more memory.
         dtype: decodes with a copy of the weights in this precision; None uses the model itself.
         progress: draws a progress bar on the terminal.
 
@@ -142,8 +143,8 @@ def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozens
 
 @contextmanager
 def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
-    """Yields the model, or its copy in `dtype`, ready to decode; the model leaves in the mode it came in."""
-    was_training = model.training
+    """Yields the model, or its copy in `dtype`, ready to decode; every module of the model keeps its mode."""
+    in_training = [module for module in model.modules() if module.training]
     if dtype is None or all(parameter.dtype == dtype for parameter in model.parameters()):
         decoder = model
     else:
@@ -156,27 +157,68 @@ def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module
         with torch.inference_mode():
             yield decoder
     finally:
-        model.train(was_training)
+        for module in in_training:
+            module.training = True
 
 
-def _decode(
-    model: nn.Module, prompts: list[_Prompt], ends: frozenset[int], temperature: float
-) -> list[list[list[int]]]:
-    """Token ids of every response, by prompt and row, up to and with the token that ends it."""
+@dataclass
+class _Rows:
+    """Rows that decode together.
+
+    Attributes:
+        index: place of each row in the batch's output; rows that ended leave by and by.
+        logits: of each row's next token.
+        cache: keys and values so far, the padding in front included.
+        mask: 0 on the padding.
+        position: of the last token read.
+    """
+
+    index: Int64[Tensor, "rows"]
+    logits: Float[Tensor, "rows vocabulary"]
+    cache: Cache
+    mask: Int64[Tensor, "rows seen"]
+    position: Int64[Tensor, "rows 1"]
+
+    def keep(self, kept: Int64[Tensor, "kept"]) -> None:
+        """Drop, repeat or reorder rows; the logits stay, as the next step replaces them."""
+        self.cache.reorder_cache(kept)
+        self.index, self.mask, self.position = self.index[kept], self.mask[kept], self.position[kept]
+
+    def step(self, model: nn.Module, token: Int64[Tensor, "rows"]) -> None:
+        """Read one more token in every row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        self.position = self.position + 1
+        output = model(
+            input_ids=token[:, None],
+            attention_mask=self.mask,
+            position_ids=self.position,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits = output.logits[:, -1]
+
+
+def _prefill(model: nn.Module, prompts: list[_Prompt]) -> _Rows:
+    """Reads every prompt once and repeats what that left for the prompt's n rows."""
     device = next(model.parameters()).device
-    n, steps = prompts[0].uniforms.shape
     input_ids, mask = _left_pad([prompt.tokens for prompt in prompts])
     input_ids, mask = input_ids.to(device), mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
         input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
     )
-    cache = output.past_key_values
-    # Row r belongs to prompt r // n: the prefill's rows are repeated, never computed again.
-    repeated = torch.arange(len(prompts), device=device).repeat_interleave(n)
-    cache.reorder_cache(repeated)
-    mask, position = mask[repeated], positions[repeated, -1:]
-    logits = output.logits[repeated, -1]
+    # Row r belongs to prompt r // n.
+    repeated = torch.arange(len(prompts), device=device).repeat_interleave(len(prompts[0].uniforms))
+    rows = _Rows(
+        index=repeated,
+        logits=output.logits[repeated, -1],
+        cache=output.past_key_values,
+        mask=mask,
+        position=positions[:, -1:],
+    )
+    ...
+
+
     uniforms = torch.cat([prompt.uniforms for prompt in prompts]).to(device)
     end_ids = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
 
@@ -230,7 +272,9 @@ def _draw(
     """The token at each row's uniform draw on the cumulative distribution; the likeliest at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    # In place, since a vocabulary-wide tensor per operation costs more than the operation.
+    weights = logits.float() - logits.amax(-1, keepdim=True)
+    cumulative = weights.div_(temperature).exp_().cumsum_(-1)
     total = cumulative[:, -1:]
     # A draw rounded up to the total would lie behind the last token that can be drawn.
     target = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from preftune.data.groups import Pair, TokenizedGroup
+from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.policy.policy import Policy
 
@@ -55,25 +55,23 @@ class ReferenceCache:
 
         Args:
             policy: the policy as the reference: before any update, or with its adapter off.
-            groups: what to score; all responses of a group are scored, paired or not.
+            groups: what to score; a response that no pair uses is not, and gets NaN.
             autocast: the precision context of training.
             progress: show a bar.
         """
-        missing = {}
-        for group in groups:
-            if any(key not in self._logps for key in _keys(group)):
-                missing[b"".join(_keys(group))] = group
-        total = sum(len(group.responses) for group in groups)
+        missing = [group for group in groups if not self._logps.keys() >= set(_keys(group))]
+        logger.info(
+            "Reference: %d of %d groups found in %s", len(groups) - len(missing), len(groups), self._file
+        )
         if missing:
-            logger.info("Reference: computing %d of %d groups", len(missing), len(groups))
-            self._compute(policy, list(missing.values()), autocast or nullcontext(), progress)
+            self._compute(policy, missing, autocast or nullcontext(), progress)
             self._save()
-        else:
-            logger.info("Reference: all %d responses found in %s", total, self._file)
         return [replace(group, reference_logps=self._lookup(group)) for group in groups]
 
     def _lookup(self, group: TokenizedGroup) -> Float32[np.ndarray, "responses"]:
-        return np.array([self._logps[key] for key in _keys(group)], dtype=np.float32)
+        logps = np.full(len(group.responses), np.nan, dtype=np.float32)
+        logps[group.paired] = [self._logps[key] for key in _keys(group)]
+        return logps
 
     @torch.no_grad()
     def _compute(
@@ -83,8 +81,8 @@ class ReferenceCache:
         autocast: AbstractContextManager[object],
         progress: bool,
     ) -> None:
-        rows = list(_rows([_with_every_response_paired(group) for group in groups]))
         with autocast, _adapter_off(policy.language_model):
+            rows = _rows(groups)
             for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
                 batch = pack(row).to(next(policy.parameters()).device)
                 keys = [key for group in row for key in _keys(group)]
@@ -124,16 +122,10 @@ def reference_identity(model: PreTrainedModel, precision: str) -> str:
 
 
 def _keys(group: TokenizedGroup) -> list[bytes]:
+    """A key for each response that is packed, in packing order."""
     prompt = hashlib.blake2b(group.prompt.tobytes(), digest_size=16).digest()
-    return [
-        hashlib.blake2b(response.tobytes(), key=prompt, digest_size=16).digest()
-        for response in group.responses
-    ]
-
-
-def _with_every_response_paired(group: TokenizedGroup) -> TokenizedGroup:
-    # Only paired responses are packed; a response paired with itself is packed once.
-    return replace(group, pairs=tuple(Pair(index, index) for index in range(len(group.responses))))
+    responses = (group.responses[index].tobytes() for index in group.paired)
+    return [hashlib.blake2b(response, key=prompt, digest_size=16).digest() for response in responses]
 
 
 def _rows(groups: list[TokenizedGroup]) -> list[list[TokenizedGroup]]:

@@ -71,7 +71,7 @@ class Recorder(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
         """Append one line."""
@@ -103,7 +103,7 @@ class Recorder(TrainerCallback):
         }
 
 
-def _change(metric: str, before: dict[str, float], after: dict[str, float]) -> float | None:
+def _change(metric: str, before: dict[str, Any], after: dict[str, Any]) -> float | None:
     return after[metric] - before[metric] if metric in after else None
 
 
@@ -144,7 +144,7 @@ class ConsoleProgress(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
         """Show training figures in the bar and print held-out figures above it."""
@@ -161,7 +161,7 @@ class ConsoleProgress(TrainerCallback):
             self._progress.stop()
 
 
-def _line(logs: dict[str, float], prefix: str) -> str:
+def _line(logs: dict[str, Any], prefix: str) -> str:
     shown = {
         "loss": "loss",
         "rewards/margins": "margin",

@@ -36,6 +36,7 @@ from preftune.data import (
 )
 from preftune.errors import InputError
 from preftune.policy import Policy, ReferenceCache, reference_identity
+from preftune.report import write_report
 from preftune.rewards.calibration import Calibration, PriorReport, apply_prior, fit_calibration
 from preftune.training.configuration import (
     TRAINING_DEFAULTS,
@@ -187,6 +188,7 @@ def train(
     summary = prepared.summary() | recorder.summary(trainer) | {"shares_prompts": policy.shares_prompts}
     if state.is_main_process:
         write_json(folder / "summary.json", summary)
+        write_report(folder / "report.html", f"Run {folder.name}", {folder.name: folder})
     return summary
 
 

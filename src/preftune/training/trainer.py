@@ -153,3 +153,11 @@ class PreferenceTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model=self.model.language_model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # A tied head is saved once, as the embedding; nothing else may be missing.
+        missing = set(load_result.missing_keys) - set(self.model.causal_lm().all_tied_weights_keys)
+        if missing or load_result.unexpected_keys:
+            raise RuntimeError(
+                f"the checkpoint lacks {missing} or has too much: {load_result.unexpected_keys}"
+            )

@@ -1,0 +1,245 @@
+"""The demo: the same pairs learned with DPO and with DPO + MaPPO, and what the prior changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from preftune.demo.data import Row, demo_rows, write_jsonl, write_splits
+from preftune.demo.model import demo_model_dir
+from preftune.errors import InputError
+from preftune.online.sampling import sample_responses
+from preftune.report import SampleRewards, SideBySide, write_report
+from preftune.rewards.instructions import instruction_score
+
+RUNS: dict[str, dict[str, Any]] = {
+    "dpo": {"method": "dpo", "prior": "none"},
+    "dpo+prior": {"method": "dpo", "prior": "reward_gap"},
+}
+TRAINING: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 2,
+    "per_device_train_batch_size": 4,
+    "max_steps": 24,
+    "bf16": True,
+    "save_strategy": "no",
+}
+PRIOR: dict[str, Any] = {"calibration": "identity"}
+"""The verifier's scores lie in [0, 1] already."""
+SAMPLES_PER_PROMPT = 4
+MAX_NEW_TOKENS = 64
+
+
+NOTES = (
+    "Chosen and rejected are the best and the worst of eight responses the model itself gave to each prompt, "
+    "scored by a program that checks the prompt's instructions. The held-out prompts are about other topics.",
+    "DPO only knows that one response beats the other, and pushes both log-probabilities down to widen the "
+    "margin. With the reward-gap prior (MaPPO) the rejected response counts as much as it is worse: a near tie "
+    "is no longer pushed apart, and the chosen response keeps more of its probability.",
+    "The prior also makes the gradient smaller, so at equal learning rate the policy moves less; "
+    "docs/experiments.md compares the two at equal margin as well.",
+)
+
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """A held-out prompt with sampled responses and their rewards."""
+
+    prompt: str
+    responses: list[str]
+    rewards: list[float]
+
+
+def sample_rewards(
+    model: str | Path,
+    rows: Sequence[Row],
+    *,
+    n: int = SAMPLES_PER_PROMPT,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[SampledRow]:
+    """Sample n responses to each row's prompt and score how well they keep its instructions."""
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    sampled = sample_responses(
+        policy,
+        AutoTokenizer.from_pretrained(model),
+        [row["prompt"] for row in rows],
+        n=n,
+        max_new_tokens=MAX_NEW_TOKENS,
+        temperature=1.0,
+        seed=seed,
+        progress=progress,
+    )
+    scored = []
+    for row, responses in zip(rows, sampled, strict=True):
+        texts = [response.text for response in responses]
+        rewards = [instruction_score(text, row["instructions"]) for text in texts]
+        scored.append(SampledRow(row["prompt"][-1]["content"], texts, rewards))
+    return scored
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean with its 95% interval (Student's t); values must be independent, so one for each prompt."""
+    mean = fmean(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+    return mean, float(low), float(high)
+
+
+def run_demo(output: Path, model: str | None = None) -> None:
+    """Train both runs, sample before and after, and leave a table, `summary.json` and `report.html`.
+
+    Args:
+        output: the demo's folder; an earlier demo in it is replaced.
+        model: another model than the packaged one.
+
+    Raises:
+        InputError: the packaged model is not installed, or a training run failed.
+    """
+    started = time.perf_counter()
+    console = Console()
+    console.rule("preftune demo: DPO, and DPO with a reward-gap prior, on the same pairs")
+    model = model or str(demo_model_dir())
+    shutil.rmtree(output, ignore_errors=True)
+    data = write_splits(output / "data")
+    held_out = demo_rows("held_out")
+    threads = _useful_threads()
+    torch.set_num_threads(threads)
+    console.print(f"Model {model}, {threads} thread(s), {len(demo_rows('train'))} training prompts")
+
+    console.rule("Before: what the model answers to held-out prompts")
+    samples = {"before": sample_rewards(model, held_out, progress=True)}
+    summary: dict[str, dict[str, Any]] = {}
+    for name, objective in RUNS.items():
+        console.rule(f"Training: {name}")
+        summary[name] = _train(output / name, model, objective, data, threads)
+        samples[name] = sample_rewards(output / name / "model", held_out, progress=True)
+        summary[name] |= {
+            "sample_reward_before": _interval(samples["before"]),
+            "sample_reward_after": _interval(samples[name]),
+        }
+    _write(output, summary, samples)
+    console.print(_table(summary))
+    console.print(
+        f"{output / 'report.html'} shows it; finished in {time.perf_counter() - started:.0f} seconds",
+        soft_wrap=True,
+    )
+
+
+def _useful_threads() -> int:
+    """All threads, or one where the others are busy: waiting for a busy core costs more than it brings."""
+    matrix = torch.randn(1024, 1024, dtype=torch.bfloat16)
+    everything = torch.get_num_threads()
+    seconds = {}
+    for threads in (1, everything):
+        torch.set_num_threads(threads)
+        matrix @ matrix  # the first product starts the threads
+        began = time.perf_counter()
+        for _ in range(50):
+            matrix @ matrix
+        seconds[threads] = time.perf_counter() - began
+    return min(seconds, key=lambda threads: seconds[threads])
+
+
+def _train(
+    folder: Path, model: str, objective: dict[str, Any], data: dict[str, Path], threads: int
+) -> dict[str, Any]:
+    """Run `preftune train` in a process of its own, so that its memory is its own too."""
+    configuration = {
+        "model": model,
+        "data": {"train": str(data["train"]), "evaluation": str(data["held_out"])},
+        "objective": objective,
+        "prior": PRIOR,
+        "training": TRAINING,
+        "output": str(folder),
+    }
+    file = folder.with_name(f"{folder.name}.yaml")
+    file.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "preftune", "train", str(file)]
+    if subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=False).returncode:
+        raise InputError(f"training failed; its message is above, and `{' '.join(command)}` repeats it")
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    kept = ("chosen_logp_change", "rejected_logp_change", "accuracy")
+    measured = ("seconds", "tokens_per_second", "peak_rss_mb")
+    return {key: summary[key] for key in (*kept, *measured)}
+
+
+def _interval(rows: Sequence[SampledRow]) -> dict[str, float]:
+    # Responses to one prompt are alike, so a prompt's mean counts once.
+    return dict(
+        zip(("mean", "low", "high"), mean_interval([fmean(row.rewards) for row in rows]), strict=True)
+    )
+
+
+def _write(output: Path, summary: dict[str, dict[str, Any]], samples: dict[str, list[SampledRow]]) -> None:
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    for name, rows in samples.items():
+        lines = [{"prompt": r.prompt, "responses": r.responses, "rewards": r.rewards} for r in rows]
+        write_jsonl(output / f"samples-{name}.jsonl", lines)
+    rewards = {
+        name: SampleRewards(
+            before=_triple(figures["sample_reward_before"]), after=_triple(figures["sample_reward_after"])
+        )
+        for name, figures in summary.items()
+    }
+    # Every n-th prompt and the first response to it: shown as they came, not picked.
+    shown = range(0, len(samples["before"]), len(samples["before"]) // 3)[:3]
+    side_by_side = [
+        SideBySide(
+            samples["before"][index].prompt,
+            {name: (rows[index].responses[0], rows[index].rewards[0]) for name, rows in samples.items()},
+        )
+        for index in shown
+    ]
+    write_report(
+        output / "report.html",
+        "DPO, and DPO with a reward-gap prior, on the same pairs",
+        {name: output / name for name in summary},
+        rewards=rewards,
+        samples=side_by_side,
+        notes=NOTES,
+    )
+
+
+def _triple(interval: dict[str, float]) -> Interval:
+    return interval["mean"], interval["low"], interval["high"]
+
+
+def _table(summary: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title="Held-out prompts")
+    table.add_column("")
+    for name in summary:
+        table.add_column(name, justify="right")
+
+    def interval(figures: dict[str, float]) -> str:
+        return f"{figures['mean']:.3f} ({figures['low']:.3f} to {figures['high']:.3f})"
+
+    rows = {
+        "log p of chosen, change": lambda f: f"{f['chosen_logp_change']:+.1f}",
+        "log p of rejected, change": lambda f: f"{f['rejected_logp_change']:+.1f}",
+        "accuracy of the implicit reward": lambda f: f"{f['accuracy']:.2f}",
+        "reward of samples before": lambda f: interval(f["sample_reward_before"]),
+        "reward of samples after": lambda f: interval(f["sample_reward_after"]),
+        "training, seconds": lambda f: f"{f['seconds']:.0f}",
+        "tokens per second": lambda f: f"{f['tokens_per_second']:.0f}",
+        "peak memory, MB": lambda f: f"{f['peak_rss_mb']}",
+    }
+    for label, show in rows.items():
+        table.add_row(label, *(show(figures) for figures in summary.values()))
+    return table

@@ -1,0 +1,146 @@
+"""Which figures the page has, what they show and how their captions explain it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from preftune.report.figures import RewardRow, RunLine, gap_panel, rewards_panel, steps_panel, value_range
+from preftune.report.folders import RunRecord
+from preftune.report.formatting import format_number
+from preftune.report.samples import SampleRewards
+
+
+@dataclass(frozen=True)
+class FigureBlock:
+    """Panels under one heading; a panel is an <svg> element."""
+
+    title: str
+    caption: str
+    panels: list[str]
+
+
+def figure_blocks(records: Sequence[RunRecord], rewards: Mapping[str, SampleRewards]) -> list[FigureBlock]:
+    """Every figure for which the runs have something to draw."""
+    blocks = [
+        _change_figure(records),
+        _margin_figure(records),
+        _reward_figure(records, rewards),
+        _gap_figure(records),
+    ]
+    return [block for block in blocks if block is not None]
+
+
+def _change_figure(records: Sequence[RunRecord]) -> FigureBlock | None:
+    chosen = [_change(record, "eval_logps/chosen") for record in records]
+    rejected = [_change(record, "eval_logps/rejected") for record in records]
+    if not any(line.finite() for line in chosen + rejected):
+        return None
+    limits = value_range(chosen + rejected)
+    caption = (
+        "How far the log-probability of the held-out responses has moved since the first evaluation, "
+        "averaged over pairs (nats per response). Both panels have the same scale. Training steps are not "
+        "drawn: each sees other pairs, and pairs differ by more than training moves them."
+    )
+    return FigureBlock(
+        "Likelihood of chosen and rejected responses",
+        caption + _missing(chosen + rejected),
+        [
+            steps_panel("chosen", "Chosen, change of log-prob", chosen, limits),
+            steps_panel("rejected", "Rejected, change of log-prob", rejected, limits),
+        ],
+    )
+
+
+def _change(record: RunRecord, metric: str) -> RunLine:
+    series = record.series(metric)
+    start = series[0][1] if series else 0.0
+    return RunLine(record.name, record.index, [(step, value - start) for step, value in series])
+
+
+def _margin_figure(records: Sequence[RunRecord]) -> FigureBlock | None:
+    margins = [
+        RunLine(
+            record.name,
+            record.index,
+            record.series("eval_rewards/margins"),
+            record.series("rewards/margins"),
+        )
+        for record in records
+    ]
+    accuracies = [_accuracy(record) for record in records]
+    panels = []
+    if any(line.finite() for line in margins):
+        panels.append(steps_panel("margin", "Margin", margins, value_range(margins)))
+    if any(line.finite() for line in accuracies):
+        panels.append(steps_panel("accuracy", "Held-out accuracy", accuracies, (0.0, 1.0), baseline=0.5))
+    if not panels:
+        return None
+    caption = (
+        "Margin: implicit reward of chosen less that of rejected; points are held-out evaluations, faint "
+        "lines the training batches. Accuracy: share of held-out pairs with a positive margin; the dashed "
+        "line is a coin toss. An evaluation at which every pair is tied, as a model is with itself before "
+        "its first step, ranks nothing and is not drawn."
+    )
+    return FigureBlock("Margin and accuracy", caption + _missing(margins), panels)
+
+
+def _accuracy(record: RunRecord) -> RunLine:
+    """Held-out accuracy where there is something to rank: a margin of exactly zero is a tie of all pairs."""
+    tied = {step for step, margin in record.series("eval_rewards/margins") if margin == 0.0}
+    points = [point for point in record.series("eval_rewards/accuracies") if point[0] not in tied]
+    return RunLine(record.name, record.index, points)
+
+
+def _missing(lines: Sequence[RunLine]) -> str:
+    """A sentence on the runs with nothing to draw, and on values that are no numbers."""
+    absent = dict.fromkeys(line.name for line in lines if not line.held_out)
+    broken = dict.fromkeys(
+        line.name for line in lines if any(not math.isfinite(value) for _, value in line.held_out)
+    )
+    text = ""
+    if absent:
+        text += f" No held-out evaluation: {', '.join(absent)}."
+    if broken:
+        text += f" Values that are not numbers are left out: {', '.join(broken)}."
+    return text
+
+
+def _reward_figure(records: Sequence[RunRecord], rewards: Mapping[str, SampleRewards]) -> FigureBlock | None:
+    measured = [(record, rewards[record.name]) for record in records if record.name in rewards]
+    if not measured:
+        return None
+    before = list(dict.fromkeys(pair.before for _, pair in measured))
+    rows = [RewardRow("before", None, *before[0])] if len(before) == 1 else []
+    for record, pair in measured:
+        if len(before) > 1:
+            rows.append(RewardRow("before", None, *pair.before))
+        rows.append(RewardRow(record.name, record.index, *pair.after))
+    caption = (
+        "Mean reward of responses sampled on held-out prompts, with 95% intervals. Intervals that overlap "
+        "widely mean that more prompts are needed to tell the models apart."
+    )
+    panel = rewards_panel("rewards", "Reward of sampled responses", rows)
+    return FigureBlock("Rewards of sampled responses", caption, [panel])
+
+
+def _gap_figure(records: Sequence[RunRecord]) -> FigureBlock | None:
+    priors = [(record, record.prior) for record in records if record.prior]
+    if not priors:
+        return None
+    panels = [
+        gap_panel(
+            f"gap{record.index}",
+            f"{record.name}: {format_number(record.training_pairs, 0)} training pairs",
+            record.index,
+            prior["histogram"],
+            prior["mean_gap"],
+        )
+        for record, prior in priors
+    ]
+    caption = (
+        "How much better the chosen response of each training pair is by its reward. The prior multiplies "
+        "the rejected score by this gap: at 1 the pair counts as without a prior, near 0 only its chosen "
+        "response is learned."
+    )
+    warnings = [f" {record.name}: {prior['warning']}" for record, prior in priors if prior.get("warning")]
+    return FigureBlock("Prior gap", caption + "".join(warnings), panels)

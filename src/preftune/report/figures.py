@@ -1,0 +1,293 @@
+"""Figures as inline SVG: text stays text, and colours follow the page's light or dark scheme."""
+
+import html
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from preftune.report.folders import Series
+from preftune.report.formatting import Number, format_number
+
+WIDTH = 4.6
+HEIGHT = 2.9
+LABEL_LENGTH = 16
+
+INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6470", "#dfe3e8", "#fefefe"
+RUN_COLOURS = ("#0072b2", "#c44e00", "#007a59", "#a8437f", "#8a6100", "#4b4b9b")
+"""Okabe and Ito's palette, darkened until it reads as text on white."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
+    colour: f"run-{index}" for index, colour in enumerate(RUN_COLOURS)
+}
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "preftune",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titlepad": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+}
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run in a panel over the steps.
+
+    Attributes:
+        name: its label.
+        index: its place among the runs, which decides colour and marker.
+        held_out: evaluations, drawn as joined points.
+        training: training steps, drawn faintly behind them.
+    """
+
+    name: str
+    index: int
+    held_out: Series
+    training: Series = field(default_factory=list)
+
+    def finite(self) -> list[float]:
+        """Every value that can be drawn."""
+        return [value for _, value in (*self.held_out, *self.training) if math.isfinite(value)]
+
+
+@dataclass(frozen=True)
+class RewardRow:
+    """One mean with its interval; `index` is None for the model before training."""
+
+    name: str
+    index: int | None
+    mean: float
+    low: float
+    high: float
+
+
+def run_variable(index: int) -> str:
+    """Name of the CSS variable with a run's colour."""
+    return _VARIABLES[_colour(index)]
+
+
+def value_range(lines: Iterable[RunLine]) -> tuple[float, float]:
+    """Limits that hold every line and zero, for panels that are to be compared."""
+    values = [0.0, *(value for line in lines for value in line.finite())]
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def steps_panel(
+    key: str, title: str, lines: Sequence[RunLine], limits: tuple[float, float], baseline: float = 0.0
+) -> str:
+    """A metric over the training steps, every run labelled at the end of its line.
+
+    Args:
+        key: unique on the page; the SVG's ids start with it.
+        title: what is drawn.
+        lines: the runs; one without a finite value is left out.
+        limits: of the value axis.
+        baseline: the value that means "nothing learned", drawn as a line.
+    """
+    drawn = [line for line in lines if line.finite()]
+    with _panel(title) as (figure, axes):
+        longest = max((len(_short(line.name)) for line in drawn), default=0)
+        figure.subplots_adjust(left=0.13, right=0.97 - 0.0185 * longest, top=0.87, bottom=0.17)
+        axes.axhline(baseline, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+        for line in drawn:
+            _draw_line(axes, line)
+        axes.set_ylim(*limits)
+        axes.set_xlim(left=min(0.0, -0.03 * axes.get_xlim()[1]))
+        axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        _label_ends(axes, drawn)
+        return _svg(figure, key, _describe_lines(title, drawn))
+
+
+def rewards_panel(key: str, title: str, rows: Sequence[RewardRow]) -> str:
+    """Means with their 95% intervals, one row each, the numbers beside them."""
+    with _panel(title, height=0.85 + 0.5 * len(rows)) as (figure, axes):
+        longest = max(len(_short(row.name)) for row in rows)
+        head = 0.42 / figure.get_figheight()
+        figure.subplots_adjust(left=0.05 + 0.0185 * longest, right=0.96, top=1 - head, bottom=head * 0.8)
+        for position, row in enumerate(rows):
+            colour = MUTED if row.index is None else _colour(row.index)
+            axes.plot([row.low, row.high], [position, position], color=colour, linewidth=2)
+            axes.plot([row.mean], [position], color=colour, marker=_marker(row.index), markersize=6.5)
+            text = format_number(row.mean, 2, interval=(row.low, row.high))
+            axes.annotate(
+                text, (row.mean, position), (0, 7), textcoords="offset points", ha="center", color=colour
+            )
+        axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
+        for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+            tick.set_color(INK if row.index is None else _colour(row.index))
+        axes.set_ylim(len(rows) - 0.5, -0.75)
+        axes.set_xmargin(0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.grid(axis="x")
+        axes.spines["left"].set_visible(False)
+        described = "; ".join(
+            f"{row.name} {format_number(row.mean, 2, interval=(row.low, row.high))}" for row in rows
+        )
+        return _svg(figure, key, f"{title}: {described}.")
+
+
+def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: Number) -> str:
+    """Number of pairs per tenth of the prior gap, with the mean gap."""
+    bins = len(histogram)
+    with _panel(title) as (figure, axes):
+        figure.subplots_adjust(left=0.04, right=0.96, top=0.78, bottom=0.17)
+        centres = [(place + 0.5) / bins for place in range(bins)]
+        bars = axes.bar(centres, histogram, width=0.92 / bins, color=_colour(index), alpha=0.85)
+        axes.bar_label(
+            bars, labels=[str(count) if count else "" for count in histogram], padding=2, color=MUTED
+        )
+        if math.isfinite(mean):
+            above = axes.get_xaxis_transform()
+            axes.plot([mean], [1.04], "v", color=INK, markersize=5, transform=above, clip_on=False)
+            side = "right" if mean > 0.8 else "left" if mean < 0.2 else "center"
+            axes.annotate(f"mean {format_number(mean, 2)}", (mean, 1.08), xycoords=above, ha=side)
+        axes.set_title(title, pad=26)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.12 * max(*histogram, 1))
+        axes.set_xlabel("prior gap δ = reward of chosen − reward of rejected")  # noqa: RUF001 a minus sign
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        counts = ", ".join(str(count) for count in histogram)
+        described = f"{title}: pairs per tenth from 0 to 1: {counts}; mean gap {format_number(mean, 2)}."
+        return _svg(figure, key, described)
+
+
+def _colour(index: int) -> str:
+    return RUN_COLOURS[index % len(RUN_COLOURS)]
+
+
+def _marker(index: int | None) -> str:
+    return "o" if index is None else MARKERS[index % len(MARKERS)]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
+
+
+@contextmanager
+def _panel(title: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
+    with style.context(["default", _STYLE]):
+        figure = Figure(figsize=(WIDTH, height))
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        yield figure, axes
+
+
+def _draw_line(axes: Axes, line: RunLine) -> None:
+    colour = _colour(line.index)
+    if line.training:
+        axes.plot(
+            *zip(*line.training, strict=True), color=colour, linewidth=1, alpha=0.3 if line.held_out else 0.8
+        )
+    if line.held_out:
+        axes.plot(
+            *zip(*line.held_out, strict=True),
+            color=colour,
+            linewidth=1.8,
+            marker=_marker(line.index),
+            markersize=5.5,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.8,
+            clip_on=False,
+        )
+
+
+def _label_ends(axes: Axes, lines: Sequence[RunLine]) -> None:
+    """Write every run's name beside the end of its line, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    ends = [min(1.0, max(0.0, (_last(line)[1] - low) / (high - low))) for line in lines]
+    for line, place in zip(lines, _apart(ends, gap=0.085), strict=True):
+        axes.annotate(
+            _short(line.name),
+            (1.03, place),
+            xycoords="axes fraction",
+            va="center",
+            color=_colour(line.index),
+            annotation_clip=False,
+        )
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """Move places up until they are `gap` apart, then down again as far as they left [0, 1]."""
+    order = sorted(range(len(places)), key=lambda position: places[position])
+    moved = list(places)
+    for lower, upper in itertools.pairwise(order):
+        moved[upper] = max(moved[upper], moved[lower] + gap)
+    ceiling = 1.0
+    for position in reversed(order):
+        moved[position] = min(moved[position], ceiling)
+        ceiling = moved[position] - gap
+    return moved
+
+
+def _last(line: RunLine) -> tuple[int, float]:
+    """The last value that can be drawn: of the evaluations, or else of the training steps."""
+    for series in (line.held_out, line.training):
+        drawn = [point for point in series if math.isfinite(point[1])]
+        if drawn:
+            return drawn[-1]
+    raise ValueError(f"{line.name} has nothing to draw")
+
+
+def _describe_lines(title: str, lines: Sequence[RunLine]) -> str:
+    ends = []
+    for line in lines:
+        step, value = _last(line)
+        ends.append(f"{line.name} ends at {format_number(value, 2)} after step {step}")
+    return f"{title}: {'; '.join(ends)}."
+
+
+def _svg(figure: Figure, key: str, description: str) -> str:
+    """The figure as an <svg> element whose ids are unique on the page and whose colours are variables."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    whole = buffer.getvalue()
+    opening, body = whole[whole.index("<svg") :].split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', opening)
+    assert box is not None
+    body = re.sub(r'\bid="', f'id="{key}-', body)
+    body = re.sub(r'href="#', f'href="#{key}-', body)
+    body = body.replace("url(#", f"url(#{key}-")
+    body = re.sub(r'style="[^"]*"', _with_variables, body)
+    label = html.escape(description, quote=True)
+    return f'<svg {box[0]} role="img" aria-label="{label}">{body.rstrip()}'
+
+
+def _with_variables(attribute: re.Match[str]) -> str:
+    return re.sub(r"#[0-9a-f]{6}", lambda colour: _variable(colour[0]), attribute[0])
+
+
+def _variable(colour: str) -> str:
+    return f"var(--{_VARIABLES[colour]}, {colour})" if colour in _VARIABLES else colour

@@ -1,0 +1,169 @@
+"""The page: what of the run folders goes where."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from preftune.errors import InputError
+from preftune.report.folders import RunRecord, read_run
+from preftune.report.formatting import NOT_MEASURED, Number, format_number
+from preftune.report.samples import SampleRewards, SideBySide
+
+
+def write_report(
+    path: Path,
+    title: str,
+    runs: dict[str, Path],
+    *,
+    rewards: dict[str, SampleRewards] | None = None,
+    samples: Sequence[SideBySide] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Write one HTML page that needs no network and no other file.
+
+    The same folders give the same page, byte for byte: its date is the day of the latest summary.json.
+
+    Args:
+        path: the page; replaced as a whole, never half written.
+        title: heading of the page.
+        runs: run folder by the name to show.
+        rewards: rewards of sampled responses, by a name of `runs`.
+        samples: prompts with the answers of several models.
+        notes: short paragraphs on how to read the page.
+
+    Raises:
+        InputError: there are no runs, a run folder lacks a file, or rewards are of no run.
+    """
+    rewards = rewards or {}
+    if not runs:
+        raise InputError("runs is empty; a report needs the folder of at least one finished run")
+    if strangers := sorted(set(rewards) - set(runs)):
+        raise InputError(f"rewards of {', '.join(strangers)}: no such run; runs are {', '.join(runs)}")
+    records = [read_run(name, index, Path(folder)) for index, (name, folder) in enumerate(runs.items())]
+    _write_whole(path, _render(title, records, rewards, samples, notes))
+
+
+def _write_whole(path: Path, page: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(page, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _render(
+    title: str,
+    records: Sequence[RunRecord],
+    rewards: Mapping[str, SampleRewards],
+    samples: Sequence[SideBySide],
+    notes: Sequence[str],
+) -> str:
+    # Drawing takes a second to load, and only a report draws.
+    from jinja2 import Environment, StrictUndefined
+
+    from preftune.report.blocks import figure_blocks
+    from preftune.report.figures import run_variable
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = format_number
+    template = environment.from_string(files("preftune.report").joinpath("page.html").read_text("utf-8"))
+    return template.render(
+        title=title,
+        facts=_facts(records),
+        notes=notes,
+        runs=records,
+        variables={record.name: run_variable(record.index) for record in records},
+        rows=_table_rows(records, rewards),
+        figures=figure_blocks(records, rewards),
+        samples=samples,
+    )
+
+
+def _facts(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """What the runs share, or every variant where they differ."""
+    environments = [record.environment for record in records]
+    versions = [found.get("versions") or {} for found in environments]
+    names = list(dict.fromkeys(name for found in versions for name in found))
+    facts = {
+        "Date": max(record.date for record in records),
+        "Model": _variants(_model_name(str(record.config.get("model"))) for record in records),
+        "Device": _variants(_device(found) for found in environments),
+        "Seed": _variants(found.get("seed") for found in environments),
+        "Commit": _variants((found.get("commit") or "")[:10] for found in environments),
+        "Versions": ", ".join(f"{name} {_variants(found.get(name) for found in versions)}" for name in names),
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _variants(values: Iterable[object]) -> str:
+    return " / ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
+
+
+def _model_name(model: str) -> str:
+    """A hub name as it is, a folder by its last part."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    device, threads = environment.get("device"), environment.get("threads")
+    if device != "cpu":
+        return str(device or "")
+    return f"cpu ({environment.get('processor')}, {threads} threads)"
+
+
+def _objective(record: RunRecord) -> str:
+    options = dict(record.config.get("objective") or {})
+    method = str(options.pop("method", NOT_MEASURED))
+    return ", ".join([method, *(f"{name} {value}" for name, value in options.items() if value is not None)])
+
+
+def _table_rows(
+    records: Sequence[RunRecord], rewards: Mapping[str, SampleRewards]
+) -> list[tuple[str, list[str]]]:
+    """Label and one cell per run."""
+
+    def measured(key: str, digits: int, signed: bool = False) -> list[str]:
+        return [format_number(record.summary.get(key), digits, signed=signed) for record in records]
+
+    rows = [
+        ("Objective", [_objective(record) for record in records]),
+        ("Training pairs", [format_number(record.training_pairs, 0) for record in records]),
+        ("Steps", measured("steps", 0)),
+        ("Chosen log-prob, change", measured("chosen_logp_change", 1, signed=True)),
+        ("Rejected log-prob, change", measured("rejected_logp_change", 1, signed=True)),
+        ("Held-out accuracy", measured("accuracy", 2)),
+    ]
+    if any(record.prior for record in records):
+        rows.append(("Mean prior gap", [_mean_gap(record) for record in records]))
+    if rewards:
+        pairs = [rewards.get(record.name) for record in records]
+        rows.append(("Sample reward, before", [_interval(pair.before if pair else None) for pair in pairs]))
+        rows.append(("Sample reward, after", [_interval(pair.after if pair else None) for pair in pairs]))
+    return [
+        *rows,
+        ("Training time", [_seconds(record.summary.get("seconds")) for record in records]),
+        ("Tokens per second", measured("tokens_per_second", 1)),
+        ("Peak memory", [_memory(record.summary.get("peak_rss_mb")) for record in records]),
+    ]
+
+
+def _mean_gap(record: RunRecord) -> str:
+    return format_number(record.prior["mean_gap"], 2) if record.prior else "no prior"
+
+
+def _interval(estimate: tuple[float, float, float] | None) -> str:
+    if estimate is None:
+        return NOT_MEASURED
+    mean, low, high = estimate
+    return format_number(mean, 2, interval=(low, high))
+
+
+def _seconds(seconds: Number | None) -> str:
+    return NOT_MEASURED if seconds is None else f"{format_number(seconds, 0)} s"
+
+
+def _memory(mebibytes: Number | None) -> str:
+    return NOT_MEASURED if mebibytes is None else f"{format_number(mebibytes / 1024, 1)} GiB"

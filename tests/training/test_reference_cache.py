@@ -1,0 +1,146 @@
+"""The reference is computed once for what it depends on, and again when any of that changes."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from preftune.data import Pair, TokenizedGroup
+from preftune.data.packing import pack
+from preftune.policy import Policy, ReferenceCache, reference_identity
+
+Train = Callable[..., Path]
+
+
+def groups_found(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """`found of all` for the training and the held-out groups of the last run."""
+    found = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Reference:")]
+    caplog.clear()
+    return [message.removeprefix("Reference: ").partition(" groups")[0] for message in found]
+
+
+@pytest.fixture
+def logs(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The package's log at the level of the command line."""
+    caplog.set_level(logging.INFO, logger="preftune")
+    return caplog
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.learning_rate=1e-5",
+        "training.seed=7",
+        "objective.beta=0.5",
+        "objective.method=ipo",
+        "objective.prior=none",
+        "lora.rank=2",
+    ],
+)
+def test_hits_when_the_reference_stays_the_same(
+    change: str, config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
+) -> None:
+    """Learning rate, seed, objective, adapter and output folder are no part of the key."""
+    config["training"]["max_steps"] = 1
+    train(config)
+    assert groups_found(logs) == ["0 of 16", "0 of 5"]
+    train(config, change, f"output={tmp_path / 'other'}")
+    assert groups_found(logs) == ["16 of 16", "5 of 5"]
+
+
+def _other_weights(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.get_input_embeddings().weight.data[7] += 1e-3
+    model.save_pretrained(folder)
+
+
+def _other_template(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = tokenizer.chat_template.replace("helpful", "terse")
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("change", [_other_weights, _other_template], ids=["weights", "template"])
+def test_misses_when_the_model_folder_changes(
+    change: Callable[[Path], None],
+    config: dict[str, Any],
+    train: Train,
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    logs: pytest.LogCaptureFixture,
+) -> None:
+    """One changed weight, or a changed word in the template, is another reference."""
+    config["training"]["max_steps"] = 1
+    train(config)
+    groups_found(logs)
+    copy = tmp_path / "model-copy"
+    shutil.copytree(tiny_model_dir, copy)
+    change(copy)
+    train(config, f"model={copy}", f"output={tmp_path / 'other'}")
+    assert groups_found(logs) == ["0 of 16", "0 of 5"]
+
+
+def test_misses_when_truncation_changes(
+    config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
+) -> None:
+    """A limit that cuts every response is another key for every response."""
+    config["training"]["max_steps"] = 1
+    train(config)
+    groups_found(logs)
+    limits = ["data.max_prompt_length=30", "data.max_length=32", "data.rules.prompt_too_long=truncate"]
+    train(config, *limits, f"output={tmp_path / 'other'}")
+    assert groups_found(logs) == ["0 of 16", "0 of 5"]
+
+
+def test_misses_only_the_rows_that_changed(
+    config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
+) -> None:
+    """One edited response is computed again, the other rows are found."""
+    config["training"]["max_steps"] = 1
+    train(config)
+    groups_found(logs)
+    lines = Path(config["data"]["train"]).read_text(encoding="utf-8").splitlines()
+    edited = json.loads(lines[3])
+    edited["chosen"][0]["content"] += " edited"
+    lines[3] = json.dumps(edited)
+    Path(config["data"]["train"]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    train(config, f"output={tmp_path / 'other'}")
+    assert groups_found(logs) == ["15 of 16", "5 of 5"]
+
+
+def test_lora_reference_is_the_model_with_the_adapter_off(
+    tiny_model_dir: Path, token_groups: list[TokenizedGroup], tmp_path: Path
+) -> None:
+    """With an adapter that changes the policy, the cache still holds the base model's numbers."""
+    plain = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
+    identity = reference_identity(plain.causal_lm(), "full")
+    expected = ReferenceCache(tmp_path / "plain", identity).fill(plain, token_groups)
+    adapted = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir),
+        peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
+    )
+    policy = Policy(adapted)
+    assert reference_identity(policy.causal_lm(), "full") == identity
+    found = ReferenceCache(tmp_path / "lora", identity).fill(policy, token_groups)
+    for group, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(group.reference_logps, other.reference_logps, rtol=1e-6)
+    changed = policy(pack(token_groups[:1])).logps
+    assert (changed - torch.tensor(expected[0].reference_logps)).abs().max() > 0.01
+
+
+def test_a_response_without_a_pair_has_no_reference(
+    tiny_model_dir: Path, token_groups: list[TokenizedGroup], tmp_path: Path
+) -> None:
+    """Only paired responses are computed; the others are NaN, which no pair can pick up."""
+    group = TokenizedGroup(token_groups[0].prompt, token_groups[0].responses, (Pair(0, 2),))
+    policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
+    (filled,) = ReferenceCache(tmp_path, "id").fill(policy, [group])
+    assert np.isnan(filled.reference_logps).tolist() == [False, True, False]
