@@ -113,7 +113,7 @@ def main() -> None:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
     workers = [subprocess.Popen([sys.executable, __file__, str(worker)]) for worker in range(WORKERS)]
-    if any([worker.wait() for worker in workers]):
+    if sum(worker.wait() for worker in workers):
         sys.exit("a worker failed; fix it and run again: finished points are kept")
     subprocess.run([sys.executable, str(Path(__file__).with_name("tabulate_mappo.py"))], check=True)
 

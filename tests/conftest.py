@@ -1,12 +1,17 @@
 """What many tests share: the real small model, and random tiny ones where only speed matters."""
 
 import copy
+import json
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
+import yaml
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from preftune.cli import main
 from preftune.data import Pair, TokenizedGroup
 from preftune.demo.model import demo_model_dir
 
@@ -62,3 +68,109 @@ def token_groups() -> list[TokenizedGroup]:
         TokenizedGroup(tokens(1), (tokens(1), tokens(5)), (Pair(0, 1),)),
         TokenizedGroup(tokens(20), (tokens(7), tokens(12)), (Pair(1, 0),)),
     ]
+
+
+WORDS = ("rain", "falls", "on", "the", "old", "roof", "while", "a", "kettle", "sings", "near", "bread")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(
+    tmp_path_factory: pytest.TempPathFactory, smollm2_tokenizer: PreTrainedTokenizerBase
+) -> Path:
+    """Folder of a random Llama with SmolLM2's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    transformers.set_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(smollm2_tokenizer),
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    smollm2_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def rows(count: int, seed: int) -> list[dict[str, Any]]:
+    """Scored pairs of unequal lengths."""
+    generator = random.Random(seed)
+
+    def words(most: int) -> str:
+        return " ".join(generator.choices(WORDS, k=generator.randint(2, most)))
+
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"{index} {words(12)}"}],
+            "chosen": [{"role": "assistant", "content": words(20)}],
+            "rejected": [{"role": "assistant", "content": words(20) + "."}],
+            "score_chosen": round(generator.uniform(0.5, 1), 3),
+            "score_rejected": round(generator.uniform(0, 0.5), 3),
+        }
+        for index in range(count)
+    ]
+
+
+def write_rows(path: Path, content: list[dict[str, Any]]) -> Path:
+    """Write JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Any]:
+    """A run of two epochs of two steps; tests change what they are about."""
+    return {
+        "model": str(tiny_model_dir),
+        "data": {
+            "train": str(write_rows(tmp_path / "train.jsonl", rows(16, seed=1))),
+            "evaluation": str(write_rows(tmp_path / "held_out.jsonl", rows(5, seed=2))),
+        },
+        "objective": {"method": "dpo", "prior": "reward_gap"},
+        "prior": {"calibration": "identity"},
+        "training": {
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 2,
+            "use_cpu": True,
+        },
+        "output": str(tmp_path / "run"),
+        "cache": str(tmp_path / "cache"),
+    }
+
+
+CommandLine = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def preftune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line as installed, in this process: exit code, and what it wrote to stderr."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["preftune", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capfd.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def train(preftune: CommandLine, tmp_path: Path) -> Callable[..., Path]:
+    """`preftune train` on a configuration; returns the run folder."""
+
+    def run(configuration: dict[str, Any], *arguments: str) -> Path:
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
+        code, errors = preftune("train", str(file), *arguments)
+        assert code == 0, errors
+        overridden = [a.removeprefix("output=") for a in arguments if a.startswith("output=")]
+        return Path(overridden[-1] if overridden else configuration["output"])
+
+    return run

@@ -4,14 +4,15 @@ import gzip
 
 import pytest
 
-from preftune.demo.make_data import DATA_FILE, read_rows, scored_row, statistics, write_rows
+from preftune.demo.data import DATA_FILE, SPLITS, demo_rows
+from preftune.demo.make_data import scored_row, statistics, write_rows
 from preftune.demo.prompts import demo_prompts
 
 
 @pytest.fixture(scope="module")
 def rows():
     """The shipped rows."""
-    return read_rows()
+    return [row for split in SPLITS for row in demo_rows(split)]
 
 
 def test_the_file_is_small():
@@ -45,7 +46,7 @@ def test_the_file_is_reproducible(rows, tmp_path):
     """Writing the same rows twice gives the same bytes, and reading gives the rows back."""
     first, second = tmp_path / "first.jsonl.gz", tmp_path / "second.jsonl.gz"
     write_rows(rows, first)
-    write_rows(read_rows(first), second)
+    write_rows([row for split in SPLITS for row in demo_rows(split, first)], second)
     assert first.read_bytes() == second.read_bytes()
     assert gzip.decompress(first.read_bytes()) == gzip.decompress(DATA_FILE.read_bytes())
     assert sorted(tmp_path.iterdir()) == [first, second]

@@ -133,11 +133,13 @@ def test_chats_go_through_the_template(model, tokenizer):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_the_model_is_left_as_it_was(model, tokenizer, training, dtype):
-    """Sampling leaves the mode, the weights and their precision alone, and asks for no gradient."""
+    """Sampling leaves every module's mode, the weights and their precision alone."""
     model.train(training)
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     sample_responses(model, tokenizer, PROMPTS, n=2, max_new_tokens=4, dtype=dtype)
-    assert model.training == training
+    assert [module.training for module in model.modules()] == modes
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -18,16 +18,19 @@ Train = Callable[..., Path]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The trained model's weights."""
     return load_file(run / "model" / "model.safetensors")
 
 
 def assert_close(run: Path, other: Path) -> None:
+    """Two runs ended in the same weights, up to the rounding of another order of summation."""
     expected = weights(other)
     for name, weight in weights(run).items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
+    """Every logged line, without what the clock decides."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [
         {key: value for key, value in json.loads(line).items() if not key.endswith(TIMES)} for line in lines
@@ -80,8 +83,8 @@ def test_two_processes_equal_one(config: dict[str, Any], train: Train, tmp_path:
     two = tmp_path / "two"
     halved = config["training"] | {"per_device_train_batch_size": 4}
     file.write_text(yaml.safe_dump(config | {"training": halved, "output": str(two)}), encoding="utf-8")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--main_process_port", "0", "-m", "preftune", "train", str(file)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["-m", "preftune", "train", str(file)]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((two / "environment.json").read_text(encoding="utf-8"))["processes"] == 2

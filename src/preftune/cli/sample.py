@@ -23,7 +23,7 @@ def sample(
     ] = 64,
 ) -> None:
     """Sample n responses to every prompt, each prompt read once for all of them."""
-    from preftune.online.sampling import sample_file
+    from preftune.online.sample_file import sample_file
 
     written = sample_file(
         model,

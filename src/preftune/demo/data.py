@@ -12,9 +12,9 @@ SPLITS = ("train", "held_out")
 Row = dict[str, Any]
 
 
-def demo_rows(split: str) -> list[Row]:
+def demo_rows(split: str, path: Path = DATA_FILE) -> list[Row]:
     """Rows of a split: prompt, responses, scores in [0, 1], instructions."""
-    with gzip.open(DATA_FILE, "rt", encoding="utf-8") as lines:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [row for line in lines if (row := json.loads(line))["split"] == split]
 
 

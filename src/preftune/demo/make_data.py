@@ -1,7 +1,7 @@
 """Makes the demo's data: samples responses to its prompts, scores them, and writes them down.
 
 Run as `python -m preftune.demo.make_data`; `make demo-data` does. Processors and thread counts round
-differently, and a rounded logit can change a sample: a new file resembles the shipped one, but is not its copy.
+differently, and a rounded logit can change a sample: a new file resembles the shipped one, but is no copy.
 """
 
 import gzip
@@ -11,24 +11,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from preftune.demo.data import DATA_FILE, Row
 from preftune.demo.model import demo_model_dir
 from preftune.demo.prompts import DemoPrompt, demo_prompts
 from preftune.online.sampling import sample_responses
 from preftune.rewards.instructions import instruction_score
 
-DATA_FILE = Path(__file__).parent / "responses.jsonl.gz"
 RESPONSES_PER_PROMPT = 8
 MAX_NEW_TOKENS = 64
 TEMPERATURE = 1.0
 SEED = 0
-
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -70,12 +67,6 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     scratch.write_bytes(gzip.compress(text.encode(), mtime=0))
     scratch.replace(path)
-
-
-def read_rows(path: Path = DATA_FILE) -> list[Row]:
-    """The rows that `write_rows` wrote."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def statistics(rows: Sequence[Row]) -> dict[str, float]:

@@ -49,8 +49,8 @@ NOTES = (
     "Chosen and rejected are the best and the worst of eight responses the model itself gave to each prompt, "
     "scored by a program that checks the prompt's instructions. The held-out prompts are about other topics.",
     "DPO only knows that one response beats the other, and pushes both log-probabilities down to widen the "
-    "margin. With the reward-gap prior (MaPPO) the rejected response counts as much as it is worse: a near tie "
-    "is no longer pushed apart, and the chosen response keeps more of its probability.",
+    "margin. With the reward-gap prior (MaPPO) the rejected response counts as much as it is worse: a near "
+    "tie is no longer pushed apart, and the chosen response keeps more of its probability.",
     "The prior also makes the gradient smaller, so at equal learning rate the policy moves less; "
     "docs/experiments.md compares the two at equal margin as well.",
 )
@@ -221,25 +221,25 @@ def _triple(interval: dict[str, float]) -> Interval:
     return interval["mean"], interval["low"], interval["high"]
 
 
+TABLE = {
+    "log p of chosen, change": "{chosen_logp_change:+.1f}",
+    "log p of rejected, change": "{rejected_logp_change:+.1f}",
+    "accuracy of the implicit reward": "{accuracy:.2f}",
+    "reward of samples before": "{sample_reward_before[mean]:.3f} "
+    "({sample_reward_before[low]:.3f} to {sample_reward_before[high]:.3f})",
+    "reward of samples after": "{sample_reward_after[mean]:.3f} "
+    "({sample_reward_after[low]:.3f} to {sample_reward_after[high]:.3f})",
+    "training, seconds": "{seconds:.0f}",
+    "tokens per second": "{tokens_per_second:.0f}",
+    "peak memory, MB": "{peak_rss_mb}",
+}
+
+
 def _table(summary: dict[str, dict[str, Any]]) -> Table:
     table = Table(title="Held-out prompts")
     table.add_column("")
     for name in summary:
         table.add_column(name, justify="right")
-
-    def interval(figures: dict[str, float]) -> str:
-        return f"{figures['mean']:.3f} ({figures['low']:.3f} to {figures['high']:.3f})"
-
-    rows = {
-        "log p of chosen, change": lambda f: f"{f['chosen_logp_change']:+.1f}",
-        "log p of rejected, change": lambda f: f"{f['rejected_logp_change']:+.1f}",
-        "accuracy of the implicit reward": lambda f: f"{f['accuracy']:.2f}",
-        "reward of samples before": lambda f: interval(f["sample_reward_before"]),
-        "reward of samples after": lambda f: interval(f["sample_reward_after"]),
-        "training, seconds": lambda f: f"{f['seconds']:.0f}",
-        "tokens per second": lambda f: f"{f['tokens_per_second']:.0f}",
-        "peak memory, MB": lambda f: f"{f['peak_rss_mb']}",
-    }
-    for label, show in rows.items():
-        table.add_row(label, *(show(figures) for figures in summary.values()))
+    for label, template in TABLE.items():
+        table.add_row(label, *(template.format(**figures) for figures in summary.values()))
     return table

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from rich.progress import Progress
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedTokenizerBase
 
 from preftune.errors import InputError
 
@@ -163,94 +163,80 @@ def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module
 
 @dataclass
 class _Rows:
-    """Rows that decode together.
+    """Rows that decode together; logits are those of each row's next token.
 
     Attributes:
-        index: place of each row in the batch's output; rows that ended leave by and by.
-        logits: of each row's next token.
         cache: keys and values so far, the padding in front included.
         mask: 0 on the padding.
         position: of the last token read.
     """
 
-    index: Int64[Tensor, "rows"]
     logits: Float[Tensor, "rows vocabulary"]
     cache: Cache
     mask: Int64[Tensor, "rows seen"]
     position: Int64[Tensor, "rows 1"]
 
     def keep(self, kept: Int64[Tensor, "kept"]) -> None:
-        """Drop, repeat or reorder rows; the logits stay, as the next step replaces them."""
+        """Drop or repeat rows."""
         self.cache.reorder_cache(kept)
-        self.index, self.mask, self.position = self.index[kept], self.mask[kept], self.position[kept]
+        self.logits, self.mask, self.position = self.logits[kept], self.mask[kept], self.position[kept]
 
-    def step(self, model: nn.Module, token: Int64[Tensor, "rows"]) -> None:
+    def read(self, model: nn.Module, token: Int64[Tensor, "rows"]) -> None:
         """Read one more token in every row."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         self.position = self.position + 1
-        output = model(
+        self.logits = model(
             input_ids=token[:, None],
             attention_mask=self.mask,
             position_ids=self.position,
             past_key_values=self.cache,
             use_cache=True,
-        )
-        self.logits = output.logits[:, -1]
+        ).logits[:, -1]
 
 
 def _prefill(model: nn.Module, prompts: list[_Prompt]) -> _Rows:
-    """Reads every prompt once and repeats what that left for the prompt's n rows."""
+    """One row per prompt, read up to its last token."""
     device = next(model.parameters()).device
-    input_ids, mask = _left_pad([prompt.tokens for prompt in prompts])
-    input_ids, mask = input_ids.to(device), mask.to(device)
+    ids, mask = _left_pad([prompt.tokens.to(device) for prompt in prompts])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
-        input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
     )
-    # Row r belongs to prompt r // n.
-    repeated = torch.arange(len(prompts), device=device).repeat_interleave(len(prompts[0].uniforms))
-    rows = _Rows(
-        index=repeated,
-        logits=output.logits[repeated, -1],
-        cache=output.past_key_values,
-        mask=mask,
-        position=positions[:, -1:],
-    )
-    ...
+    return _Rows(output.logits[:, -1], output.past_key_values, mask, positions[:, -1:])
 
 
+def _decode(
+    model: nn.Module, prompts: list[_Prompt], ends: frozenset[int], temperature: float
+) -> list[list[list[int]]]:
+    """Token ids of every response, by prompt and row, up to and with the token that ends it."""
+    rows = _prefill(model, prompts)
+    device = rows.logits.device
     uniforms = torch.cat([prompt.uniforms for prompt in prompts]).to(device)
-    end_ids = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
+    count, steps = uniforms.shape
+    n = count // len(prompts)
+    rows.keep(torch.arange(len(prompts), device=device).repeat_interleave(n))
 
-    generated = torch.zeros(len(repeated), steps, dtype=torch.int64, device=device)
-    lengths = torch.full((len(repeated),), steps, device=device)
-    alive = torch.arange(len(repeated), device=device)
-    running = torch.ones(len(repeated), dtype=torch.bool, device=device)
+    end_ids = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
+    generated = torch.zeros(count, steps, dtype=torch.int64, device=device)
+    lengths = torch.full((count,), steps, device=device)
+    # Where each decoding row stands in `generated`, and whether it still runs.
+    place = torch.arange(count, device=device)
+    running = torch.ones(count, dtype=torch.bool, device=device)
     for step in range(steps):
-        token = _draw(logits, uniforms[alive, step], temperature)
-        generated[alive, step] = token
+        token = _draw(rows.logits, uniforms[place, step], temperature)
+        generated[place, step] = token
         ended = running & torch.isin(token, end_ids)
-        lengths[alive[ended]] = step + 1
+        lengths[place[ended]] = step + 1
         running &= ~ended
         if step + 1 == steps or not running.any():
             break
         if (~running).float().mean() >= COMPACT_WHEN_FINISHED:
             kept = running.nonzero().squeeze(1)
-            cache.reorder_cache(kept)
-            alive, mask, position, token, running = (
-                rows[kept] for rows in (alive, mask, position, token, running)
-            )
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position = position + 1
-        logits = model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-    rows = [row[:length] for row, length in zip(generated.tolist(), lengths.tolist(), strict=True)]
-    return [rows[start : start + n] for start in range(0, len(rows), n)]
+            rows.keep(kept)
+            place, token, running = place[kept], token[kept], running[kept]
+        rows.read(model, token)
+    cut = [row[:length] for row, length in zip(generated.tolist(), lengths.tolist(), strict=True)]
+    return [cut[start : start + n] for start in range(0, count, n)]
 
 
 def _left_pad(
@@ -258,7 +244,7 @@ def _left_pad(
 ) -> tuple[Int64[Tensor, "prompts longest"], Int64[Tensor, "prompts longest"]]:
     """Token ids with padding in front, and the mask that is 0 on it."""
     longest = max(len(sequence) for sequence in sequences)
-    ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
+    ids = sequences[0].new_zeros(len(sequences), longest)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         ids[row, longest - len(sequence) :] = sequence

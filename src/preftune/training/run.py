@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
+from pydantic import TypeAdapter, ValidationError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -194,11 +195,17 @@ def train(
 
 def _training_arguments(config: RunConfig) -> TrainingArguments:
     known = [field.name for field in fields(TrainingArguments) if field.init]
-    for key in config.training:
+    hints = get_type_hints(TrainingArguments)
+    for key, value in config.training.items():
         if key in TRAINING_OWNED:
             raise InputError(f"training.{key} is preftune's own to set: {TRAINING_OWNED[key]}")
         if key not in known:
             raise InputError(unknown_key(f"training.{key}", known))
+        try:
+            TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
+            raise InputError(f"training.{key}={value!r}: {reasons}") from None
     chosen = TRAINING_DEFAULTS | config.training
     if config.data.evaluation is None:
         chosen["eval_strategy"] = "no"

@@ -1,0 +1,207 @@
+"""Bad input is one clear message and exit code 2, before any weights load."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from preftune.training import run
+
+CommandLine = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def refused(
+    preftune: CommandLine, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run `preftune train`, which must refuse; returns its message, in one line."""
+
+    def no_weights(*_: Any, **__: Any) -> None:
+        pytest.fail("weights were loaded before the input was checked")
+
+    monkeypatch.setattr(run.AutoModelForCausalLM, "from_pretrained", no_weights)
+
+    def refuse(*arguments: str) -> str:
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        code, errors = preftune("train", str(file), *arguments)
+        assert code == 2, errors
+        assert "Traceback" not in errors
+        assert not Path(config["output"]).exists()
+        return " ".join(errors.split())
+
+    return refuse
+
+
+def edit(path: str, row: int, **changes: Any) -> None:
+    """Change columns of one row; None removes the column everywhere."""
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    rows[row].update(changes)
+    Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+
+def without(path: str, *columns: str) -> None:
+    """Remove columns from every row."""
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    kept = [{key: value for key, value in row.items() if key not in columns} for row in rows]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+def test_no_chosen_column(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """The message names the missing column and the columns found."""
+    without(config["data"]["train"], "chosen")
+    message = refused()
+    assert "chosen" in message
+    assert "`rejected`" in message
+
+
+def test_scores_missing_where_the_prior_needs_them(
+    refused: Callable[..., str], config: dict[str, Any]
+) -> None:
+    """The message names the columns that would do, and the way out."""
+    without(config["data"]["train"], "score_chosen", "score_rejected")
+    message = refused()
+    assert "score_chosen" in message
+    assert "without a prior" in message
+
+
+def test_scores_missing_in_the_held_out_pairs_only(
+    refused: Callable[..., str], config: dict[str, Any]
+) -> None:
+    """Held-out data is checked before training as well, not after it."""
+    without(config["data"]["evaluation"], "score_chosen", "score_rejected")
+    assert "score_chosen" in refused()
+
+
+def test_score_that_is_not_a_number(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """NaN names its row and column."""
+    edit(config["data"]["train"], 3, score_chosen=float("nan"))
+    message = refused()
+    assert "row 3" in message
+    assert "score_chosen" in message
+    assert "nan_score" in message
+
+
+def test_equal_responses(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """The message names the row and the setting that would drop it."""
+    same = [{"role": "assistant", "content": "the same"}]
+    edit(config["data"]["train"], 5, chosen=same, rejected=same)
+    message = refused()
+    assert "row 5" in message
+    assert "data.rules.equal_responses=drop" in message
+
+
+def test_prompt_longer_than_the_limit(refused: Callable[..., str]) -> None:
+    """The message gives the length, the limit and the actions to choose from."""
+    message = refused("data.max_prompt_length=10")
+    assert "max_prompt_length is 10" in message
+    assert "data.rules.prompt_too_long=truncate" in message
+
+
+def test_negative_gap(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """A rejected response with the higher score is the user's decision, never silent."""
+    edit(config["data"]["train"], 2, score_chosen=0.1, score_rejected=0.9)
+    message = refused()
+    assert "0.1" in message
+    assert "negative_gap" in message
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ("/no/such/folder", "is no folder"),
+        ("./neither", "is no folder"),
+        ("a/b/c", "is no folder"),
+    ],
+)
+def test_model_path_that_is_not_one(refused: Callable[..., str], model: str, part: str) -> None:
+    """A path is recognised as one and never looked up on the hub."""
+    message = refused(f"model={model}")
+    assert model in message
+    assert part in message
+
+
+def test_model_folder_without_a_model(refused: Callable[..., str], tmp_path: Path) -> None:
+    """An existing folder that holds no model says what it lacks."""
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in refused(f"model={tmp_path / 'empty'}")
+
+
+def test_hub_name_that_cannot_be_found(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub name that cannot be read says so in one line."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "model=nobody/no-model" in refused("model=nobody/no-model")
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("data.trian=x.jsonl", "did you mean 'train'"),
+        ("objetive.method=dpo", "did you mean 'objective'"),
+        ("objective.bta=0.1", "beta"),
+        ("objective.method=dpoo", "dpo"),
+        ("objective.prior=reward_gab", "reward_gap"),
+        ("training.learning_rat=1e-4", "did you mean 'learning_rate'"),
+        ("lora.rnak=8", "did you mean 'rank'"),
+        ("prior.temprature=2", "did you mean 'temperature'"),
+        ("data.rules.equal_response=drop", "equal_responses"),
+        ("prior.calibration=sigmiod", "sigmoid"),
+    ],
+)
+def test_misspelt_key_says_which_was_meant(refused: Callable[..., str], override: str, meant: str) -> None:
+    """Every level of the configuration finds the nearest name."""
+    assert meant in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("objective.beta=-1", "beta"),
+        ("lora.rank=0", "lora.rank"),
+        ("training.output_dir=x", "set `output`"),
+        ("training.max_steps=many", "max_steps"),
+        ("data.max_length=1", "data.max_length"),
+        ("prior.negative_gap=ignore", "prior.negative_gap"),
+        ("justakey", "no override"),
+        ("model.deeper=1", "no mapping"),
+        ("data.evaluation_split=test", "split"),
+        ("data.train=/no/such/file.jsonl", "/no/such/file.jsonl"),
+    ],
+)
+def test_wrong_value_names_its_key(refused: Callable[..., str], override: str, part: str) -> None:
+    """The message names the key or quotes the value."""
+    assert part in refused(override)
+
+
+def test_training_data_as_held_out_data(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """The same file for both is a mistake, not an evaluation."""
+    assert "is the training data itself" in refused(f"data.evaluation={config['data']['train']}")
+
+
+def test_a_file_that_is_not_yaml(preftune: CommandLine, tmp_path: Path) -> None:
+    """Neither a missing nor a broken configuration file is a traceback."""
+    file = tmp_path / "broken.yaml"
+    file.write_text("model: [unclosed", encoding="utf-8")
+    for path in (file, tmp_path / "missing.yaml"):
+        code, errors = preftune("train", str(path))
+        assert code == 2
+        assert path.name in errors.replace("\n", "")
+
+
+def test_an_output_folder_with_a_run_is_not_overwritten(
+    preftune: CommandLine, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """A second run into the same folder is refused and names the three ways on."""
+    folder = Path(config["output"])
+    folder.mkdir()
+    (folder / "config.yaml").write_text("{}", encoding="utf-8")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    code, errors = preftune("train", str(file))
+    assert code == 2
+    assert "--resume" in errors
+    assert "--overwrite" in errors
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == "{}"
