@@ -43,6 +43,7 @@ class DataSection(_Section):
     max_length: int = Field(1024, ge=2, description="tokens of prompt and response together")
     max_prompt_length: int = Field(512, ge=1, description="tokens of the prompt")
     rules: dict[str, str] = Field(default_factory=dict, description="what to do with bad rows: docs/data.md")
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_held_out(self) -> "DataSection":

@@ -156,6 +156,10 @@ def train(
     """
     folder = Path(config.output)
     _check_folder(config, folder, resume, overwrite)
+    if resume and (folder / "summary.json").exists():
+        logger.info("%s is finished; there is nothing to resume", folder)
+        finished: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return finished
     prepared = prepare(config, progress)
     state = PartialState()
     if state.is_main_process:
@@ -298,7 +302,15 @@ def _tokenize(
 ) -> PreparedData:
     limits = LengthLimits(config.data.max_length, config.data.max_prompt_length)
     rules = RowRules(config.data.rules)
-    tokenized = tokenize_groups(groups, tokenizer, limits, rules, report, progress=progress)
+    tokenized = tokenize_groups(
+        groups,
+        tokenizer,
+        limits,
+        rules,
+        report,
+        progress=progress,
+        chat_template_kwargs=config.data.chat_template_kwargs,
+    )
     return PreparedData(tokenized, report, prior)
 
 

@@ -1,0 +1,233 @@
+"""The tables and the figure of `docs/experiments.md` from the finished points of `experiment_mappo.py`."""
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from experiment_mappo import LEARNING_RATE, METHODS, PRIORS, SEEDS, STEPS, SWEEP, Point, points
+from matplotlib.figure import Figure
+from scipy import stats
+
+from preftune.demo.data import demo_rows
+
+PAGE = Path("docs/experiments.md")
+RESULTS = Path("docs/experiments/mappo.json")
+FIGURE = Path("docs/experiments/mappo.svg")
+BEGIN, END = "<!-- tables: make experiment-mappo writes them -->", "<!-- end of tables -->"
+
+Interval = tuple[float, float, float]
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean with its 95% interval (Student's t)."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return fmean(values), fmean(values) - half, fmean(values) + half
+
+
+def evaluations(point: Point) -> list[dict[str, float]]:
+    """Held-out figures of a run, in order of steps."""
+    lines = (point.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if "eval_loss" in line]
+
+
+def start() -> dict[str, float]:
+    """Held-out figures of the untrained model, which the first point measured."""
+    return evaluations(points()[0])[0]
+
+
+def trajectory(point: Point) -> list[dict[str, float]]:
+    """Changes since the untrained model at every evaluation, and the accuracy there.
+
+    The margin is the change of log p of chosen minus that of rejected: for methods with a reference the
+    implicit reward's margin over beta, and the same measure for those without.
+    """
+    before = start()
+    changes = []
+    for line in evaluations(point):
+        chosen = line["eval_logps/chosen"] - before["eval_logps/chosen"]
+        rejected = line["eval_logps/rejected"] - before["eval_logps/rejected"]
+        accuracy = line["eval_rewards/accuracies"]
+        changes.append(
+            {
+                "step": line["step"],
+                "chosen": chosen,
+                "rejected": rejected,
+                "margin": chosen - rejected,
+                "accuracy": accuracy,
+            }
+        )
+    return [change for change in changes if change["step"] > 0]
+
+
+def steps_view() -> dict[str, Any]:
+    """At equal learning rate and steps: what the prior changes, paired by seed."""
+    table = {}
+    for method in METHODS:
+        ends = {
+            prior: [trajectory(Point(method, prior, seed, 1.0))[-1] for seed in SEEDS] for prior in PRIORS
+        }
+        plain, prior = ends["none"], ends["reward_gap"]
+        table[method] = {
+            quantity: {
+                "plain": fmean(end[quantity] for end in plain),
+                "prior": fmean(end[quantity] for end in prior),
+                "difference": interval(
+                    [b[quantity] - a[quantity] for a, b in zip(plain, prior, strict=True)]
+                ),
+            }
+            for quantity in ("chosen", "rejected", "margin", "accuracy")
+        }
+    return table
+
+
+def margin_view() -> dict[str, Any]:
+    """At equal held-out margin: log p of chosen under the prior minus that on plain's curve."""
+    table = {}
+    for method in METHODS:
+        by_seed, compared = [], 0
+        for seed in SEEDS:
+            plain = _curve(method, "none", seed)
+            prior = _curve(method, "reward_gap", seed)
+            margins, chosen = zip(*plain, strict=True)
+            inside = [(m, c) for m, c in prior if margins[0] < m <= margins[-1]]
+            compared += len(inside)
+            if inside:
+                by_seed.append(fmean(c - float(np.interp(m, margins, chosen)) for m, c in inside))
+        table[method] = {
+            "difference": interval(by_seed) if len(by_seed) == len(SEEDS) else None,
+            "points": compared,
+        }
+    return table
+
+
+def _curve(method: str, prior: str, seed: int) -> list[tuple[float, float]]:
+    """(margin, change of log p of chosen) of all learning rates, by margin, from the untrained model on."""
+    factors = (1.0, *SWEEP[prior])
+    ends = [end for factor in factors for end in trajectory(Point(method, prior, seed, factor))]
+    return sorted([(0.0, 0.0), *((end["margin"], end["chosen"]) for end in ends)])
+
+
+def samples_view() -> dict[str, Any]:
+    """Reward of samples at equal learning rate; a prompt's mean over samples and seeds counts once."""
+    before = [fmean(row["scores"]) for row in demo_rows("held_out")]
+    table: dict[str, Any] = {"before": interval(before)}
+    for method in METHODS:
+        means = {}
+        for prior in PRIORS:
+            by_seed = [_sample_rewards(Point(method, prior, seed, 1.0)) for seed in SEEDS]
+            means[prior] = [fmean(prompt) for prompt in zip(*by_seed, strict=True)]
+        pairs = list(zip(means["none"], means["reward_gap"], strict=True))
+        table[method] = {
+            "plain": interval(means["none"]),
+            "prior": interval(means["reward_gap"]),
+            "difference": interval([b - a for a, b in pairs]),
+        }
+    return table
+
+
+def _sample_rewards(point: Point) -> list[float]:
+    done = json.loads((point.folder / "done.json").read_text(encoding="utf-8"))
+    return [fmean(rewards) for rewards in done["sample_rewards"]]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The three tables."""
+
+    def show(value: Interval | None, digits: int) -> str:
+        if value is None:
+            return "not comparable"
+        return f"{value[0]:+.{digits}f} ({value[1]:+.{digits}f} to {value[2]:+.{digits}f})"
+
+    swept = ", ".join(f"{prior} at {LEARNING_RATE * f:g}" for prior, fs in SWEEP.items() for f in fs)
+    lines = [
+        f"Written {results['date']}: {len(points())} runs of {STEPS} steps, seeds {SEEDS}, learning rate "
+        f"{LEARNING_RATE:g}; in the sweep also prior {swept}. Log-probabilities are nats per held-out response.",
+        "",
+        "**At equal learning rate and steps** (difference: prior minus plain, paired by seed, 95% interval)",
+        "",
+        "| method | log p chosen, plain | prior | difference | accuracy, plain | prior | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, row in results["steps"].items():
+        c, a = row["chosen"], row["accuracy"]
+        lines.append(
+            f"| {method} | {c['plain']:+.1f} | {c['prior']:+.1f} | {show(c['difference'], 1)} "
+            f"| {a['plain']:.3f} | {a['prior']:.3f} | {show(a['difference'], 3)} |"
+        )
+    lines += [
+        "",
+        "**At equal held-out margin** (log p of chosen under the prior minus plain's at the same margin, "
+        "interpolated over plain's learning rates and steps, 95% interval over seeds)",
+        "",
+        "| method | difference | points compared |",
+        "|---|---|---|",
+    ]
+    for method, row in results["margin"].items():
+        lines.append(f"| {method} | {show(row['difference'], 1)} | {row['points']} |")
+    before = results["samples"]["before"]
+    lines += [
+        "",
+        "**Reward of samples** on held-out prompts at equal learning rate (95% intervals over prompts; "
+        f"before training {before[0]:.3f}, {before[1]:.3f} to {before[2]:.3f})",
+        "",
+        "| method | plain | with prior | difference |",
+        "|---|---|---|---|",
+    ]
+    for method in METHODS:
+        row = results["samples"][method]
+        plain, prior = (f"{row[k][0]:.3f} ({row[k][1]:.3f} to {row[k][2]:.3f})" for k in ("plain", "prior"))
+        lines.append(f"| {method} | {plain} | {prior} | {show(row['difference'], 3)} |")
+    return "\n".join(lines)
+
+
+def draw() -> None:
+    """Change of log p of chosen against the held-out margin, a panel per method."""
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    colours = {"none": "#0072b2", "reward_gap": "#d55e00"}
+    labels = {"none": "plain", "reward_gap": "with prior"}
+    for axes, method in zip(figure.subplots(1, len(METHODS)), METHODS, strict=True):
+        for prior in PRIORS:
+            for seed in SEEDS:
+                margins, chosen = zip(*_curve(method, prior, seed), strict=True)
+                axes.plot(
+                    margins,
+                    chosen,
+                    "o-",
+                    color=colours[prior],
+                    markersize=3,
+                    linewidth=0.8,
+                    label=labels[prior] if seed == SEEDS[0] else None,
+                )
+        axes.set_title(method)
+        axes.set_xlabel("held-out margin (nats)")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("change of log p of chosen")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(FIGURE, metadata={"Date": None})
+
+
+def main() -> None:
+    """Write the JSON, the figure and the tables."""
+    results = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "steps": steps_view(),
+        "margin": margin_view(),
+        "samples": samples_view(),
+        "trajectories": {point.folder.name: trajectory(point) for point in points()},
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    draw()
+    page = PAGE.read_text(encoding="utf-8")
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{markdown(results)}\n\n{END}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
