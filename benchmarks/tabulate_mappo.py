@@ -146,7 +146,7 @@ def markdown(results: dict[str, Any]) -> str:
     swept = ", ".join(f"{prior} at {LEARNING_RATE * f:g}" for prior, fs in SWEEP.items() for f in fs)
     lines = [
         f"Written {results['date']}: {len(points())} runs of {STEPS} steps, seeds {SEEDS}, learning rate "
-        f"{LEARNING_RATE:g}; in the sweep also prior {swept}. Log-probabilities are nats per held-out response.",
+        f"{LEARNING_RATE:g}; in the sweep also prior {swept}. Log p is in nats per held-out response.",
         "",
         "**At equal learning rate and steps** (difference: prior minus plain, paired by seed, 95% interval)",
         "",

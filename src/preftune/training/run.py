@@ -126,10 +126,8 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
     Raises:
         InputError: something in the configuration or the data is wrong.
     """
-    try:
-        objective = objectives.build(config.objective)
-    except ValueError as error:
-        raise InputError(f"objective: {error}") from None
+    config = _with_objective_defaults(config)
+    objective = objectives.build(config.objective)
     arguments = _training_arguments(config)
     tokenizer = _load_tokenizer(config.model)
     train, calibration = _prepare_train(config, objective, tokenizer, progress)
@@ -154,6 +152,7 @@ def train(
     Raises:
         InputError: something is wrong with the configuration or the data, before any weights load.
     """
+    config = _with_objective_defaults(config)
     folder = Path(config.output)
     _check_folder(config, folder, resume, overwrite)
     if resume and (folder / "summary.json").exists():
@@ -195,6 +194,14 @@ def train(
         write_json(folder / "summary.json", summary)
         write_report(folder / "report.html", f"Run {folder.name}", {folder.name: folder})
     return summary
+
+
+def _with_objective_defaults(config: RunConfig) -> RunConfig:
+    """What is written down names every option, so that a later default changes no finished run."""
+    try:
+        return config.model_copy(update={"objective": objectives.resolve(config.objective)})
+    except ValueError as error:
+        raise InputError(f"objective: {error}") from None
 
 
 def _training_arguments(config: RunConfig) -> TrainingArguments:

@@ -1,0 +1,109 @@
+"""What a packed row looks like, spelled out."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preftune.data import Pair, TokenizedGroup
+from preftune.data.packing import PackedBatch, Span, pack, pad
+
+
+def group(
+    prompt: list[int], *responses: list[int], pairs: tuple[Pair, ...] = (Pair(0, 1),)
+) -> TokenizedGroup:
+    """A group of literal token ids."""
+    arrays = tuple(np.array(response, dtype=np.int32) for response in responses)
+    return TokenizedGroup(np.array(prompt, dtype=np.int32), arrays, pairs)
+
+
+def test_a_prompt_stands_once_and_responses_restart_behind_it() -> None:
+    """Prompt 10 11 with responses 20 21 and 30: one row, positions 0 1 2 3 and again 2."""
+    batch = pack([group([10, 11], [20, 21], [30])])
+    assert batch.input_ids.tolist() == [10, 11, 20, 21, 30]
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 2]
+    # The first response continues its prompt's span; the second sees the prompt, rows 0 and 1, as a prefix.
+    assert batch.spans == (Span(0, 4, 0, 0), Span(4, 5, 0, 2))
+    # Token 20 is predicted from the prompt's last row, 21 from 20's row, and 30 from the prompt's last row.
+    assert batch.predictors.tolist() == [1, 2, 1]
+    assert batch.targets.tolist() == [20, 21, 30]
+    assert batch.lengths.tolist() == [2, 1]
+
+
+def test_groups_follow_each_other() -> None:
+    """The second group's rows, predictors and pair count on from the first's."""
+    batch = pack([group([10], [20], [30, 31]), group([11, 12], [21], [32], pairs=(Pair(1, 0),))])
+    assert batch.input_ids.tolist() == [10, 20, 30, 31, 11, 12, 21, 32]
+    assert batch.spans == (Span(0, 2, 0, 0), Span(2, 4, 0, 1), Span(4, 7, 4, 4), Span(7, 8, 4, 6))
+    assert batch.predictors.tolist() == [0, 0, 2, 5, 5]
+    assert batch.chosen.tolist() == [0, 3]
+    assert batch.rejected.tolist() == [1, 2]
+
+
+def test_unpaired_responses_are_left_out() -> None:
+    """Of four responses only the paired second and fourth are packed, and the pair points at them."""
+    batch = pack([group([10], [20], [21], [22], [23], pairs=(Pair(3, 1),))])
+    assert batch.input_ids.tolist() == [10, 21, 23]
+    assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([1], [0])
+
+
+def test_gaps_and_references_ride_along() -> None:
+    """Gaps come from the pairs in order, references only for the packed responses."""
+    first = group([10], [20], [21], [22], pairs=(Pair(2, 0, gap=0.25),))
+    first = TokenizedGroup(first.prompt, first.responses, first.pairs, np.array([-1, np.nan, -3], np.float32))
+    batch = pack([first])
+    assert batch.prior_gap is not None
+    assert batch.prior_gap.tolist() == [0.25]
+    assert batch.reference_logps is not None
+    assert batch.reference_logps.tolist() == [-1, -3]
+
+
+def test_a_batch_with_a_missing_gap_has_no_gaps() -> None:
+    """The objective then refuses the batch instead of training on half of it."""
+    mixed = [group([10], [20], [21], pairs=(Pair(0, 1, gap=0.5),)), group([10], [20], [22])]
+    assert pack(mixed).prior_gap is None
+
+
+def test_moving_keeps_everything() -> None:
+    """`to` moves tensors and leaves spans and absent fields."""
+    moved = pack([group([10], [20], [21])]).to("meta")
+    assert moved.input_ids.is_meta
+    assert moved.spans == (Span(0, 2, 0, 0), Span(2, 3, 0, 1))
+    assert moved.prior_gap is None
+
+
+tokens = st.lists(st.integers(3, 99), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(tokens, st.lists(tokens, min_size=2, max_size=4)), min_size=1, max_size=4))
+def test_padding_undoes_packing(content: list[tuple[list[int], list[list[int]]]]) -> None:
+    """Whatever the lengths, every padded row is prompt + response, and predicts exactly the response."""
+    groups = [
+        group(prompt, *responses, pairs=tuple(Pair(0, i) for i in range(1, len(responses))))
+        for prompt, responses in content
+    ]
+    batch: PackedBatch = pack(groups)
+    rows = pad(batch)
+    expected = [(prompt, response) for prompt, responses in content for response in responses]
+    assert len(rows.input_ids) == len(expected)
+    for index, (prompt, response) in enumerate(expected):
+        whole = [*prompt, *response]
+        assert rows.input_ids[index, : len(whole)].tolist() == whole
+        assert rows.attention_mask[index].sum() == len(whole)
+        at = torch.arange(rows.input_ids.shape[1])
+        assert torch.equal(rows.predicts[index], (at >= len(prompt) - 1) & (at < len(whole) - 1))
+    assert batch.targets.tolist() == [token for _, response in expected for token in response]
+    assert sum(span.stop - span.start for span in batch.spans) == len(batch.input_ids)
+
+
+def test_packed_tokens_counts_what_is_packed() -> None:
+    """The prompt once, and only paired responses."""
+    one = group([10, 11], [20], [21, 22], [23, 24, 25], pairs=(Pair(0, 2),))
+    assert one.packed_tokens == len(pack([one]).input_ids) == 6
+
+
+def test_no_groups_cannot_be_packed() -> None:
+    """An empty batch is a mistake of the caller."""
+    with pytest.raises(ValueError, match="concatenate"):
+        pack([])
