@@ -35,13 +35,13 @@ TRAINING: dict[str, Any] = {
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 2,
     "per_device_train_batch_size": 4,
-    "max_steps": 24,
+    "max_steps": 20,
     "bf16": True,
     "save_strategy": "no",
 }
 PRIOR: dict[str, Any] = {"calibration": "identity"}
 """The verifier's scores lie in [0, 1] already."""
-SAMPLES_PER_PROMPT = 4
+SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
 
 
