@@ -47,7 +47,7 @@ def train(
     import yaml
     from accelerate import PartialState
 
-    from preftune.training.run import prepare
+    from preftune.training.preparation import prepare
     from preftune.training.run import train as run_training
 
     is_main = PartialState().is_main_process

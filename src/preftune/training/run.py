@@ -3,49 +3,23 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from pydantic import TypeAdapter, ValidationError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from preftune import objectives
 from preftune.cache import cache_dir
-from preftune.data import (
-    Group,
-    LengthLimits,
-    RowReport,
-    RowRules,
-    TokenizedGroup,
-    fingerprint_tokens,
-    load_groups,
-    tokenize_groups,
-)
+from preftune.data import TokenizedGroup, fingerprint_tokens
 from preftune.errors import InputError
 from preftune.policy import Policy, ReferenceCache, reference_identity
 from preftune.report import write_report
-from preftune.rewards.calibration import Calibration, PriorReport, apply_prior, fit_calibration
-from preftune.training.configuration import (
-    TRAINING_DEFAULTS,
-    TRAINING_OWNED,
-    LoraSection,
-    RunConfig,
-    unknown_key,
-)
+from preftune.training.configuration import LoraSection, RunConfig
+from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare, with_objective_defaults
 from preftune.training.recording import ConsoleProgress, Recorder, environment, write_json
 from preftune.training.trainer import PreferenceTrainer
 
@@ -55,84 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
-CHECKPOINT_FOLDER = "checkpoints"
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """One split, ready to pack, and what happened to its rows on the way."""
-
-    groups: list[TokenizedGroup]
-    rows: RowReport
-    prior: PriorReport | None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an epoch, each prompt counted once."""
-        return sum(group.packed_tokens for group in self.groups)
-
-    def summary(self) -> dict[str, Any]:
-        """Counts for summary.json and --dry-run."""
-        return {
-            "groups": len(self.groups),
-            "pairs": sum(len(group.pairs) for group in self.groups),
-            "tokens": self.tokens,
-            "rows": {
-                "read": self.rows.rows,
-                "dropped": self.rows.dropped,
-                **{f"{rule}/{action}": count for (rule, action), count in self.rows.counts.items()},
-            },
-            "prior": asdict(self.prior) if self.prior else None,
-            "fingerprint": fingerprint_tokens(self.groups),
-        }
-
-
-@dataclass(frozen=True)
-class PreparedRun:
-    """A run whose configuration and data are known to be good; no weights are loaded yet."""
-
-    config: RunConfig
-    objective: objectives.Objective
-    arguments: TrainingArguments
-    tokenizer: PreTrainedTokenizerBase
-    calibration: Calibration | None
-    train: PreparedData
-    evaluation: PreparedData | None
-
-    def summary(self) -> dict[str, Any]:
-        """What would be trained, on what, for how long."""
-        per_step = (
-            self.arguments.per_device_train_batch_size
-            * self.arguments.gradient_accumulation_steps
-            * self.arguments.world_size
-        )
-        epochs = self.arguments.num_train_epochs
-        steps = self.arguments.max_steps
-        if steps <= 0:
-            steps = int(np.ceil(np.ceil(len(self.train.groups) / per_step) * epochs))
-        return {
-            "train": self.train.summary(),
-            "evaluation": self.evaluation.summary() if self.evaluation else None,
-            "calibration": self.calibration.to_dict() if self.calibration else None,
-            "steps": steps,
-            "tokens_per_step": round(self.train.tokens * per_step / len(self.train.groups)),
-            "needs": sorted(self.objective.needs),
-        }
-
-
-def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
-    """Check everything that can be checked without weights.
-
-    Raises:
-        InputError: something in the configuration or the data is wrong.
-    """
-    config = _with_objective_defaults(config)
-    objective = objectives.build(config.objective)
-    arguments = _training_arguments(config)
-    tokenizer = _load_tokenizer(config.model)
-    train, calibration = _prepare_train(config, objective, tokenizer, progress)
-    evaluation = _prepare_evaluation(config, calibration, tokenizer, progress)
-    return PreparedRun(config, objective, arguments, tokenizer, calibration, train, evaluation)
 
 
 def train(
@@ -152,15 +48,17 @@ def train(
     Raises:
         InputError: something is wrong with the configuration or the data, before any weights load.
     """
-    config = _with_objective_defaults(config)
+    config = with_objective_defaults(config)
     folder = Path(config.output)
     _check_folder(config, folder, resume, overwrite)
+    state = PartialState()
+    # No process may find what another has just written.
+    state.wait_for_everyone()
     if resume and (folder / "summary.json").exists():
         logger.info("%s is finished; there is nothing to resume", folder)
         finished: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return finished
     prepared = prepare(config, progress)
-    state = PartialState()
     if state.is_main_process:
         _start_folder(prepared, folder, keep=resume)
     state.wait_for_everyone()
@@ -194,131 +92,6 @@ def train(
         write_json(folder / "summary.json", summary)
         write_report(folder / "report.html", f"Run {folder.name}", {folder.name: folder})
     return summary
-
-
-def _with_objective_defaults(config: RunConfig) -> RunConfig:
-    """What is written down names every option, so that a later default changes no finished run."""
-    try:
-        return config.model_copy(update={"objective": objectives.resolve(config.objective)})
-    except ValueError as error:
-        raise InputError(f"objective: {error}") from None
-
-
-def _training_arguments(config: RunConfig) -> TrainingArguments:
-    known = [field.name for field in fields(TrainingArguments) if field.init]
-    hints = get_type_hints(TrainingArguments)
-    for key, value in config.training.items():
-        if key in TRAINING_OWNED:
-            raise InputError(f"training.{key} is preftune's own to set: {TRAINING_OWNED[key]}")
-        if key not in known:
-            raise InputError(unknown_key(f"training.{key}", known))
-        try:
-            TypeAdapter(hints[key]).validate_python(value)
-        except ValidationError as error:
-            reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
-            raise InputError(f"training.{key}={value!r}: {reasons}") from None
-    chosen = TRAINING_DEFAULTS | config.training
-    if config.data.evaluation is None:
-        chosen["eval_strategy"] = "no"
-    # Without this, bf16 is refused on a machine that has nothing but its processor.
-    chosen.setdefault("use_cpu", not torch.accelerator.is_available())
-    chosen.setdefault("per_device_eval_batch_size", 2 * chosen["per_device_train_batch_size"])
-    try:
-        return TrainingArguments(
-            **chosen,
-            output_dir=str(Path(config.output) / CHECKPOINT_FOLDER),
-            remove_unused_columns=False,
-            # One warning per worker where there is no accelerator to pin for.
-            dataloader_pin_memory=torch.cuda.is_available(),
-            # The filter reads the loss back from the device after every micro-batch.
-            logging_nan_inf_filter=False,
-            disable_tqdm=True,
-        )
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"training: {error}") from None
-
-
-def _load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    path = Path(model).expanduser()
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise InputError(
-            f"model={model} is a folder without config.json; give a folder that save_pretrained wrote"
-        )
-    if looks_local and not path.is_dir():
-        raise InputError(f"model={model} is no folder; give one that save_pretrained wrote, or a hub name")
-    try:
-        AutoConfig.from_pretrained(model)
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"model={model} is neither a folder with a model nor a name the hub knows, or the hub "
-            f"cannot be reached: {reason}"
-        ) from None
-
-
-def _prepare_train(
-    config: RunConfig, objective: objectives.Objective, tokenizer: PreTrainedTokenizerBase, progress: bool
-) -> tuple[PreparedData, Calibration | None]:
-    needs_prior = "prior_gap" in objective.needs
-    groups, report = _load(config, config.data.train, config.data.train_split, needs_prior)
-    calibration = prior = None
-    if needs_prior:
-        calibration = fit_calibration(config.prior.calibration, config.prior.temperature, groups)
-        groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
-        if prior.warning:
-            logger.warning(prior.warning)
-    return _tokenize(config, groups, report, prior, tokenizer, progress), calibration
-
-
-def _prepare_evaluation(
-    config: RunConfig, calibration: Calibration | None, tokenizer: PreTrainedTokenizerBase, progress: bool
-) -> PreparedData | None:
-    if config.data.evaluation is None:
-        return None
-    split = config.data.evaluation_split
-    groups, report = _load(config, config.data.evaluation, split, calibration is not None)
-    prior = None
-    if calibration:
-        # Fitted on the training data alone; held-out pairs only have it applied.
-        groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
-    return _tokenize(config, groups, report, prior, tokenizer, progress)
-
-
-def _load(config: RunConfig, source: str, split: str, needs_prior: bool) -> tuple[Sequence[Group], RowReport]:
-    loaded = load_groups(
-        source,
-        split=split,
-        pair_rule=config.data.pair_rule,
-        needs_prior=needs_prior,
-        rules=RowRules(config.data.rules),
-    )
-    if loaded.unused_columns:
-        logger.info("%s: columns not used: %s", source, ", ".join(loaded.unused_columns))
-    return loaded.groups, loaded.report
-
-
-def _tokenize(
-    config: RunConfig,
-    groups: Sequence[Group],
-    report: RowReport,
-    prior: PriorReport | None,
-    tokenizer: PreTrainedTokenizerBase,
-    progress: bool,
-) -> PreparedData:
-    limits = LengthLimits(config.data.max_length, config.data.max_prompt_length)
-    rules = RowRules(config.data.rules)
-    tokenized = tokenize_groups(
-        groups,
-        tokenizer,
-        limits,
-        rules,
-        report,
-        progress=progress,
-        chat_template_kwargs=config.data.chat_template_kwargs,
-    )
-    return PreparedData(tokenized, report, prior)
 
 
 def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool) -> None:
