@@ -15,7 +15,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-METHODS = ("dpo", "ipo", "simpo", "cpo")
+METHODS: dict[str, dict[str, Any]] = {
+    "dpo": {"method": "dpo"},
+    "ipo": {"method": "ipo"},
+    "simpo": {"method": "simpo"},
+    "cpo": {"method": "cpo"},
+    # At the default beta of 0.1 the chosen responses, which are shorter, start with a margin of 7.6: the
+    # logistic loss is flat there, and little but the likelihood term is trained.
+    "cpo, beta 0.01": {"method": "cpo", "beta": 0.01},
+}
 PRIORS = ("none", "reward_gap")
 SEEDS = (0, 1, 2)
 LEARNING_RATE = 1e-4
@@ -32,7 +40,7 @@ SWEEP = {"none": (0.5,), "reward_gap": (2.0,)}
 
 @dataclass(frozen=True)
 class Point:
-    """One run of the experiment."""
+    """One run of the experiment; `method` is a key of METHODS."""
 
     method: str
     prior: str
@@ -42,7 +50,8 @@ class Point:
     @property
     def folder(self) -> Path:
         """Where the run is kept."""
-        return FOLDER / f"{self.method}-{self.prior}-x{self.factor:g}-seed{self.seed}"
+        method = self.method.replace(", ", "-").replace(" ", "-")
+        return FOLDER / f"{method}-{self.prior}-x{self.factor:g}-seed{self.seed}"
 
 
 def points() -> list[Point]:
@@ -59,7 +68,7 @@ def configuration(point: Point, data: Path) -> dict[str, Any]:
     return {
         "model": str(demo_model_dir()),
         "data": {"train": str(data / "train.jsonl"), "evaluation": str(data / "held_out.jsonl")},
-        "objective": {"method": point.method, "prior": point.prior},
+        "objective": METHODS[point.method] | {"prior": point.prior},
         "prior": {"calibration": "identity"},
         "training": {
             "learning_rate": LEARNING_RATE * point.factor,

@@ -113,26 +113,20 @@ def _curve(method: str, prior: str, seed: int) -> list[tuple[float, float]]:
 
 
 def samples_view() -> dict[str, Any]:
-    """Reward of samples at equal learning rate; a prompt's mean over samples and seeds counts once."""
-    before = [fmean(row["scores"]) for row in demo_rows("held_out")]
-    table: dict[str, Any] = {"before": interval(before)}
+    """Mean reward of samples at equal learning rate, by seed; before training, over prompts."""
+    table: dict[str, Any] = {"before": interval([fmean(row["scores"]) for row in demo_rows("held_out")])}
     for method in METHODS:
-        means = {}
-        for prior in PRIORS:
-            by_seed = [_sample_rewards(Point(method, prior, seed, 1.0)) for seed in SEEDS]
-            means[prior] = [fmean(prompt) for prompt in zip(*by_seed, strict=True)]
-        pairs = list(zip(means["none"], means["reward_gap"], strict=True))
-        table[method] = {
-            "plain": interval(means["none"]),
-            "prior": interval(means["reward_gap"]),
-            "difference": interval([b - a for a, b in pairs]),
-        }
+        plain, prior = (
+            [_sample_reward(Point(method, prior, seed, 1.0)) for seed in SEEDS] for prior in PRIORS
+        )
+        difference = interval([b - a for a, b in zip(plain, prior, strict=True)])
+        table[method] = {"plain": plain, "prior": prior, "difference": difference}
     return table
 
 
-def _sample_rewards(point: Point) -> list[float]:
+def _sample_reward(point: Point) -> float:
     done = json.loads((point.folder / "done.json").read_text(encoding="utf-8"))
-    return [fmean(rewards) for rewards in done["sample_rewards"]]
+    return fmean(fmean(rewards) for rewards in done["sample_rewards"])
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -172,15 +166,15 @@ def markdown(results: dict[str, Any]) -> str:
     before = results["samples"]["before"]
     lines += [
         "",
-        "**Reward of samples** on held-out prompts at equal learning rate (95% intervals over prompts; "
-        f"before training {before[0]:.3f}, {before[1]:.3f} to {before[2]:.3f})",
+        "**Reward of samples** on held-out prompts at equal learning rate, by seed (difference: 95% interval "
+        f"over seeds; before training {before[0]:.3f}, over prompts {before[1]:.3f} to {before[2]:.3f})",
         "",
         "| method | plain | with prior | difference |",
         "|---|---|---|---|",
     ]
     for method in METHODS:
         row = results["samples"][method]
-        plain, prior = (f"{row[k][0]:.3f} ({row[k][1]:.3f} to {row[k][2]:.3f})" for k in ("plain", "prior"))
+        plain, prior = (", ".join(f"{reward:.3f}" for reward in row[key]) for key in ("plain", "prior"))
         lines.append(f"| {method} | {plain} | {prior} | {show(row['difference'], 3)} |")
     return "\n".join(lines)
 

@@ -191,6 +191,32 @@ def test_a_file_that_is_not_yaml(preftune: CommandLine, tmp_path: Path) -> None:
         assert path.name in errors.replace("\n", "")
 
 
+@pytest.mark.parametrize("arguments", [[], ["--overwrite"], ["--resume"]])
+def test_an_output_folder_with_other_files_is_left_alone(
+    preftune: CommandLine, config: dict[str, Any], tmp_path: Path, arguments: list[str]
+) -> None:
+    """Whatever is asked, a folder that holds no run keeps every file."""
+    work = Path(config["output"]) / "model" / "thesis.txt"
+    work.parent.mkdir(parents=True)
+    work.write_text("years of work", encoding="utf-8")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    code, errors = preftune("train", str(file), *arguments)
+    assert code == 2
+    assert "holds no run" in errors
+    assert work.read_text(encoding="utf-8") == "years of work"
+
+
+def test_the_demo_replaces_only_an_earlier_demo(preftune: CommandLine, tmp_path: Path) -> None:
+    """`preftune demo --output` with a folder of other files keeps every file."""
+    work = tmp_path / "thesis.txt"
+    work.write_text("years of work", encoding="utf-8")
+    code, errors = preftune("demo", "--output", str(tmp_path))
+    assert code == 2
+    assert "no earlier demo" in " ".join(errors.split())
+    assert work.read_text(encoding="utf-8") == "years of work"
+
+
 def test_an_output_folder_with_a_run_is_not_overwritten(
     preftune: CommandLine, config: dict[str, Any], tmp_path: Path
 ) -> None:

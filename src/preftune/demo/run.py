@@ -43,6 +43,7 @@ PRIOR: dict[str, Any] = {"calibration": "identity"}
 """The verifier's scores lie in [0, 1] already."""
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
+DATA_FOLDER = "data"
 
 
 NOTES = (
@@ -110,14 +111,15 @@ def run_demo(output: Path, model: str | None = None) -> None:
         model: another model than the packaged one.
 
     Raises:
-        InputError: the packaged model is not installed, or a training run failed.
+        InputError: the packaged model is not installed, the folder holds something else than a demo, or a
+            training run failed.
     """
     started = time.perf_counter()
     console = Console()
     console.rule("preftune demo: DPO, and DPO with a reward-gap prior, on the same pairs")
     model = model or str(demo_model_dir())
-    shutil.rmtree(output, ignore_errors=True)
-    data = write_splits(output / "data")
+    _clear(output)
+    data = write_splits(output / DATA_FOLDER)
     held_out = demo_rows("held_out")
     threads = _useful_threads()
     torch.set_num_threads(threads)
@@ -140,6 +142,14 @@ def run_demo(output: Path, model: str | None = None) -> None:
         f"{output / 'report.html'} shows it; finished in {time.perf_counter() - started:.0f} seconds",
         soft_wrap=True,
     )
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier demo, and nothing that is not one."""
+    if output.exists() and any(output.iterdir()):
+        if not (output / DATA_FOLDER / "held_out.jsonl").is_file():
+            raise InputError(f"--output {output} is not empty and holds no earlier demo; give another folder")
+        shutil.rmtree(output)
 
 
 def _useful_threads() -> int:

@@ -105,6 +105,8 @@ def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool
                 f"--resume: {', '.join(changed)} differ from {stored}; resume with the same configuration, "
                 "or start another run with another output"
             )
+    elif not stored.exists() and folder.exists() and any(folder.iterdir()):
+        raise InputError(f"output={folder} is not empty and holds no run; give a folder of its own")
     elif stored.exists() and not overwrite:
         raise InputError(
             f"output={folder} already holds a run; pass --resume to continue it, --overwrite to replace it, "
