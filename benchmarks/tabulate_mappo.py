@@ -86,30 +86,38 @@ def steps_view() -> dict[str, Any]:
 
 
 def margin_view() -> dict[str, Any]:
-    """At equal held-out margin: log p of chosen under the prior minus that on plain's curve."""
-    table = {}
-    for method in METHODS:
-        by_seed, compared = [], 0
-        for seed in SEEDS:
-            plain = _curve(method, "none", seed)
-            prior = _curve(method, "reward_gap", seed)
-            margins, chosen = zip(*plain, strict=True)
-            inside = [(m, c) for m, c in prior if margins[0] < m <= margins[-1]]
-            compared += len(inside)
-            if inside:
-                by_seed.append(fmean(c - float(np.interp(m, margins, chosen)) for m, c in inside))
-        table[method] = {
-            "difference": interval(by_seed) if len(by_seed) == len(SEEDS) else None,
-            "points": compared,
-        }
-    return table
+    """At equal held-out margin: a quantity under the prior minus that on plain's curve, by seed."""
+    return {
+        method: {quantity: _at_equal_margin(method, quantity) for quantity in ("chosen", "accuracy")}
+        for method in METHODS
+    }
 
 
-def _curve(method: str, prior: str, seed: int) -> list[tuple[float, float]]:
-    """(margin, change of log p of chosen) of all learning rates, by margin, from the untrained model on."""
-    factors = (1.0, *SWEEP[prior])
-    ends = [end for factor in factors for end in trajectory(Point(method, prior, seed, factor))]
-    return sorted([(0.0, 0.0), *((end["margin"], end["chosen"]) for end in ends)])
+def _at_equal_margin(method: str, quantity: str) -> dict[str, Any]:
+    by_seed, compared = [], 0
+    for seed in SEEDS:
+        margins, values = zip(*_curve(method, "none", seed, quantity), strict=True)
+        points_inside = [
+            (margin, value)
+            for margin, value in _curve(method, "reward_gap", seed, quantity)
+            if max(margins[0], 1e-9) <= margin <= margins[-1]
+        ]
+        compared += len(points_inside)
+        if points_inside:
+            by_seed.append(fmean(v - float(np.interp(m, margins, values)) for m, v in points_inside))
+    difference = interval(by_seed) if len(by_seed) == len(SEEDS) else None
+    return {"difference": difference, "points": compared}
+
+
+def _curve(method: str, prior: str, seed: int, quantity: str) -> list[tuple[float, float]]:
+    """(margin, quantity) of all learning rates and steps, by margin.
+
+    The untrained model is part of it for changes, which start at 0; it has no accuracy of its own, since
+    methods with a reference start from a tie on every pair.
+    """
+    ends = [end for f in (1.0, *SWEEP[prior]) for end in trajectory(Point(method, prior, seed, f))]
+    untrained = [] if quantity == "accuracy" else [(0.0, 0.0)]
+    return sorted([*untrained, *((end["margin"], end[quantity]) for end in ends)])
 
 
 def samples_view() -> dict[str, Any]:
@@ -155,14 +163,18 @@ def markdown(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "**At equal held-out margin** (log p of chosen under the prior minus plain's at the same margin, "
-        "interpolated over plain's learning rates and steps, 95% interval over seeds)",
+        "**At equal held-out margin** (prior minus plain at the same margin, interpolated over plain's "
+        "learning rates and steps, 95% interval over seeds; in brackets the points compared)",
         "",
-        "| method | difference | points compared |",
+        "| method | log p chosen, difference | accuracy, difference |",
         "|---|---|---|",
     ]
     for method, row in results["margin"].items():
-        lines.append(f"| {method} | {show(row['difference'], 1)} | {row['points']} |")
+        chosen, accuracy = row["chosen"], row["accuracy"]
+        lines.append(
+            f"| {method} | {show(chosen['difference'], 1)} [{chosen['points']}] "
+            f"| {show(accuracy['difference'], 3)} [{accuracy['points']}] |"
+        )
     before = results["samples"]["before"]
     lines += [
         "",
@@ -187,7 +199,7 @@ def draw() -> None:
     for axes, method in zip(figure.subplots(1, len(METHODS)), METHODS, strict=True):
         for prior in PRIORS:
             for seed in SEEDS:
-                margins, chosen = zip(*_curve(method, prior, seed), strict=True)
+                margins, chosen = zip(*_curve(method, prior, seed, "chosen"), strict=True)
                 axes.plot(
                     margins,
                     chosen,

@@ -99,6 +99,18 @@ def test_dry_run_prints_the_run_and_writes_nothing(config: dict[str, Any], tmp_p
     assert not Path(config["output"]).exists()
 
 
+def _killed_in_the_second_chunk(sample: Callable[..., Any]) -> Callable[..., Any]:
+    calls = []
+
+    def sampled(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sample(*arguments, **settings)
+
+    return sampled
+
+
 def test_sampling_continues_where_it_was_killed(
     preftune: CommandLine, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +124,12 @@ def test_sampling_continues_where_it_was_killed(
     written = whole.read_text(encoding="utf-8")
     lines = written.splitlines(keepends=True)
     assert [len(json.loads(line)["responses"]) for line in lines] == [2] * 5
-    Path(f"{killed}.part").write_text("".join(lines[:3]) + lines[3][:10], encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "sample_responses", _killed_in_the_second_chunk(sampling.sample_responses))
+        assert preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(killed), *options)[0]
+    (part,) = tmp_path.glob("killed.jsonl.*.part")
+    assert part.read_text(encoding="utf-8") == "".join(lines[:2])
+    part.write_text("".join(lines[:3]) + lines[3][:10], encoding="utf-8")
     assert preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(killed), *options)[0] == 0
     assert killed.read_text(encoding="utf-8") == written
     code, errors = preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(whole), *options)

@@ -189,7 +189,7 @@ def test_unused_columns() -> None:
 @pytest.mark.parametrize(
     ("extra", "hint"),
     [
-        ([], r"Add them \(`preftune score`\), or choose an objective without a prior"),
+        ([], r"Add them, or choose an objective without a prior"),
         (["score_chosen"], r"`score_chosen` was found without `score_rejected`"),
         (["margins"], r"'margins' was found: was `margin` meant\?"),
     ],

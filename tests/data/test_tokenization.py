@@ -19,7 +19,7 @@ from preftune.data import (
     RowReport,
     RowRules,
     TokenizedGroup,
-    fingerprint_tokens,
+    fingerprint_groups,
     tokenize_groups,
 )
 from preftune.errors import InputError
@@ -451,18 +451,16 @@ def test_any_text_survives(
 # --- fingerprint ---
 
 
-def test_fingerprint_tokens() -> None:
-    """The fingerprint follows ids, their order and where one text ends, and no pairs or reference."""
+def test_fingerprint_groups() -> None:
+    """The fingerprint follows ids, their order, where one text ends, pairs and gaps, and no reference."""
 
     def group(*ids: list[int]) -> TokenizedGroup:
         prompt, *responses = (np.array(i, dtype=np.int32) for i in ids)
         return TokenizedGroup(prompt, tuple(responses), (Pair(0, 1),))
 
     base = group([1, 2], [3], [4, 5])
-    same = replace(
-        base, pairs=(Pair(1, 0, margin=2.0, gap=0.5),), reference_logps=np.array([-1, -2], dtype=np.float32)
-    )
-    assert fingerprint_tokens([base]) == fingerprint_tokens([same])
+    same = replace(base, reference_logps=np.array([-1, -2], dtype=np.float32))
+    assert fingerprint_groups([base]) == fingerprint_groups([same])
     others = [
         [base],
         [],
@@ -471,5 +469,7 @@ def test_fingerprint_tokens() -> None:
         [group([1], [2, 3], [4, 5])],
         [group([1, 2], [3, 4], [5])],
         [group([1, 2], [3]), group([4, 5])],
+        [replace(base, pairs=(Pair(1, 0),))],
+        [replace(base, pairs=(Pair(0, 1, gap=0.5),))],
     ]
-    assert len({fingerprint_tokens(groups) for groups in others}) == len(others)
+    assert len({fingerprint_groups(groups) for groups in others}) == len(others)

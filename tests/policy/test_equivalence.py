@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from preftune.data import Group, Pair, Response, TokenizedGroup, tokenize_groups
-from preftune.data.packing import pack
-from preftune.policy import Policy
+from preftune.data.packing import Span, pack
+from preftune.policy import Policy, attention
 
 COMMON = {
     "hidden_size": 48,
@@ -50,6 +55,10 @@ ARCHITECTURES: dict[str, PretrainedConfig] = {
 CANNOT_SHARE: dict[str, PretrainedConfig] = {
     "mamba": transformers.MambaConfig(hidden_size=48, num_hidden_layers=2, vocab_size=200),
     "bloom": transformers.BloomConfig(hidden_size=48, n_layer=2, n_head=4, vocab_size=200),
+    # It builds its window into a mask, and the window is longer than what is tried at start.
+    "phimoe": transformers.PhimoeConfig(
+        **GROUPED, sliding_window=64, num_local_experts=4, num_experts_per_tok=2
+    ),
 }
 
 
@@ -134,6 +143,28 @@ def test_sharing_cannot_be_forced_where_it_is_wrong(tiny_model) -> None:
         Policy(tiny_model(CANNOT_SHARE["mamba"]), share_prompts=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_probe_notices_responses_that_see_each_other(
+    dtype: torch.dtype, tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention that is plainly causal over the row leaks a response into the next, and is refused."""
+
+    def leaking(module, query, key, value, mask, *, spans, scaling=None, **_):
+        whole = (Span(0, query.shape[2], 0, 0),)
+        return attention.shared_prompt_attention(
+            module, query, key, value, mask, spans=whole, scaling=scaling
+        )
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.SHARED_PROMPT, leaking)
+    assert not Policy(tiny_model(ARCHITECTURES["llama"]).to(dtype)).shares_prompts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_probe_accepts_the_real_model(smollm2_dir: Path, dtype: torch.dtype) -> None:
+    """SmolLM2 shares prompts in either precision."""
+    assert Policy(AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=dtype)).shares_prompts
+
+
 def test_no_response_sees_another(tiny_model, token_groups) -> None:
     """Changing one response's tokens leaves every other response's log-probability as it was, bit for bit."""
     policy = Policy(tiny_model(ARCHITECTURES["llama"]), share_prompts=True)
@@ -147,11 +178,28 @@ def test_no_response_sees_another(tiny_model, token_groups) -> None:
     assert before[2] != after[2]
 
 
-def test_dropout_is_off_while_training(tiny_model, token_groups) -> None:
-    """A model configured with dropout gives the same log-probabilities twice in training mode."""
-    config = transformers.GPT2Config(
+DROPOUT = {
+    "modules": transformers.GPT2Config(
         n_embd=48, n_layer=2, n_head=4, vocab_size=200, n_positions=128, resid_pdrop=0.5, attn_pdrop=0.5
-    )
+    ),
+    "attention": transformers.LlamaConfig(**GROUPED, attention_dropout=0.5),
+    "functional": transformers.OPTConfig(
+        hidden_size=48,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=200,
+        word_embed_proj_dim=48,
+        dropout=0.5,
+        layerdrop=0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DROPOUT)
+def test_dropout_is_off_while_training(kind: str, tiny_model, token_groups) -> None:
+    """A model configured with any kind of dropout gives the same log-probabilities twice in training mode."""
+    config = DROPOUT[kind]
     policy = Policy(tiny_model(config)).train()
     batch = pack(token_groups)
     assert torch.equal(policy(batch).logps, policy(batch).logps)

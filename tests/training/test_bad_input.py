@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import T5Config
 
-from preftune.training import run
+from preftune.errors import InputError
+from preftune.policy import loading
+from preftune.training import check_config
+from preftune.training.preparation import prepare
 
 CommandLine = Callable[..., tuple[int, str]]
 
@@ -22,7 +26,7 @@ def refused(
     def no_weights(*_: Any, **__: Any) -> None:
         pytest.fail("weights were loaded before the input was checked")
 
-    monkeypatch.setattr(run.AutoModelForCausalLM, "from_pretrained", no_weights)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", no_weights)
 
     def refuse(*arguments: str) -> str:
         file = tmp_path / "config.yaml"
@@ -162,6 +166,7 @@ def test_misspelt_key_says_which_was_meant(refused: Callable[..., str], override
         ("objective.beta=-1", "beta"),
         ("lora.rank=0", "lora.rank"),
         ("training.output_dir=x", "set `output`"),
+        ("training.hub_token=hf_secret", "must not stand in a configuration"),
         ("training.max_steps=many", "max_steps"),
         ("data.max_length=1", "data.max_length"),
         ("prior.negative_gap=ignore", "prior.negative_gap"),
@@ -169,11 +174,45 @@ def test_misspelt_key_says_which_was_meant(refused: Callable[..., str], override
         ("model.deeper=1", "no mapping"),
         ("data.evaluation_split=test", "split"),
         ("data.train=/no/such/file.jsonl", "/no/such/file.jsonl"),
+        ("cache=/dev/null/no", "cache=/dev/null/no cannot be written"),
     ],
 )
 def test_wrong_value_names_its_key(refused: Callable[..., str], override: str, part: str) -> None:
     """The message names the key or quotes the value."""
     assert part in refused(override)
+
+
+def test_row_longer_than_the_models_context(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """A limit beyond what the model can read is found before it reads, with the limit to set."""
+    edit(config["data"]["train"], 4, chosen=[{"role": "assistant", "content": "rain " * 300}])
+    assert "the model's context is 256; set data.max_length=256" in refused()
+
+
+def test_model_that_is_an_adapter_or_no_language_model(refused: Callable[..., str], tmp_path: Path) -> None:
+    """A LoRA run's own output, and a model of another kind, are named for what they are."""
+    adapter, encoder = tmp_path / "adapter", tmp_path / "encoder"
+    for folder in (adapter, encoder):
+        folder.mkdir()
+    (adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    T5Config().save_pretrained(encoder)
+    assert "LoRA adapter" in refused(f"model={adapter}")
+    assert "no causal language model" in refused(f"model={encoder}")
+
+
+def test_home_folder_in_paths(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home folder in every path, not a folder of that name."""
+    monkeypatch.setenv("HOME", "/home/of/nobody")
+    assert "model=/home/of/nobody/model is no folder" in refused("model=~/model")
+    assert "/home/of/nobody/pairs.jsonl" in refused("data.train=~/pairs.jsonl")
+
+
+def test_more_processes_than_held_out_rows(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process without a row would leave the others waiting; the message gives both numbers."""
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", property(lambda self: 6))
+    with pytest.raises(InputError, match=r"data\.evaluation has 5 rows for 6 processes"):
+        prepare(check_config(config))
 
 
 def test_training_data_as_held_out_data(refused: Callable[..., str], config: dict[str, Any]) -> None:
@@ -204,16 +243,6 @@ def test_an_output_folder_with_other_files_is_left_alone(
     code, errors = preftune("train", str(file), *arguments)
     assert code == 2
     assert "holds no run" in errors
-    assert work.read_text(encoding="utf-8") == "years of work"
-
-
-def test_the_demo_replaces_only_an_earlier_demo(preftune: CommandLine, tmp_path: Path) -> None:
-    """`preftune demo --output` with a folder of other files keeps every file."""
-    work = tmp_path / "thesis.txt"
-    work.write_text("years of work", encoding="utf-8")
-    code, errors = preftune("demo", "--output", str(tmp_path))
-    assert code == 2
-    assert "no earlier demo" in " ".join(errors.split())
     assert work.read_text(encoding="utf-8") == "years of work"
 
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-TIMES = ("runtime", "per_second")
+TIMES = ("runtime", "per_second", "seconds")
 Train = Callable[..., Path]
 
 

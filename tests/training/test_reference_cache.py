@@ -62,13 +62,21 @@ def _other_weights(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def _other_frequencies(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["rope_parameters"]["rope_theta"] *= 2
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def _other_template(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = tokenizer.chat_template.replace("helpful", "terse")
     tokenizer.save_pretrained(folder)
 
 
-@pytest.mark.parametrize("change", [_other_weights, _other_template], ids=["weights", "template"])
+@pytest.mark.parametrize(
+    "change", [_other_weights, _other_frequencies, _other_template], ids=lambda c: c.__name__
+)
 def test_misses_when_the_model_folder_changes(
     change: Callable[[Path], None],
     config: dict[str, Any],
@@ -77,7 +85,7 @@ def test_misses_when_the_model_folder_changes(
     tiny_model_dir: Path,
     logs: pytest.LogCaptureFixture,
 ) -> None:
-    """One changed weight, or a changed word in the template, is another reference."""
+    """One changed weight, number of the configuration or word of the template is another reference."""
     config["training"]["max_steps"] = 1
     train(config)
     groups_found(logs)
@@ -85,6 +93,17 @@ def test_misses_when_the_model_folder_changes(
     shutil.copytree(tiny_model_dir, copy)
     change(copy)
     train(config, f"model={copy}", f"output={tmp_path / 'other'}")
+    assert groups_found(logs) == ["0 of 16", "0 of 5"]
+
+
+def test_misses_when_precision_changes(
+    config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
+) -> None:
+    """bf16 log-probabilities are not fp32's."""
+    config["training"]["max_steps"] = 1
+    train(config)
+    groups_found(logs)
+    train(config, "training.bf16=true", f"output={tmp_path / 'other'}")
     assert groups_found(logs) == ["0 of 16", "0 of 5"]
 
 
@@ -134,6 +153,46 @@ def test_lora_reference_is_the_model_with_the_adapter_off(
         np.testing.assert_allclose(group.reference_logps, other.reference_logps, rtol=1e-6)
     changed = policy(pack(token_groups[:1])).logps
     assert (changed - torch.tensor(expected[0].reference_logps)).abs().max() > 0.01
+
+
+def test_what_is_stored_is_the_policys_own_number(
+    tiny_model_dir: Path, token_groups: list[TokenizedGroup], tmp_path: Path
+) -> None:
+    """Read back from the file, every paired response has the log-probability that the policy gives it."""
+    policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
+    ReferenceCache(tmp_path, "id").fill(policy, token_groups)
+    for group in ReferenceCache(tmp_path, "id").fill(policy, token_groups):
+        alone = policy(pack([group])).logps.detach().numpy()
+        np.testing.assert_allclose(group.reference_logps, alone, rtol=1e-5)
+
+
+def test_two_runs_add_to_one_file(
+    tiny_model_dir: Path, token_groups: list[TokenizedGroup], tmp_path: Path
+) -> None:
+    """What another run has written since this one read the file is kept."""
+    policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
+    first, second = ReferenceCache(tmp_path, "id"), ReferenceCache(tmp_path, "id")
+    first.fill(policy, token_groups[:1])
+    second.fill(policy, token_groups[1:])
+    found = []
+    third = ReferenceCache(tmp_path, "id")
+    third._compute = lambda *a: found.append(a)  # type: ignore[method-assign]
+    third.fill(policy, token_groups)
+    assert found == []
+
+
+def test_a_damaged_file_is_computed_again(
+    tiny_model_dir: Path, token_groups: list[TokenizedGroup], tmp_path: Path, logs: pytest.LogCaptureFixture
+) -> None:
+    """Half a file is no crash and no wrong number."""
+    policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
+    whole = ReferenceCache(tmp_path, "id").fill(policy, token_groups)
+    file = tmp_path / "reference" / "id.safetensors"
+    file.write_bytes(file.read_bytes()[:20])
+    again = ReferenceCache(tmp_path, "id").fill(policy, token_groups)
+    assert "is damaged" in logs.text
+    for group, other in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(group.reference_logps, other.reference_logps)
 
 
 def test_a_response_without_a_pair_has_no_reference(

@@ -1,11 +1,16 @@
 """The trainer adds nothing to the hot path and reports what was trained."""
 
+import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from preftune.objectives import Losses, Term
 from preftune.training.tally import Tally
@@ -81,3 +86,142 @@ def test_resuming_with_another_configuration_is_refused(
     train(config)
     with pytest.raises(AssertionError, match="objective differ from"):
         train(config, "--resume", "objective.beta=0.7")
+
+
+def unfinish(run: Path) -> None:
+    """Leave what a run has before its model is saved."""
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "model")
+
+
+def test_resuming_before_the_first_checkpoint_starts_over(
+    config: dict[str, Any], train: Callable[..., Path]
+) -> None:
+    """A run killed early is simply run; half a line in metrics.jsonl is no obstacle."""
+    run = train(config)
+    unfinish(run)
+    shutil.rmtree(run / "checkpoints")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 4, "lo')
+    train(config, "--resume")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines if "grad_norm" in line] == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_cut_short_is_passed_over(config: dict[str, Any], train: Callable[..., Path]) -> None:
+    """Killed while the second checkpoint was written, a run goes on from the first."""
+    run = train(config)
+    tokens = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-3])["tokens"]
+    unfinish(run)
+    (run / "checkpoints" / "checkpoint-4" / "trainer_state.json").unlink()
+    train(config, "--resume")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[-3]["tokens"] == tokens  # counted over both processes, once
+    assert (run / "model").is_dir()
+
+
+@pytest.mark.parametrize(("key", "what"), [("data", "the data"), ("processes", "the number of processes")])
+def test_resuming_under_other_conditions_is_refused(
+    config: dict[str, Any], train: Callable[..., Path], key: str, what: str
+) -> None:
+    """Other data, or another number of processes, would be another run."""
+    config["training"]["max_steps"] = 1
+    run = train(config)
+    unfinish(run)
+    record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    record[key] = "other"
+    (run / "environment.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(AssertionError, match=f"{what} changed"):
+        train(config, "--resume")
+
+
+def test_an_old_run_goes_only_when_the_new_one_starts(
+    config: dict[str, Any], train: Callable[..., Path]
+) -> None:
+    """`--overwrite` with a mistake that shows late, or with the old model as the start, keeps the old run."""
+    config["training"]["max_steps"] = 1
+    run = train(config)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(AssertionError, match=r"lora\.target_modules"):
+        train(config, "--overwrite", "lora.target_modules=[nothing]")
+    with pytest.raises(AssertionError, match="which --overwrite replaces"):
+        train(config, "--overwrite", f"model={run / 'model'}")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """The run's summary."""
+    content: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_a_change_needs_the_untrained_policys_figures(
+    config: dict[str, Any], train: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Without an evaluation at step 0 there is no change to report; the end is always evaluated."""
+    config["training"]["max_steps"] = 1
+    run = train(config, "training.eval_strategy=no", "training.eval_on_start=false")
+    assert summary(run)["chosen_logp_change"] is None
+    assert summary(run)["evaluation_end"]["step"] == 1
+    both = train(config, "training.eval_strategy=no", "training.max_steps=2", f"output={tmp_path / 'both'}")
+    assert summary(both)["chosen_logp_change"] == pytest.approx(
+        summary(both)["evaluation_end"]["eval_logps/chosen"]
+        - summary(both)["evaluation_start"]["eval_logps/chosen"]
+    )
+    assert summary(both)["chosen_logp_change"] != 0
+
+
+def test_the_same_seed_gives_the_same_adapter(
+    config: dict[str, Any], train: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Adapters start at random numbers that the seed decides: two runs agree bit for bit."""
+    config["training"]["max_steps"] = 2
+    adapters = []
+    for name in ("first", "second"):
+        torch.rand(7)  # whatever ran before
+        run = train(config, "lora.rank=4", f"output={tmp_path / name}")
+        adapters.append(load_file(run / "model" / "adapter_model.safetensors"))
+    assert all(torch.equal(weight, adapters[1][name]) for name, weight in adapters[0].items())
+
+
+@pytest.mark.parametrize("lora", [[], ["lora.rank=4"]], ids=["full", "lora"])
+def test_gradient_checkpointing_recomputes_layers_and_changes_nothing(
+    lora: list[str],
+    config: dict[str, Any],
+    train: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every layer runs a second time in training, and the losses stay what they are."""
+    config["training"]["max_steps"] = 2
+    config["data"].pop("evaluation")
+    calls = {"count": 0}
+    forward = LlamaAttention.forward
+
+    def counted(self: LlamaAttention, *arguments: Any, **named: Any) -> Any:
+        calls["count"] += self.training
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+    losses = []
+    for extra in ([], ["training.gradient_checkpointing=true"]):
+        calls["count"] = 0
+        run = train(config, *lora, *extra, f"output={tmp_path / str(len(losses))}")
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([json.loads(line).get("loss") for line in lines])
+        assert calls["count"] == (2 * 2 if not extra else 2 * 2 * 2)  # steps x layers, and again
+    assert losses[0][:2] == pytest.approx(losses[1][:2], rel=1e-5)
+
+
+@pytest.mark.parametrize("extra", [[], ["training.bf16=true"], ["lora.rank=4"]], ids=["fp32", "bf16", "lora"])
+def test_the_untrained_policy_is_its_own_reference(
+    extra: list[str], config: dict[str, Any], train: Callable[..., Path]
+) -> None:
+    """At step 0 every log-ratio is 0, so the loss is log 2, and so is the first training loss."""
+    run = train(config, *extra, "training.max_steps=1", "training.logging_steps=1")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["step"] == 0
+    assert lines[0]["eval_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert lines[0]["eval_rewards/chosen"] == pytest.approx(0, abs=2e-4)
+    assert lines[0]["eval_rewards/rejected"] == pytest.approx(0, abs=2e-4)
+    assert lines[1]["loss"] == pytest.approx(math.log(2), abs=1e-4)

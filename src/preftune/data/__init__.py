@@ -4,7 +4,7 @@ from preftune.data.groups import Group, Message, Pair, Response, Text, Tokenized
 from preftune.data.rules import RULES, RowReport, RowRules
 from preftune.data.shapes import PAIR_RULES, LoadedGroups, fingerprint_rows, load_groups
 from preftune.data.sources import read_rows
-from preftune.data.tokenization import LengthLimits, fingerprint_tokens, tokenize_groups
+from preftune.data.tokenization import LengthLimits, fingerprint_groups, tokenize_groups
 
 __all__ = [
     "PAIR_RULES",
@@ -19,8 +19,8 @@ __all__ = [
     "RowRules",
     "Text",
     "TokenizedGroup",
+    "fingerprint_groups",
     "fingerprint_rows",
-    "fingerprint_tokens",
     "load_groups",
     "read_rows",
     "tokenize_groups",

@@ -126,7 +126,7 @@ class RowReport:
             f"{bad.why}. Fix the data, or set {settings}."
         )
 
-    def require_rows(self) -> None:
+    def require_rows(self, kept: int) -> None:
         """Refuse data of which nothing is left.
 
         Raises:
@@ -134,7 +134,7 @@ class RowReport:
         """
         if self.rows == 0:
             raise InputError("The data has no rows. Give a source or a split with at least one.")
-        if self.dropped == self.rows:
+        if kept == 0:
             raise InputError(
                 f"No row is left to train on. {self.summary()}\nFix the data, or relax data.rules."
             )

@@ -121,10 +121,10 @@ def load_groups(
         )
     rows = read_rows(source, split)
     report = RowReport(locate=rows.locate, rows=len(rows))
-    report.require_rows()
+    report.require_rows(len(rows))
     columns = detect_columns(rows.columns, needs_prior=needs_prior)
     groups = list(_build_groups(rows, columns, pair_rule, rules, report))
-    report.require_rows()
+    report.require_rows(len(groups))
     unused = tuple(column for column in rows.columns if column not in columns.used)
     return LoadedGroups(groups, report, columns, unused)
 
@@ -196,9 +196,7 @@ def _no_scores(found: Sequence[str]) -> InputError:
     return InputError(
         f"The prior needs a score per response, and the columns {_listed(found)} have none. "
         f"Accepted: {aliases}. "
-        + " ".join(
-            halves or hints[:1] or ["Add them (`preftune score`), or choose an objective without a prior."]
-        )
+        + " ".join(halves or hints[:1] or ["Add them, or choose an objective without a prior."])
     )
 
 
@@ -224,7 +222,7 @@ def _no_shape(found: Sequence[str]) -> InputError:
         for name in missing
     ]
     if missing == ["scores"]:
-        fixes.append("Without scores no pair can be built: add them (`preftune score`).")
+        fixes.append("Without scores no pair can be built: add them.")
     return InputError(
         f"The columns {_listed(found)} are no shape of preference data. {' '.join(fixes)}\n{ACCEPTED}\n"
         "Rename the columns to one of these."

@@ -107,7 +107,7 @@ def tokenize_groups(
             limited = _limit(tokens, group.row, tokenizer.bos_token_id, limits, rules, report)
             if limited is not None:
                 kept.append(limited)
-    report.require_rows()
+    report.require_rows(len(kept))
     return kept
 
 
@@ -295,11 +295,12 @@ def _keep_end(prompt: Int32[np.ndarray, "tokens"], length: int, bos: int | None)
     return prompt[-length:]
 
 
-def fingerprint_tokens(groups: Iterable[TokenizedGroup]) -> str:
-    """SHA-256 over the token ids of prompts and responses, in order, and over nothing else."""
+def fingerprint_groups(groups: Iterable[TokenizedGroup]) -> str:
+    """SHA-256 over what is trained on: token ids, pairs and gaps, in order."""
     digest = hashlib.sha256()
     for group in groups:
-        digest.update(b"group")
+        pairs = [(pair.chosen, pair.rejected, pair.gap) for pair in group.pairs]
+        digest.update(f"group {pairs}".encode())
         for ids in (group.prompt, *group.responses):
             digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,12 +16,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.demo.data import Row, demo_rows, write_jsonl, write_splits
 from preftune.demo.model import demo_model_dir
 from preftune.errors import InputError
 from preftune.online.sampling import sample_responses
+from preftune.policy import load_language_model, load_tokenizer
 from preftune.report import SampleRewards, SideBySide, write_report
 from preftune.rewards.instructions import instruction_score
 
@@ -43,7 +42,6 @@ PRIOR: dict[str, Any] = {"calibration": "identity"}
 """The verifier's scores lie in [0, 1] already."""
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
-DATA_FOLDER = "data"
 
 
 NOTES = (
@@ -77,10 +75,10 @@ def sample_rewards(
     progress: bool = False,
 ) -> list[SampledRow]:
     """Sample n responses to each row's prompt and score how well they keep its instructions."""
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
     sampled = sample_responses(
-        policy,
-        AutoTokenizer.from_pretrained(model),
+        load_language_model(str(model), torch.bfloat16).to(device),
+        load_tokenizer(str(model)),
         [row["prompt"] for row in rows],
         n=n,
         max_new_tokens=MAX_NEW_TOKENS,
@@ -107,19 +105,19 @@ def run_demo(output: Path, model: str | None = None) -> None:
     """Train both runs, sample before and after, and leave a table, `summary.json` and `report.html`.
 
     Args:
-        output: the demo's folder; an earlier demo in it is replaced.
+        output: the demo's folder; an earlier demo in it is replaced, and nothing else touched.
         model: another model than the packaged one.
 
     Raises:
-        InputError: the packaged model is not installed, the folder holds something else than a demo, or a
-            training run failed.
+        InputError: the packaged model is not installed, or a training run failed.
     """
     started = time.perf_counter()
     console = Console()
     console.rule("preftune demo: DPO, and DPO with a reward-gap prior, on the same pairs")
     model = model or str(demo_model_dir())
-    _clear(output)
-    data = write_splits(output / DATA_FOLDER)
+    for name in ("summary.json", "report.html"):
+        (output / name).unlink(missing_ok=True)
+    data = write_splits(output / "data")
     held_out = demo_rows("held_out")
     threads = _useful_threads()
     torch.set_num_threads(threads)
@@ -142,14 +140,6 @@ def run_demo(output: Path, model: str | None = None) -> None:
         f"{output / 'report.html'} shows it; finished in {time.perf_counter() - started:.0f} seconds",
         soft_wrap=True,
     )
-
-
-def _clear(output: Path) -> None:
-    """Remove an earlier demo, and nothing that is not one."""
-    if output.exists() and any(output.iterdir()):
-        if not (output / DATA_FOLDER / "held_out.jsonl").is_file():
-            raise InputError(f"--output {output} is not empty and holds no earlier demo; give another folder")
-        shutil.rmtree(output)
 
 
 def _useful_threads() -> int:
@@ -181,7 +171,7 @@ def _train(
     }
     file = folder.with_name(f"{folder.name}.yaml")
     file.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "preftune", "train", str(file)]
+    command = [sys.executable, "-m", "preftune", "train", str(file), "--overwrite"]
     if subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=False).returncode:
         raise InputError(f"training failed; its message is above, and `{' '.join(command)}` repeats it")
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

@@ -1,15 +1,16 @@
 """Sampling for a whole file of prompts, kept as it goes so that a killed run loses at most one chunk."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.data import read_rows
 from preftune.errors import InputError
-from preftune.online.sampling import Chat, sample_responses
+from preftune.online.sampling import sample_responses
+from preftune.policy import load_config, load_language_model, load_tokenizer
 
 PROMPTS_PER_CHUNK = 64
 
@@ -28,7 +29,8 @@ def sample_file(
 ) -> int:
     """Write every row of `prompts` to `output` with its n responses added under `responses`.
 
-    Finished chunks stand in `output` with `.part` behind its name; the same call continues there.
+    Finished chunks stand in a `.part` file beside `output`, named by a hash of the prompts and settings: the
+    same call continues there, and another call never does.
 
     Args:
         model: folder or hub name.
@@ -45,16 +47,19 @@ def sample_file(
         The number of prompts.
 
     Raises:
-        InputError: no `prompt` column, an output that exists, or half a run with other prompts in it.
+        InputError: the model cannot be read, a row has no prompt, or the output exists.
     """
+    load_config(model)
     table = list(read_rows(prompts))
     _check(table, prompts, output)
-    part = output.with_name(output.name + ".part")
-    done = _finished(part, table)
+    settings = [model, n, max_new_tokens, temperature, seed, PROMPTS_PER_CHUNK, table]
+    digest = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
+    part = output.with_name(f"{output.name}.{digest}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
-    language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    for start in range(done, len(table), PROMPTS_PER_CHUNK):
+    tokenizer = load_tokenizer(model)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    language_model = load_language_model(model, torch.bfloat16).to(device)
+    for start in range(_finished(part), len(table), PROMPTS_PER_CHUNK):
         chunk = table[start : start + PROMPTS_PER_CHUNK]
         sampled = sample_responses(
             language_model,
@@ -66,7 +71,6 @@ def sample_file(
             # A prompt that comes again in another chunk gets other responses.
             seed=seed + start,
             rows=rows,
-            dtype=torch.bfloat16,
             progress=progress,
         )
         with part.open("a", encoding="utf-8") as file:
@@ -79,8 +83,7 @@ def sample_file(
 
 def _check(table: list[Any], prompts: Path, output: Path) -> None:
     for number, row in enumerate(table):
-        prompt: str | Chat | None = row.get("prompt")
-        if not prompt:
+        if not row.get("prompt"):
             raise InputError(
                 f"{prompts} row {number} has no `prompt`; every row needs text or messages there"
             )
@@ -88,19 +91,12 @@ def _check(table: list[Any], prompts: Path, output: Path) -> None:
         raise InputError(f"--output {output} exists; move it, or give another name")
 
 
-def _finished(part: Path, table: list[Any]) -> int:
-    """Rows that an earlier, killed call has written; half a line at the end is taken off."""
+def _finished(part: Path) -> int:
+    """Rows that an earlier, killed call has written; what it left of its last chunk is taken off."""
     if not part.exists():
         return 0
-    whole = [
-        line for line in part.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-    # Only whole chunks count: responses depend on the chunk they were sampled in.
+    # Not splitlines: responses may hold other line separators than the file's.
+    whole = part.read_text(encoding="utf-8").split("\n")[:-1]
     whole = whole[: len(whole) - len(whole) % PROMPTS_PER_CHUNK]
-    for number, (line, row) in enumerate(zip(whole, table, strict=False)):
-        if json.loads(line)["prompt"] != row["prompt"]:
-            raise InputError(
-                f"{part} row {number} has another prompt than the file; delete {part} to start over"
-            )
-    part.write_text("".join(whole), encoding="utf-8")
+    part.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
     return len(whole)

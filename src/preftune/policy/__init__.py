@@ -1,6 +1,14 @@
 """The language model as a policy: log-probabilities of packed responses, and the reference's cache."""
 
+from preftune.policy.loading import load_config, load_language_model, load_tokenizer
 from preftune.policy.policy import Policy
 from preftune.policy.reference import ReferenceCache, reference_identity
 
-__all__ = ["Policy", "ReferenceCache", "reference_identity"]
+__all__ = [
+    "Policy",
+    "ReferenceCache",
+    "load_config",
+    "load_language_model",
+    "load_tokenizer",
+    "reference_identity",
+]

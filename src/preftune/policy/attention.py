@@ -31,6 +31,7 @@ def shared_prompt_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Float[Tensor, "heads"] | None = None,
+    windows_seen: set[int | None] | None = None,
     **unused: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads dim"], None]:
     """Attend span by span.
@@ -48,6 +49,7 @@ def shared_prompt_attention(
         sliding_window: number of positions (not rows) a query looks back, itself included.
         softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
         s_aux: one attention sink's score per head (gpt-oss).
+        windows_seen: where given, collects every layer's `sliding_window`.
         **unused: what a model passes to other implementations.
 
     Raises:
@@ -61,6 +63,8 @@ def shared_prompt_attention(
         # Rotary embeddings may have widened queries and keys but not values.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if windows_seen is not None:
+        windows_seen.add(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     parts = []
     for span in spans:

@@ -1,6 +1,8 @@
 """The language model as a policy: packed batches in, log-probabilities of responses out."""
 
 import logging
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from preftune.policy.head import response_token_logps
 logger = logging.getLogger(__name__)
 
 PROBE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-LOW_PRECISION_PROBE_TOLERANCE = 5e-2
+LOW_PRECISION_PROBE_TOLERANCE = 2e-2
 """Largest relative differences that rounding may cause; a prompt seen wrongly differs more."""
 
 
@@ -64,13 +66,20 @@ class Policy(nn.Module):
         """Give the language model its own attention back, for generation after training."""
         self.causal_lm().set_attn_implementation(self._own_attention)
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, object] | None = None
-    ) -> None:
-        """Recompute the layers' activations in the backward pass; called by the Trainer."""
-        self.causal_lm().gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def gradient_checkpointing_enable(self, *settings: Any, **named: Any) -> None:
+        """Recompute the layers' activations in the backward pass; called by the Trainer with its settings."""
+        self.causal_lm().gradient_checkpointing_enable(*settings, **named)
+        self._need_input_gradients()
+
+    def activation_checkpointing_enable(self, *settings: Any, **named: Any) -> None:
+        """The same under the name that transformers is moving to."""
+        self.causal_lm().activation_checkpointing_enable(*settings, **named)
+        self._need_input_gradients()
+
+    def _need_input_gradients(self) -> None:
+        # Under LoRA the first layers are frozen; without this nothing they see needs a gradient, and
+        # recomputation would cut the adapters behind them off.
         if hasattr(self.language_model, "peft_config"):
-            # Without it no input of a frozen first layer needs a gradient, and recomputation is skipped.
             self.causal_lm().enable_input_require_grads()
 
     def causal_lm(self) -> PreTrainedModel:
@@ -79,13 +88,14 @@ class Policy(nn.Module):
         model: PreTrainedModel = unwrap()
         return model
 
-    def _packed_logps(self, batch: PackedBatch) -> Float32[Tensor, "response_tokens"]:
+    def _packed_logps(self, batch: PackedBatch, **attention: Any) -> Float32[Tensor, "response_tokens"]:
         model = self.causal_lm()
         hidden = model.base_model(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
             spans=batch.spans,
+            **attention,
         ).last_hidden_state[0]
         head = model.get_output_embeddings()
         return response_token_logps(head, model.config, hidden[batch.predictors], batch.targets)
@@ -103,27 +113,48 @@ class Policy(nn.Module):
     def _sharing_agrees(self) -> bool:
         """Try shared prompts on the loaded model and keep them if the result is the padded one's."""
         model = self.causal_lm()
-        batch = _probe_batch(model.config.get_text_config().vocab_size).to(model.device)
         was_training = self.training
         self.eval()
-        expected = self._padded_logps(batch)
         try:
-            model.set_attn_implementation(SHARED_PROMPT)
-            difference = (self._packed_logps(batch) - expected).norm() / expected.norm()
-            reason = f"its log-probabilities differ by {difference:.2%}"
+            reason = self._disagreement(_probe_batch(model.config.get_text_config().vocab_size))
         except Exception as error:  # whatever an unknown architecture raises, padded rows are right
-            difference, reason = torch.tensor(torch.inf), f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
         self.train(was_training)
-        # A comparison with NaN is false, and padded rows are kept.
-        agrees = bool(difference < PROBE_TOLERANCE.get(model.dtype, LOW_PRECISION_PROBE_TOLERANCE))
-        if not agrees:
+        if reason:
             self.restore_attention()
             logger.warning(
                 "%s cannot share prompts (%s); every response gets its own padded row",
                 type(model).__name__,
                 reason,
             )
-        return agrees
+        return not reason
+
+    def _disagreement(self, batch: PackedBatch) -> str | None:
+        """What is wrong with shared prompts on this model, if anything."""
+        model = self.causal_lm()
+        batch = batch.to(model.device)
+        expected = self._padded_logps(batch)
+        model.set_attn_implementation(SHARED_PROMPT)
+        windows: set[int | None] = set()
+        packed = self._packed_logps(batch, windows_seen=windows)
+        tolerance = PROBE_TOLERANCE.get(model.dtype, LOW_PRECISION_PROBE_TOLERANCE)
+        difference = (packed - expected).norm() / expected.norm()
+        # Written so that NaN is a disagreement too.
+        if not difference < tolerance:
+            return f"its log-probabilities differ by {difference:.2%}"
+        first = int(batch.lengths[0])
+        changed = replace(batch, input_ids=batch.input_ids.clone())
+        own = batch.predictors[1:first]
+        changed.input_ids[own] = changed.input_ids[own].flip(0)
+        others = self._packed_logps(changed)[first:]
+        if not (others - packed[first:]).norm() / packed[first:].norm() < tolerance:
+            return "a response's log-probability depends on another response"
+        config = model.config.get_text_config()
+        wants_window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+        if wants_window and windows <= {None}:
+            # Such a model builds the window into a mask, and the probe is shorter than the window.
+            return "its sliding window does not reach the attention function"
+        return None
 
 
 def _probe_batch(vocabulary: int) -> PackedBatch:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 TOKENS_PER_ROW = 4096
 """Tokens per forward pass: long rows keep the matrix products large."""
+SECONDS_BETWEEN_SAVES = 60
+"""A pass that is killed loses at most this much."""
 
 
 class ReferenceCache:
@@ -38,11 +41,7 @@ class ReferenceCache:
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._file = folder / "reference" / f"{identity}.safetensors"
-        self._logps: dict[bytes, float] = {}
-        if self._file.exists():
-            stored = load_file(self._file)
-            keys = (key.tobytes() for key in stored["keys"])
-            self._logps = dict(zip(keys, stored["logps"].tolist(), strict=True))
+        self._logps = self._stored()
 
     def fill(
         self,
@@ -65,7 +64,6 @@ class ReferenceCache:
         )
         if missing:
             self._compute(policy, missing, autocast or nullcontext(), progress)
-            self._save()
         return [replace(group, reference_logps=self._lookup(group)) for group in groups]
 
     def _lookup(self, group: TokenizedGroup) -> Float32[np.ndarray, "responses"]:
@@ -83,18 +81,35 @@ class ReferenceCache:
     ) -> None:
         with autocast, _adapter_off(policy.language_model):
             rows = _rows(groups)
+            saved = time.monotonic()
             for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
                 batch = pack(row).to(next(policy.parameters()).device)
                 keys = [key for group in row for key in _keys(group)]
                 self._logps.update(zip(keys, policy(batch).logps.tolist(), strict=True))
+                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    self._save()
+                    saved = time.monotonic()
+        self._save()
+
+    def _stored(self) -> dict[bytes, float]:
+        if not self._file.exists():
+            return {}
+        try:
+            stored = load_file(self._file)
+            keys = (key.tobytes() for key in stored["keys"])
+            return dict(zip(keys, stored["logps"].tolist(), strict=True))
+        except (SafetensorError, KeyError, ValueError) as error:
+            logger.warning("%s is damaged (%s) and is computed again", self._file, error)
+            return {}
 
     def _save(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        # Another run may have added to the file in the meantime.
+        self._logps = self._stored() | self._logps
         keys = np.frombuffer(b"".join(self._logps), dtype=np.uint8).reshape(len(self._logps), -1)
         logps = np.array(list(self._logps.values()), dtype=np.float32)
         # Written aside and renamed: a run that is killed leaves the old file or the new one.
-        handle, scratch = tempfile.mkstemp(dir=self._file.parent)
-        os.close(handle)
+        scratch = self._file.with_suffix(f".{os.getpid()}.part")
         save_file({"keys": keys, "logps": logps}, scratch)
         os.replace(scratch, self._file)
 

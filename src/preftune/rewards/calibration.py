@@ -302,7 +302,7 @@ def _refuse(pair: Pair, group: Group, gap: float) -> None:
     raise InputError(
         f"row {group.row}: the chosen response scores {chosen} and the rejected one {rejected} (margin "
         f"{pair.margin}), so the gap is {gap:.4g}, and a negative gap would raise the rejected response: set "
-        "negative_gap to drop, swap or clip, or correct the row"
+        "prior.negative_gap to drop, swap or clip, or correct the row"
     )
 
 

@@ -3,25 +3,44 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from preftune.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number: YAML 1.1 wants a point in it and would read text."""
+    """Safe YAML with the scalars of YAML 1.2: `no` is text and 1e-4, without a point, a number."""
 
 
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    _FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _expand(path: str | None) -> str | None:
+    return str(Path(path).expanduser()) if path and path.startswith("~") else path
+
+
+LocalOrHub = Annotated[str, AfterValidator(_expand)]
+"""A path, in which ~ is the home folder, or a name on the hub."""
+
+
+def _identity(source: str) -> str:
+    """The same for every spelling of a path."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 class LoraSection(_Section):
@@ -35,9 +54,9 @@ class LoraSection(_Section):
 class DataSection(_Section):
     """Where the pairs come from and what becomes of them."""
 
-    train: str
+    train: LocalOrHub
     train_split: str = "train"
-    evaluation: str | None = None
+    evaluation: LocalOrHub | None = None
     evaluation_split: str = "train"
     pair_rule: str = "best_worst"
     max_length: int = Field(1024, ge=2, description="tokens of prompt and response together")
@@ -47,7 +66,10 @@ class DataSection(_Section):
 
     @model_validator(mode="after")
     def _is_held_out(self) -> "DataSection":
-        if (self.train, self.train_split) == (self.evaluation, self.evaluation_split):
+        if self.evaluation and (_identity(self.train), self.train_split) == (
+            _identity(self.evaluation),
+            self.evaluation_split,
+        ):
             raise ValueError(
                 f"evaluation={self.evaluation} is the training data itself; give another file, or another "
                 "split by evaluation_split=NAME"
@@ -75,15 +97,15 @@ class RunConfig(_Section):
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
     """
 
-    model: str
+    model: LocalOrHub
     model_dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoraSection | None = None
     data: DataSection
     objective: dict[str, Any] = Field(default_factory=dict)
     prior: PriorSection = PriorSection()
     training: dict[str, Any] = Field(default_factory=dict)
-    output: str = "runs/train"
-    cache: str | None = None
+    output: LocalOrHub = "runs/train"
+    cache: LocalOrHub | None = None
 
 
 TRAINING_DEFAULTS: dict[str, Any] = {
@@ -102,12 +124,25 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 }
 """What differs from transformers' own defaults, or is worth reading in a run's config.yaml."""
 
+_PACKED = "batches are packed rows without labels or columns"
+_SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
+
 TRAINING_OWNED: dict[str, str] = {
     "output_dir": "set `output` at the top level",
-    "remove_unused_columns": "batches are packed, there are no columns to remove",
-    "label_names": "preference data has no labels column",
-    "load_best_model_at_end": "pick a checkpoint of the run folder instead",
     "resume_from_checkpoint": "pass --resume",
+    "load_best_model_at_end": "pick a checkpoint of the run folder instead",
+    "remove_unused_columns": _PACKED,
+    "label_names": _PACKED,
+    "label_smoothing_factor": _PACKED,
+    "train_sampling_strategy": _PACKED,
+    "include_for_metrics": _PACKED,
+    "neftune_noise_alpha": "noise would reach one of the two policies that are compared",
+    "use_liger_kernel": "the vocabulary head is computed in chunks already",
+    "dataloader_pin_memory": "memory is pinned where there is a device",
+    "logging_nan_inf_filter": "it would read the loss back from the device after every micro-batch",
+    "disable_tqdm": "the command line draws its own bar",
+    "hub_token": _SECRET,
+    "push_to_hub_token": _SECRET,
 }
 """Fields of `TrainingArguments` that preftune decides, with what to do instead."""
 

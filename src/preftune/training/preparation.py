@@ -1,7 +1,8 @@
 """Everything about a run that can be checked without weights: configuration, model name, data, prior."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from math import ceil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from preftune import objectives
 from preftune.data import (
@@ -18,13 +19,20 @@ from preftune.data import (
     RowReport,
     RowRules,
     TokenizedGroup,
-    fingerprint_tokens,
+    fingerprint_groups,
     load_groups,
     tokenize_groups,
 )
 from preftune.errors import InputError
+from preftune.policy import load_config, load_tokenizer
 from preftune.rewards.calibration import Calibration, PriorReport, apply_prior, fit_calibration
-from preftune.training.configuration import TRAINING_DEFAULTS, TRAINING_OWNED, RunConfig, unknown_key
+from preftune.training.configuration import (
+    TRAINING_DEFAULTS,
+    TRAINING_OWNED,
+    PriorSection,
+    RunConfig,
+    unknown_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +52,11 @@ class PreparedData:
         """Tokens of an epoch, each prompt counted once."""
         return sum(group.packed_tokens for group in self.groups)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its response."""
+        return max(len(g.prompt) + len(response) for g in self.groups for response in g.responses)
+
     def summary(self) -> dict[str, Any]:
         """Counts for summary.json and --dry-run."""
         return {
@@ -56,7 +69,7 @@ class PreparedData:
                 **{f"{rule}/{action}": count for (rule, action), count in self.rows.counts.items()},
             },
             "prior": asdict(self.prior) if self.prior else None,
-            "fingerprint": fingerprint_tokens(self.groups),
+            "fingerprint": fingerprint_groups(self.groups),
         }
 
 
@@ -71,6 +84,12 @@ class PreparedRun:
     calibration: Calibration | None
     train: PreparedData
     evaluation: PreparedData | None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What each split is trained or evaluated on, in short."""
+        splits = {"train": self.train, "evaluation": self.evaluation}
+        return {name: fingerprint_groups(data.groups) for name, data in splits.items() if data}
 
     def summary(self) -> dict[str, Any]:
         """What would be trained, on what, for how long."""
@@ -102,10 +121,13 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
     config = with_objective_defaults(config)
     objective = objectives.build(config.objective)
     arguments = _training_arguments(config)
-    tokenizer = _load_tokenizer(config.model)
+    model_config = load_config(config.model)
+    tokenizer = load_tokenizer(config.model)
     train, calibration = _prepare_train(config, objective, tokenizer, progress)
     evaluation = _prepare_evaluation(config, calibration, tokenizer, progress)
-    return PreparedRun(config, objective, arguments, tokenizer, calibration, train, evaluation)
+    prepared = PreparedRun(config, objective, arguments, tokenizer, calibration, train, evaluation)
+    _check_sizes(prepared, model_config)
+    return prepared
 
 
 def with_objective_defaults(config: RunConfig) -> RunConfig:
@@ -123,55 +145,57 @@ def with_objective_defaults(config: RunConfig) -> RunConfig:
 def _training_arguments(config: RunConfig) -> TrainingArguments:
     known = [field.name for field in fields(TrainingArguments) if field.init]
     hints = get_type_hints(TrainingArguments)
+    chosen = dict(TRAINING_DEFAULTS)
     for key, value in config.training.items():
         if key in TRAINING_OWNED:
             raise InputError(f"training.{key} is preftune's own to set: {TRAINING_OWNED[key]}")
         if key not in known:
             raise InputError(unknown_key(f"training.{key}", known))
         try:
-            TypeAdapter(hints[key]).validate_python(value)
+            chosen[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
             raise InputError(f"training.{key}={value!r}: {reasons}") from None
-    chosen = TRAINING_DEFAULTS | config.training
     if config.data.evaluation is None:
         chosen["eval_strategy"] = "no"
     # Without this, bf16 is refused on a machine that has nothing but its processor.
     chosen.setdefault("use_cpu", not torch.accelerator.is_available())
     chosen.setdefault("per_device_eval_batch_size", 2 * chosen["per_device_train_batch_size"])
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             **chosen,
             output_dir=str(Path(config.output) / CHECKPOINT_FOLDER),
             remove_unused_columns=False,
-            # One warning per worker where there is no accelerator to pin for.
             dataloader_pin_memory=torch.cuda.is_available(),
-            # The filter reads the loss back from the device after every micro-batch.
             logging_nan_inf_filter=False,
             disable_tqdm=True,
         )
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"training: {error}") from None
+    if arguments.n_gpu > 1:
+        logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)
+        arguments._n_gpu = 1
+    return arguments
 
 
-def _load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    path = Path(model).expanduser()
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise InputError(
-            f"model={model} is a folder without config.json; give a folder that save_pretrained wrote"
-        )
-    if looks_local and not path.is_dir():
-        raise InputError(f"model={model} is no folder; give one that save_pretrained wrote, or a hub name")
-    try:
-        AutoConfig.from_pretrained(model)
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"model={model} is neither a folder with a model nor a name the hub knows, or the hub "
-            f"cannot be reached: {reason}"
-        ) from None
+def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
+    """Rows must fit the model, and every process must have a row."""
+    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    splits = {"train": prepared.train, "evaluation": prepared.evaluation}
+    for name, data in splits.items():
+        if data is None:
+            continue
+        if context and data.longest > context:
+            raise InputError(
+                f"data.{name} has {data.longest} tokens in a row and the model's context is {context}; "
+                f"set data.max_length={context}"
+            )
+        processes = prepared.arguments.world_size
+        if len(data.groups) < processes:
+            raise InputError(
+                f"data.{name} has {len(data.groups)} rows for {processes} processes; "
+                "give more rows, or fewer processes"
+            )
 
 
 def _prepare_train(
@@ -181,10 +205,13 @@ def _prepare_train(
     groups, report = _load(config, config.data.train, config.data.train_split, needs_prior)
     calibration = prior = None
     if needs_prior:
-        calibration = fit_calibration(config.prior.calibration, config.prior.temperature, groups)
-        groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+        with _naming(config.data.train):
+            calibration = fit_calibration(config.prior.calibration, config.prior.temperature, groups)
+            groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
         if prior.warning:
             logger.warning(prior.warning)
+    elif config.prior != PriorSection():
+        logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
     return _tokenize(config, groups, report, prior, tokenizer, progress), calibration
 
 
@@ -198,8 +225,18 @@ def _prepare_evaluation(
     prior = None
     if calibration:
         # Fitted on the training data alone; held-out pairs only have it applied.
-        groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+        with _naming(config.data.evaluation):
+            groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
     return _tokenize(config, groups, report, prior, tokenizer, progress)
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Say which file an error about a row is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _load(config: RunConfig, source: str, split: str, needs_prior: bool) -> tuple[Sequence[Group], RowReport]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 PACKAGES = ("preftune", "torch", "transformers", "accelerate", "peft", "datasets", "safetensors")
 
@@ -41,7 +41,11 @@ def environment(arguments: TrainingArguments, data_fingerprints: dict[str, str])
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Commit of preftune's own checkout, with `-dirty` behind it where files differ; None when installed."""
+    checkout = Path(__file__).parents[3]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -50,10 +54,15 @@ def _commit() -> str | None:
 
 
 class Recorder(TrainerCallback):
-    """Writes every log line to metrics.jsonl and measures the steps themselves."""
+    """Writes every log line to metrics.jsonl and measures the steps themselves.
+
+    Training lines carry the run's `seconds` and `tokens` so far, over all resumes.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lines: list[dict[str, Any]] = []
+        self._before = {"seconds": 0.0, "tokens": 0}
         self._seconds = 0.0
         self._started = 0.0
 
@@ -61,10 +70,12 @@ class Recorder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """After a resume, forget what was logged beyond the checkpoint: it is about to be logged again."""
-        if state.is_world_process_zero and self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        if state.is_world_process_zero:
+            self._lines = [line for line in _whole_lines(self._path) if line["step"] <= state.global_step]
+            for line in self._lines:
+                self._before = {key: line.get(key, value) for key, value in self._before.items()}
+            text = "".join(json.dumps(line) + "\n" for line in self._lines)
+            self._path.write_text(text, encoding="utf-8")
 
     def on_log(
         self,
@@ -75,9 +86,15 @@ class Recorder(TrainerCallback):
         **_: Any,
     ) -> None:
         """Append one line."""
-        if state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+        if not state.is_world_process_zero:
+            return
+        line = {"step": state.global_step, **(logs or {})}
+        if "tokens" in line:
+            line["tokens"] += self._before["tokens"]
+            line["seconds"] = self._before["seconds"] + self._seconds
+        self._lines.append(line)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
@@ -87,24 +104,38 @@ class Recorder(TrainerCallback):
         """Stop the clock: evaluation, checkpoints and data loading are not training."""
         self._seconds += time.perf_counter() - self._started
 
-    def summary(self, trainer: Trainer) -> dict[str, Any]:
-        """Figures of the run: held-out metrics at its start and end, speed and memory."""
-        evaluations = [line for line in trainer.state.log_history if "eval_loss" in line]
-        before, after = ({}, {}) if not evaluations else (evaluations[0], evaluations[-1])
+    def summary(self) -> dict[str, Any]:
+        """Figures of the run: held-out metrics at its start and end, speed and memory.
+
+        Changes are None where the untrained policy was not evaluated.
+        """
+        evaluations = [line for line in self._lines if "eval_loss" in line]
+        before, after = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+        trained = [line for line in self._lines if "tokens" in line]
+        seconds, tokens = (trained[-1]["seconds"], trained[-1]["tokens"]) if trained else (0.0, 0)
         return {
             "chosen_logp_change": _change("eval_logps/chosen", before, after),
             "rejected_logp_change": _change("eval_logps/rejected", before, after),
             "accuracy": after.get("eval_rewards/accuracies"),
             "evaluation_start": before,
             "evaluation_end": after,
-            "seconds": round(self._seconds, 2),
-            "tokens_per_second": round(trainer.tokens_seen / max(self._seconds, 1e-9), 1),
+            "seconds": round(seconds, 2),
+            "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
 
 
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The file's lines; a killed run may have left half of the last one."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def _change(metric: str, before: dict[str, Any], after: dict[str, Any]) -> float | None:
-    return after[metric] - before[metric] if metric in after else None
+    if before.get("step") != 0 or after.get("step") == 0:
+        return None
+    change: float = after[metric] - before[metric]
+    return change
 
 
 class ConsoleProgress(TrainerCallback):
@@ -155,10 +186,11 @@ class ConsoleProgress(TrainerCallback):
         elif "loss" in logs:
             self._progress.update(self._task, description=_line(logs, ""))
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Close the bar."""
+    def close(self) -> None:
+        """Close the bar, also where training was interrupted."""
         if self._progress is not None:
             self._progress.stop()
+            self._progress = None
 
 
 def _line(logs: dict[str, Any], prefix: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainingArguments, set_seed
 
 from preftune.cache import cache_dir
-from preftune.data import TokenizedGroup, fingerprint_tokens
+from preftune.data import TokenizedGroup
 from preftune.errors import InputError
-from preftune.policy import Policy, ReferenceCache, reference_identity
+from preftune.policy import Policy, ReferenceCache, load_language_model, reference_identity
 from preftune.report import write_report
 from preftune.training.configuration import LoraSection, RunConfig
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare, with_objective_defaults
@@ -59,11 +59,17 @@ def train(
         finished: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return finished
     prepared = prepare(config, progress)
-    if state.is_main_process:
-        _start_folder(prepared, folder, keep=resume)
-    state.wait_for_everyone()
+    record = environment(prepared.arguments, prepared.fingerprints)
+    if resume:
+        _check_environment(folder, record)
 
+    # Adapters start at random numbers, which the seed decides too.
+    set_seed(prepared.arguments.seed)
     policy = Policy(_load_model(config))
+    # Only now is it certain that the new run starts, and an old one may go.
+    if state.is_main_process:
+        _start_folder(prepared, folder, record, keep=resume)
+    state.wait_for_everyone()
     train_groups = prepared.train.groups
     evaluation_groups = prepared.evaluation.groups if prepared.evaluation else None
     if "reference" in prepared.objective.needs:
@@ -71,10 +77,11 @@ def train(
             prepared, policy, progress and state.is_main_process
         )
 
-    checkpoint = get_last_checkpoint(str(folder / CHECKPOINT_FOLDER)) if resume else None
+    checkpoint = _last_checkpoint(folder / CHECKPOINT_FOLDER) if resume else None
     if not evaluation_groups or checkpoint:
         prepared.arguments.eval_on_start = False
     recorder = Recorder(folder / "metrics.jsonl")
+    bar = ConsoleProgress(enabled=progress)
     trainer = PreferenceTrainer(
         policy,
         prepared.objective,
@@ -82,12 +89,17 @@ def train(
         train_groups,
         evaluation_groups,
         prepared.tokenizer,
-        callbacks=[recorder, ConsoleProgress(enabled=progress)],
+        callbacks=[recorder, bar],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        bar.close()
+    if evaluation_groups and not trainer.has_evaluated():
+        trainer.evaluate()
     policy.restore_attention()
     trainer.save_model(str(folder / MODEL_FOLDER))
-    summary = prepared.summary() | recorder.summary(trainer) | {"shares_prompts": policy.shares_prompts}
+    summary = prepared.summary() | recorder.summary() | {"shares_prompts": policy.shares_prompts}
     if state.is_main_process:
         write_json(folder / "summary.json", summary)
         write_report(folder / "report.html", f"Run {folder.name}", {folder.name: folder})
@@ -96,8 +108,10 @@ def train(
 
 def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool) -> None:
     stored = folder / "config.yaml"
-    if resume and stored.exists():
-        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output={folder} is a file; give a folder")
+    if stored.exists() and resume:
+        before = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
         now = json.loads(config.model_dump_json())
         changed = [key for key in now if now[key] != before.get(key)]
         if changed:
@@ -105,16 +119,44 @@ def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool
                 f"--resume: {', '.join(changed)} differ from {stored}; resume with the same configuration, "
                 "or start another run with another output"
             )
-    elif not stored.exists() and folder.exists() and any(folder.iterdir()):
-        raise InputError(f"output={folder} is not empty and holds no run; give a folder of its own")
     elif stored.exists() and not overwrite:
         raise InputError(
             f"output={folder} already holds a run; pass --resume to continue it, --overwrite to replace it, "
             "or another output"
         )
+    elif not stored.exists() and folder.exists() and any(folder.iterdir()):
+        raise InputError(f"output={folder} is not empty and holds no run; give a folder of its own")
+    if overwrite and folder.resolve() in Path(config.model).resolve().parents:
+        raise InputError(f"model={config.model} lies in output={folder}, which --overwrite replaces; move it")
+    for place in (folder, _cache(config)):
+        existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK)):
+            key = "output" if place == folder else "cache"
+            raise InputError(f"{key}={place} cannot be written; give another {key}=FOLDER")
 
 
-def _start_folder(prepared: PreparedRun, folder: Path, keep: bool) -> None:
+def _check_environment(folder: Path, record: dict[str, Any]) -> None:
+    """A resumed run goes on with the same data, split over as many processes."""
+    stored = folder / "environment.json"
+    if not stored.exists():
+        return
+    before = json.loads(stored.read_text(encoding="utf-8"))
+    for key, what in {"data": "the data", "processes": "the number of processes"}.items():
+        if before[key] != record[key]:
+            raise InputError(
+                f"--resume: {what} changed since {stored} ({before[key]} there, {record[key]} now); "
+                "restore it, or start another run with another output"
+            )
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; transformers writes trainer_state.json last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    steps = {int(path.name.removeprefix("checkpoint-")): path for path in whole}
+    return str(steps[max(steps)]) if steps else None
+
+
+def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not keep:
         for name in ("metrics.jsonl", "summary.json", "report.html"):
@@ -123,15 +165,19 @@ def _start_folder(prepared: PreparedRun, folder: Path, keep: bool) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
     resolved = json.loads(prepared.config.model_dump_json())
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    data = {"train": fingerprint_tokens(prepared.train.groups)}
-    if prepared.evaluation:
-        data["evaluation"] = fingerprint_tokens(prepared.evaluation.groups)
-    write_json(folder / "environment.json", environment(prepared.arguments, data))
+    write_json(folder / "environment.json", record)
 
 
 def _load_model(config: RunConfig) -> "torch.nn.Module | PeftModel":
-    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=getattr(torch, config.model_dtype))
-    return _with_lora(model, config.lora) if config.lora else model
+    model = load_language_model(config.model, getattr(torch, config.model_dtype))
+    if config.lora:
+        return _with_lora(model, config.lora)
+    if config.model_dtype == "bfloat16":
+        logger.warning(
+            "all weights are trained in bfloat16, which rounds small updates away; prefer "
+            "model_dtype=float32 with training.bf16=true, or lora.rank=16"
+        )
+    return model
 
 
 def _with_lora(model: torch.nn.Module, lora: LoraSection) -> "PeftModel":
@@ -159,15 +205,18 @@ def _with_reference(
     policy.eval()
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
     identity = reference_identity(policy.causal_lm(), precision)
-    folder = Path(prepared.config.cache).expanduser() if prepared.config.cache else cache_dir()
     # The first process computes what is missing, the others then find it.
     with PartialState().main_process_first():
-        cache = ReferenceCache(folder, identity)
+        cache = ReferenceCache(_cache(prepared.config), identity)
         train = cache.fill(policy, prepared.train.groups, _autocast(arguments), progress)
         evaluation = None
         if prepared.evaluation:
             evaluation = cache.fill(policy, prepared.evaluation.groups, _autocast(arguments), progress)
     return train, evaluation
+
+
+def _cache(config: RunConfig) -> Path:
+    return Path(config.cache) if config.cache else cache_dir()
 
 
 def _autocast(arguments: TrainingArguments) -> AbstractContextManager[object]:

@@ -69,7 +69,7 @@ class PreferenceTrainer(Trainer):
         # The loss is already divided by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
         self._train_tally, self._evaluation_tally = Tally(), Tally()
-        self.tokens_seen = 0
+        self._tokens_seen = torch.zeros((), dtype=torch.int64, device=arguments.device)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -77,11 +77,12 @@ class PreferenceTrainer(Trainer):
         """The micro-batches of one optimizer step, and the number of items of every unit in all of them."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = [count_units(batch["batch"].lengths, batch["batch"].chosen) for batch in batches]
-        self.tokens_seen += sum(len(batch["batch"].input_ids) for batch in batches)
         units = list(counts[0])
-        local = torch.stack([torch.stack([count[unit] for count in counts]).sum() for unit in units])
-        total = self.accelerator.reduce(local.to(device), reduction="sum")
-        return batches, dict(zip(units, total, strict=True))
+        tokens = torch.tensor(sum(len(batch["batch"].input_ids) for batch in batches))
+        local = torch.stack([tokens, *(torch.stack([c[unit] for c in counts]).sum() for unit in units)])
+        total = self._sum_over_processes(local.to(device))
+        self._tokens_seen += total[0]
+        return batches, dict(zip(units, total[1:], strict=True))
 
     def compute_loss(
         self,
@@ -131,10 +132,16 @@ class PreferenceTrainer(Trainer):
             GroupDataset(share), batch_size=self.args.per_device_eval_batch_size, collate_fn=collate
         )
 
+    def has_evaluated(self) -> bool:
+        """Whether the policy as it stands was evaluated on held-out groups."""
+        history = self.state.log_history
+        return any("eval_loss" in line and line["step"] == self.state.global_step for line in history)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the tally's means to the Trainer's own log line."""
         if "loss" in logs:
             logs |= self._train_tally.means(self._sum_over_processes)
+            logs["tokens"] = int(self._tokens_seen)
         super().log(logs, start_time)
 
     def _sum_over_processes(self, sums: Tensor) -> Tensor:

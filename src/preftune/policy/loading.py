@@ -1,0 +1,75 @@
+"""Models and tokenizers by folder or hub name, with errors that say what is wrong with the name."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from preftune.errors import InputError
+
+
+def load_config(model: str) -> PretrainedConfig:
+    """The configuration of a causal language model; a path is never looked up on the hub.
+
+    Raises:
+        InputError: the name is no folder with a causal language model, and no hub name that can be read.
+    """
+    path = Path(model)
+    looks_local = path.is_absolute() or model.startswith(".") or model.count("/") > 1
+    if (path / "adapter_config.json").is_file():
+        raise InputError(
+            f"model={model} is a LoRA adapter; merge it into its base model first (peft's merge_and_unload)"
+        )
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(
+            f"model={model} is a folder without config.json; give a folder that save_pretrained wrote"
+        )
+    if looks_local and not path.is_dir():
+        raise InputError(f"model={model} is no folder; give one that save_pretrained wrote, or a hub name")
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise _unreadable(model, error) from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"model={model} is a {config.model_type}, which is no causal language model")
+    return config
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise _unreadable(model, error) from None
+
+
+def load_language_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its weights in `dtype`, on the processor.
+
+    Raises:
+        InputError: there are no weights.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise _unreadable(model, error) from None
+
+
+def _unreadable(model: str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0]
+    return InputError(
+        f"model={model} is neither a folder with a whole model nor a name the hub knows, or the hub cannot "
+        f"be reached: {reason}"
+    )
