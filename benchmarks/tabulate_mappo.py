@@ -4,10 +4,12 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from experiment_mappo import LEARNING_RATE, METHODS, PRIORS, SEEDS, STEPS, SWEEP, Point, points
 from matplotlib.figure import Figure
@@ -191,30 +193,37 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+COLOURS = {"none": "#0072b2", "reward_gap": "#d55e00"}
+LABELS = {"none": "plain", "reward_gap": "with prior"}
+
+
 def draw() -> None:
-    """Change of log p of chosen against the held-out margin, a panel per method."""
-    figure = Figure(figsize=(10, 2.8), layout="constrained")
-    colours = {"none": "#0072b2", "reward_gap": "#d55e00"}
-    labels = {"none": "plain", "reward_gap": "with prior"}
-    for axes, method in zip(figure.subplots(1, len(METHODS)), METHODS, strict=True):
-        for prior in PRIORS:
-            for seed in SEEDS:
-                margins, chosen = zip(*_curve(method, prior, seed, "chosen"), strict=True)
-                axes.plot(
-                    margins,
-                    chosen,
-                    "o-",
-                    color=colours[prior],
-                    markersize=3,
-                    linewidth=0.8,
-                    label=labels[prior] if seed == SEEDS[0] else None,
-                )
+    """Change of log p of chosen, a column per method: above against steps, below against the margin."""
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    rows = {"step (equal rate)": _by_step, "held-out margin (nats)": _by_margin}
+    panels = figure.subplots(len(rows), len(METHODS))
+    for line_of, label, row in zip(rows.values(), rows, panels, strict=True):
+        for axes, method in zip(row, METHODS, strict=True):
+            for prior, seed in product(PRIORS, SEEDS):
+                across, chosen = zip(*line_of(method, prior, seed), strict=True)
+                name = LABELS[prior] if seed == SEEDS[0] else None
+                axes.plot(across, chosen, "o-", color=COLOURS[prior], markersize=3, linewidth=0.8, label=name)
+            axes.set_xlabel(label)
+            axes.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("change of log p of chosen")
+    for axes, method in zip(panels[0], METHODS, strict=True):
         axes.set_title(method)
-        axes.set_xlabel("held-out margin (nats)")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("change of log p of chosen")
-    figure.axes[0].legend(frameon=False)
+    panels[0][0].legend(frameon=False)
     figure.savefig(FIGURE, metadata={"Date": None})
+
+
+def _by_step(method: str, prior: str, seed: int) -> list[tuple[float, float]]:
+    ends = trajectory(Point(method, prior, seed, 1.0))
+    return [(0.0, 0.0), *((end["step"], end["chosen"]) for end in ends)]
+
+
+def _by_margin(method: str, prior: str, seed: int) -> list[tuple[float, float]]:
+    return _curve(method, prior, seed, "chosen")
 
 
 def main() -> None:
@@ -226,6 +235,8 @@ def main() -> None:
         "samples": samples_view(),
         "trajectories": {point.folder.name: trajectory(point) for point in points()},
     }
+    # The same figures give the same file.
+    mpl.rcParams["svg.hashsalt"] = "preftune"
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw()

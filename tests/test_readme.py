@@ -24,7 +24,4 @@ def test_every_linked_file_exists() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith("http")]
     assert local
-    assert [link for link in local if not (README.parent / link).exists()] in (
-        [],
-        ["docs/experiments/mappo.svg"],
-    )
+    assert [link for link in local if not (README.parent / link).exists()] == []
