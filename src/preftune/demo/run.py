@@ -26,11 +26,15 @@ from preftune.report import SampleRewards, SideBySide, write_report
 from preftune.rewards.instructions import instruction_score
 
 RUNS: dict[str, dict[str, Any]] = {
-    "dpo": {"method": "dpo", "prior": "none"},
-    "dpo+prior": {"method": "dpo", "prior": "reward_gap"},
+    "dpo": {"objective": {"method": "dpo", "prior": "none"}},
+    # The verifier's scores lie in [0, 1] already.
+    "dpo+prior": {
+        "objective": {"method": "dpo", "prior": "reward_gap"},
+        "prior": {"calibration": "identity"},
+    },
 }
 TRAINING: dict[str, Any] = {
-    "learning_rate": 1e-4,
+    "learning_rate": 5e-5,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 2,
     "per_device_train_batch_size": 4,
@@ -38,8 +42,6 @@ TRAINING: dict[str, Any] = {
     "bf16": True,
     "save_strategy": "no",
 }
-PRIOR: dict[str, Any] = {"calibration": "identity"}
-"""The verifier's scores lie in [0, 1] already."""
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
 
@@ -126,9 +128,9 @@ def run_demo(output: Path, model: str | None = None) -> None:
     console.rule("Before: what the model answers to held-out prompts")
     samples = {"before": sample_rewards(model, held_out, progress=True)}
     summary: dict[str, dict[str, Any]] = {}
-    for name, objective in RUNS.items():
+    for name, sections in RUNS.items():
         console.rule(f"Training: {name}")
-        summary[name] = _train(output / name, model, objective, data, threads)
+        summary[name] = _train(output / name, model, sections, data, threads)
         samples[name] = sample_rewards(output / name / "model", held_out, progress=True)
         summary[name] |= {
             "sample_reward_before": _interval(samples["before"]),
@@ -158,14 +160,13 @@ def _useful_threads() -> int:
 
 
 def _train(
-    folder: Path, model: str, objective: dict[str, Any], data: dict[str, Path], threads: int
+    folder: Path, model: str, sections: dict[str, Any], data: dict[str, Path], threads: int
 ) -> dict[str, Any]:
     """Run `preftune train` in a process of its own, so that its memory is its own too."""
     configuration = {
         "model": model,
         "data": {"train": str(data["train"]), "evaluation": str(data["held_out"])},
-        "objective": objective,
-        "prior": PRIOR,
+        **sections,
         "training": TRAINING,
         "output": str(folder),
     }
