@@ -117,13 +117,16 @@ def test_sampling_continues_where_it_was_killed(
     """Finished chunks are kept, half a line is not, and the file is the uninterrupted one."""
     monkeypatch.setattr(sampling, "PROMPTS_PER_CHUNK", 2)
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"Say {n}", "id": n}) + "\n" for n in range(5)))
+    rows = [{"prompt": f"Say {n}", "id": n, "scores": [1.0, 0.0], "chosen": "old"} for n in range(5)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     options = ["--n", "2", "--max-new-tokens", "4"]
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     assert preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(whole), *options)[0] == 0
     written = whole.read_text(encoding="utf-8")
     lines = written.splitlines(keepends=True)
     assert [len(json.loads(line)["responses"]) for line in lines] == [2] * 5
+    # What was said of other responses is not said of the new ones.
+    assert [list(json.loads(line)) for line in lines] == [["prompt", "id", "responses"]] * 5
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "sample_responses", _killed_in_the_second_chunk(sampling.sample_responses))
         assert preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(killed), *options)[0]

@@ -166,7 +166,9 @@ def test_report_by_hand() -> None:
     assert report.mean_gap == pytest.approx(0.496)
     assert report.histogram == (2, 0, 0, 0, 0, 1, 0, 0, 0, 2)
     assert (report.share_below_05, report.share_above_95) == (0.4, 0.4)
-    assert report.warning is None
+    # Neither end by its mean, but two pairs in five hardly count their rejected response.
+    assert report.warning is not None
+    assert "40% of the reward gaps lie under 0.05" in report.warning
     assert json.loads(json.dumps(asdict(report)))["pairs"] == 5
 
 

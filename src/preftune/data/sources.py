@@ -110,7 +110,7 @@ def _from_object(source: Any, split: str, name: str = "the given data set") -> P
         source, name = source[split], f"{name} ({split})"
     if not isinstance(source, datasets.Dataset):
         raise InputError(
-            f"data.source is a {type(source).__name__}: it must be a file, a folder, a hub name, a "
+            f"the data is a {type(source).__name__}: it must be a file, a folder, a hub name, a "
             "datasets.Dataset or a DatasetDict. Load a streamed data set whole, or save it as JSONL."
         )
     return Part(name, tuple(source.column_names), source.with_format(None))
@@ -125,7 +125,7 @@ def _from_hub(name: str, config: str | None, split: str) -> Part:
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         title = f"{name}:{config}" if config else name
         raise InputError(
-            f"data.source={title}, split={split}: the hub data set could not be read: "
+            f"{title}, split={split}: the hub data set could not be read: "
             f"{shorten(str(error), 300)} "
             "Check the name, the split and the network, or download it and give the file or folder."
         ) from error
@@ -143,7 +143,7 @@ def _suffix(path: Path) -> str:
 def _no_such_path(path: Path) -> InputError:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     return InputError(
-        f"data.source={path}: there is no such file or folder{suggest(path.name, siblings)}. "
+        f"{path}: there is no such file or folder{suggest(path.name, siblings)}. "
         "Give an existing path, or a hub name such as org/name."
     )
 
@@ -166,7 +166,7 @@ def _read_file(path: Path) -> Part:
     reader = READERS.get(_suffix(path))
     if reader is None:
         raise InputError(
-            f"data.source={path}: files ending in {_suffix(path) or 'nothing'} cannot be read. "
+            f"{path}: files ending in {_suffix(path) or 'nothing'} cannot be read. "
             f"Convert it to one of {', '.join(READERS)}."
         )
     return reader(path)
@@ -183,7 +183,7 @@ def _read_folder(folder: Path, split: str) -> Rows:
         if _suffix(file) in READERS and not any(p.startswith(".") for p in file.relative_to(folder).parts)
     )
     if not files:
-        raise InputError(f"data.source={folder}: the folder has no file ending in {', '.join(READERS)}.")
+        raise InputError(f"{folder}: the folder has no file ending in {', '.join(READERS)}.")
     named = {file: _named_split(str(file.relative_to(folder)), split) for file in files}
     if any(named.values()):
         files = [file for file in files if named[file] == split]

@@ -49,6 +49,8 @@ MAX_NEW_TOKENS = 64
 NOTES = (
     "Chosen and rejected are the best and the worst of eight responses the model itself gave to each prompt, "
     "scored by a program that checks the prompt's instructions. The held-out prompts are about other topics.",
+    "Held-out loss can rise with the prior while margin and accuracy grow: it counts the rejected response's "
+    "fall only in part. Read margin and accuracy.",
     "DPO only knows that one response beats the other, and pushes both log-probabilities down to widen the "
     "margin. With the reward-gap prior (MaPPO) the rejected response counts as much as it is worse: a near "
     "tie is no longer pushed apart, and the chosen response keeps more of its probability.",

@@ -306,6 +306,11 @@ def _fix(key: str, value: object, option: Option) -> str:
     return f"set a value that is, or leave {key} out for {option.default!r}"
 
 
+_NAMES_ELSEWHERE = {"sigmoid": "dpo", "slic": "hinge", "mappo": "reward_gap"}
+"""What other libraries and papers call things, by our names."""
+
+
 def _near(word: object, candidates: tuple[str, ...]) -> str | None:
-    matches = get_close_matches(str(word).lower(), candidates, n=1)
+    known = _NAMES_ELSEWHERE.get(str(word).lower())
+    matches = [known] if known in candidates else get_close_matches(str(word).lower(), candidates, n=1)
     return f"did you mean {matches[0]!r}?" if matches else None

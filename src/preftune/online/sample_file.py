@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from preftune.data import read_rows
+from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
 from preftune.errors import InputError
 from preftune.online.sampling import sample_responses
 from preftune.policy import load_config, load_language_model, load_tokenizer
 
 PROMPTS_PER_CHUNK = 64
+ABOUT_RESPONSES = {"chosen", "rejected", "completion", "label"}.union(*SCORE_COLUMNS, *GROUP_COLUMNS)
+"""Columns that describe the responses a row came with."""
 
 
 def sample_file(
@@ -27,7 +30,10 @@ def sample_file(
     rows: int,
     progress: bool = False,
 ) -> int:
-    """Write every row of `prompts` to `output` with its n responses added under `responses`.
+    """Write every row of `prompts` to `output` with its n responses under `responses`.
+
+    Columns about other responses (`chosen`, `scores`, ...) are left out: beside new responses they would be
+    read as theirs.
 
     Finished chunks stand in a `.part` file beside `output`, named by a hash of the prompts and settings: the
     same call continues there, and another call never does.
@@ -75,7 +81,8 @@ def sample_file(
         )
         with part.open("a", encoding="utf-8") as file:
             for row, responses in zip(chunk, sampled, strict=True):
-                line = {**row, "responses": [response.text for response in responses]}
+                kept = {column: value for column, value in row.items() if column not in ABOUT_RESPONSES}
+                line = {**kept, "responses": [response.text for response in responses]}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
     part.replace(output)
     return len(table)

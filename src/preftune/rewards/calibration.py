@@ -299,10 +299,14 @@ def _clip(pair: Pair, group: Group, gap: float) -> Pair:
 
 def _refuse(pair: Pair, group: Group, gap: float) -> None:
     chosen, rejected = group.responses[pair.chosen].score, group.responses[pair.rejected].score
+    found = (
+        f"the margin is {pair.margin}"
+        if chosen is None or rejected is None
+        else f"the chosen response scores {chosen} and the rejected one {rejected}"
+    )
     raise InputError(
-        f"row {group.row}: the chosen response scores {chosen} and the rejected one {rejected} (margin "
-        f"{pair.margin}), so the gap is {gap:.4g}, and a negative gap would raise the rejected response: set "
-        "prior.negative_gap to drop, swap or clip, or correct the row"
+        f"row {group.row}: {found}, so the gap is {gap:.4g}, and a negative gap would raise the rejected "
+        "response: set prior.negative_gap to drop, swap or clip, or correct the row"
     )
 
 
@@ -331,11 +335,11 @@ def _report(
         histogram=tuple(counts.tolist()),
         share_below_05=float((gaps < 0.05).mean()),
         share_above_95=float((gaps > 0.95).mean()),
-        warning=_warning(mean),
+        warning=_warning(mean, float((gaps < 0.05).mean())),
     )
 
 
-def _warning(mean_gap: float) -> str | None:
+def _warning(mean_gap: float, share_below_05: float) -> str | None:
     """Near either end the prior no longer tells pairs apart, and the run is another method's."""
     if mean_gap > 0.95:
         return (
@@ -347,6 +351,12 @@ def _warning(mean_gap: float) -> str | None:
             f"the mean reward gap is {mean_gap:.3f}: with gaps near 0 the rejected responses do not count "
             "and this trains on the chosen ones only; use a sharper calibration (quantile, or a lower "
             "temperature)"
+        )
+    if share_below_05 > 0.3:
+        return (
+            f"{share_below_05:.0%} of the reward gaps lie under 0.05: on this scale those scores hardly "
+            "differ, and their rejected responses hardly count; choose prior.calibration for the scores' "
+            "range (minmax or quantile for grades, identity for scores in [0, 1])"
         )
     return None
 

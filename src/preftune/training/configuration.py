@@ -127,6 +127,21 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 _PACKED = "batches are packed rows without labels or columns"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
+TRL_KEYS: dict[str, str] = {
+    "loss_type": "objective.method",
+    "beta": "objective.beta",
+    "cpo_alpha": "objective.likelihood_weight",
+    "simpo_gamma": "objective.gamma",
+    "model_name_or_path": "model",
+    "train_dataset": "data.train",
+    "eval_dataset": "data.evaluation",
+    "max_length": "data.max_length",
+    "learning_rate": "training.learning_rate",
+    "output_dir": "output",
+}
+"""Where settings of TRL's trainers stand in a configuration."""
+MOST_KEYS_TO_LIST = 20
+
 TRAINING_OWNED: dict[str, str] = {
     "output_dir": "set `output` at the top level",
     "resume_from_checkpoint": "pass --resume",
@@ -218,5 +233,12 @@ def unknown_key(path: str, known: list[str]) -> str:
     """Message about a key that does not exist, naming the nearest one that does."""
     key = path.rpartition(".")[2]
     near = difflib.get_close_matches(key, known, n=1)
-    meant = f"did you mean '{near[0]}'?" if near else f"the keys here are {', '.join(sorted(known))}"
+    if path in TRL_KEYS:
+        meant = f"what TRL calls {path} is '{TRL_KEYS[path]}' here"
+    elif near:
+        meant = f"did you mean '{near[0]}'?"
+    elif len(known) > MOST_KEYS_TO_LIST:
+        meant = "docs/configuration.md lists the keys"
+    else:
+        meant = f"the keys here are {', '.join(sorted(known))}"
     return f"unknown key '{path}': {meant}"

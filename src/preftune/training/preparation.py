@@ -107,7 +107,7 @@ class PreparedRun:
             "evaluation": self.evaluation.summary() if self.evaluation else None,
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "steps": steps,
-            "tokens_per_step": round(self.train.tokens * per_step / len(self.train.groups)),
+            "tokens_per_step": round(self.train.tokens * min(per_step / len(self.train.groups), 1)),
             "needs": sorted(self.objective.needs),
         }
 
@@ -208,6 +208,13 @@ def _prepare_train(
         with _naming(config.data.train):
             calibration = fit_calibration(config.prior.calibration, config.prior.temperature, groups)
             groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+        logger.info(
+            "prior: %d pairs, mean gap %.3f; %d had a negative gap (%s)",
+            prior.pairs,
+            prior.mean_gap,
+            prior.negative,
+            config.prior.negative_gap,
+        )
         if prior.warning:
             logger.warning(prior.warning)
     elif config.prior != PriorSection():
