@@ -1,34 +1,24 @@
 """The tables and the figure of `docs/experiments.md` from the finished points of `experiment_mappo.py`."""
 
 import json
-import math
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from experiment_mappo import LEARNING_RATE, METHODS, PRIORS, SEEDS, STEPS, SWEEP, Point, points
 from matplotlib.figure import Figure
-from scipy import stats
 
 from preftune.demo.data import demo_rows
+from preftune.demo.run import Interval, mean_interval
 
 PAGE = Path("docs/experiments.md")
 RESULTS = Path("docs/experiments/mappo.json")
 FIGURE = Path("docs/experiments/mappo.svg")
 BEGIN, END = "<!-- tables: make experiment-mappo writes them -->", "<!-- end of tables -->"
-
-Interval = tuple[float, float, float]
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Mean with its 95% interval (Student's t)."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return fmean(values), fmean(values) - half, fmean(values) + half
 
 
 def evaluations(point: Point) -> list[dict[str, float]]:
@@ -78,7 +68,7 @@ def steps_view() -> dict[str, Any]:
             quantity: {
                 "plain": fmean(end[quantity] for end in plain),
                 "prior": fmean(end[quantity] for end in prior),
-                "difference": interval(
+                "difference": mean_interval(
                     [b[quantity] - a[quantity] for a, b in zip(plain, prior, strict=True)]
                 ),
             }
@@ -107,7 +97,7 @@ def _at_equal_margin(method: str, quantity: str) -> dict[str, Any]:
         compared += len(points_inside)
         if points_inside:
             by_seed.append(fmean(v - float(np.interp(m, margins, values)) for m, v in points_inside))
-    difference = interval(by_seed) if len(by_seed) == len(SEEDS) else None
+    difference = mean_interval(by_seed) if len(by_seed) == len(SEEDS) else None
     return {"difference": difference, "points": compared}
 
 
@@ -124,12 +114,12 @@ def _curve(method: str, prior: str, seed: int, quantity: str) -> list[tuple[floa
 
 def samples_view() -> dict[str, Any]:
     """Mean reward of samples at equal learning rate, by seed; before training, over prompts."""
-    table: dict[str, Any] = {"before": interval([fmean(row["scores"]) for row in demo_rows("held_out")])}
+    table: dict[str, Any] = {"before": mean_interval([fmean(row["scores"]) for row in demo_rows("held_out")])}
     for method in METHODS:
         plain, prior = (
             [_sample_reward(Point(method, prior, seed, 1.0)) for seed in SEEDS] for prior in PRIORS
         )
-        difference = interval([b - a for a, b in zip(plain, prior, strict=True)])
+        difference = mean_interval([b - a for a, b in zip(plain, prior, strict=True)])
         table[method] = {"plain": plain, "prior": prior, "difference": difference}
     return table
 

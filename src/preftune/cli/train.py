@@ -54,7 +54,7 @@ def train(
     if dry_run:
         prepared = prepare(resolved, progress=is_main)
         if is_main:
-            typer.echo(yaml.safe_dump(json.loads(prepared.config.model_dump_json()), sort_keys=False))
+            typer.echo(yaml.safe_dump(prepared.config.model_dump(mode="json"), sort_keys=False))
             typer.echo(json.dumps(prepared.summary(), indent=2))
         return
     run_training(resolved, resume=resume, overwrite=overwrite, progress=is_main)

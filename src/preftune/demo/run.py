@@ -1,6 +1,7 @@
 """The demo: the same pairs learned with DPO and with DPO + MaPPO, and what the prior changed."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from preftune.demo.data import Row, demo_rows, write_jsonl, write_splits
 from preftune.demo.model import demo_model_dir
 from preftune.errors import InputError
 from preftune.online.sampling import sample_responses
-from preftune.policy import load_language_model, load_tokenizer
+from preftune.policy import generation_device, load_language_model, load_tokenizer
 from preftune.report import SampleRewards, SideBySide, write_report
 from preftune.rewards.instructions import instruction_score
+from preftune.writing import write_json
 
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {"objective": {"method": "dpo", "prior": "none"}},
@@ -79,9 +81,8 @@ def sample_rewards(
     progress: bool = False,
 ) -> list[SampledRow]:
     """Sample n responses to each row's prompt and score how well they keep its instructions."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
     sampled = sample_responses(
-        load_language_model(str(model), torch.bfloat16).to(device),
+        load_language_model(str(model), torch.bfloat16).to(generation_device()),
         load_tokenizer(str(model)),
         [row["prompt"] for row in rows],
         n=n,
@@ -99,10 +100,10 @@ def sample_rewards(
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean with its 95% interval (Student's t); values must be independent, so one for each prompt."""
+    """Mean with its 95% interval (Student's t); values must be independent, such as one for each prompt."""
     mean = fmean(values)
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
-    return mean, float(low), float(high)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
 
 
 def run_demo(output: Path, model: str | None = None) -> None:
@@ -191,7 +192,7 @@ def _interval(rows: Sequence[SampledRow]) -> dict[str, float]:
 
 
 def _write(output: Path, summary: dict[str, dict[str, Any]], samples: dict[str, list[SampledRow]]) -> None:
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(output / "summary.json", summary)
     for name, rows in samples.items():
         lines = [{"prompt": r.prompt, "responses": r.responses, "rewards": r.rewards} for r in rows]
         write_jsonl(output / f"samples-{name}.jsonl", lines)

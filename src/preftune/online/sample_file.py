@@ -11,7 +11,7 @@ from preftune.data import read_rows
 from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
 from preftune.errors import InputError
 from preftune.online.sampling import sample_responses
-from preftune.policy import load_config, load_language_model, load_tokenizer
+from preftune.policy import generation_device, load_config, load_language_model, load_tokenizer
 
 PROMPTS_PER_CHUNK = 64
 ABOUT_RESPONSES = {"chosen", "rejected", "completion", "label"}.union(*SCORE_COLUMNS, *GROUP_COLUMNS)
@@ -63,8 +63,7 @@ def sample_file(
     part = output.with_name(f"{output.name}.{digest}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(model)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    language_model = load_language_model(model, torch.bfloat16).to(device)
+    language_model = load_language_model(model, torch.bfloat16).to(generation_device())
     for start in range(_finished(part), len(table), PROMPTS_PER_CHUNK):
         chunk = table[start : start + PROMPTS_PER_CHUNK]
         sampled = sample_responses(

@@ -1,12 +1,13 @@
 """The language model as a policy: log-probabilities of packed responses, and the reference's cache."""
 
-from preftune.policy.loading import load_config, load_language_model, load_tokenizer
+from preftune.policy.loading import generation_device, load_config, load_language_model, load_tokenizer
 from preftune.policy.policy import Policy
 from preftune.policy.reference import ReferenceCache, reference_identity
 
 __all__ = [
     "Policy",
     "ReferenceCache",
+    "generation_device",
     "load_config",
     "load_language_model",
     "load_tokenizer",

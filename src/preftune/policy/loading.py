@@ -67,6 +67,11 @@ def load_language_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
         raise _unreadable(model, error) from None
 
 
+def generation_device() -> torch.device:
+    """The accelerator where there is one, else the processor."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
 def _unreadable(model: str, error: Exception) -> InputError:
     reason = str(error).strip().splitlines()[0]
     return InputError(

@@ -1,6 +1,5 @@
 """The page: what of the run folders goes where."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +9,7 @@ from preftune.errors import InputError
 from preftune.report.folders import RunRecord, read_run
 from preftune.report.formatting import NOT_MEASURED, Number, format_number
 from preftune.report.samples import SampleRewards, SideBySide
+from preftune.writing import write_whole
 
 
 def write_report(
@@ -42,14 +42,7 @@ def write_report(
     if strangers := sorted(set(rewards) - set(runs)):
         raise InputError(f"rewards of {', '.join(strangers)}: no such run; runs are {', '.join(runs)}")
     records = [read_run(name, index, Path(folder)) for index, (name, folder) in enumerate(runs.items())]
-    _write_whole(path, _render(title, records, rewards, samples, notes))
-
-
-def _write_whole(path: Path, page: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    write_whole(path, _render(title, records, rewards, samples, notes))
 
 
 def _render(

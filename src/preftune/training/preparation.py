@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -52,6 +53,11 @@ class PreparedData:
         """Tokens of an epoch, each prompt counted once."""
         return sum(group.packed_tokens for group in self.groups)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What is trained on, in short; hashing a large split takes seconds, so it is done once."""
+        return fingerprint_groups(self.groups)
+
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt with its response."""
@@ -69,7 +75,7 @@ class PreparedData:
                 **{f"{rule}/{action}": count for (rule, action), count in self.rows.counts.items()},
             },
             "prior": asdict(self.prior) if self.prior else None,
-            "fingerprint": fingerprint_groups(self.groups),
+            "fingerprint": self.fingerprint,
         }
 
 
@@ -89,7 +95,7 @@ class PreparedRun:
     def fingerprints(self) -> dict[str, str]:
         """What each split is trained or evaluated on, in short."""
         splits = {"train": self.train, "evaluation": self.evaluation}
-        return {name: fingerprint_groups(data.groups) for name, data in splits.items() if data}
+        return {name: data.fingerprint for name, data in splits.items() if data}
 
     def summary(self) -> dict[str, Any]:
         """What would be trained, on what, for how long."""

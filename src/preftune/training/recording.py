@@ -1,7 +1,6 @@
 """What a run leaves behind: metrics.jsonl, environment.json, summary.json, and a bar while it runs."""
 
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -16,13 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 PACKAGES = ("preftune", "torch", "transformers", "accelerate", "peft", "datasets", "safetensors")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON so that a reader finds the old file or the new one, never half of one."""
-    scratch = path.with_suffix(path.suffix + ".part")
-    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
 
 
 def environment(arguments: TrainingArguments, data_fingerprints: dict[str, str]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from preftune.policy import Policy, ReferenceCache, load_language_model, referen
 from preftune.report import write_report
 from preftune.training.configuration import LoraSection, RunConfig
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare, with_objective_defaults
-from preftune.training.recording import ConsoleProgress, Recorder, environment, write_json
+from preftune.training.recording import ConsoleProgress, Recorder, environment
 from preftune.training.trainer import PreferenceTrainer
+from preftune.writing import write_json
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -112,7 +113,7 @@ def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool
         raise InputError(f"output={folder} is a file; give a folder")
     if stored.exists() and resume:
         before = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
-        now = json.loads(config.model_dump_json())
+        now = config.model_dump(mode="json")
         changed = [key for key in now if now[key] != before.get(key)]
         if changed:
             raise InputError(
@@ -163,7 +164,7 @@ def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], k
             (folder / name).unlink(missing_ok=True)
         for name in (CHECKPOINT_FOLDER, MODEL_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
-    resolved = json.loads(prepared.config.model_dump_json())
+    resolved = prepared.config.model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     write_json(folder / "environment.json", record)
 

@@ -1,0 +1,19 @@
+"""Files that a reader finds old or new, never half written."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write text aside and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON, whole."""
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
