@@ -17,16 +17,34 @@ def inputs() -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
     return head, torch.randn(10, 6, dtype=torch.float64, requires_grad=True), torch.randint(11, (10,))
 
 
+CONFIGURATIONS = {
+    "plain": ({}, lambda logits: logits),
+    "capped": ({"final_logit_softcapping": 0.7}, lambda logits: 0.7 * torch.tanh(logits / 0.7)),
+    "divided": ({"logits_scaling": 3.0}, lambda logits: logits / 3),
+    "multiplied": ({"logit_scale": 0.5}, lambda logits: logits * 0.5),
+}
+
+
+class _Unplain(nn.Linear):
+    """A head that is not exactly a Linear, as under LoRA."""
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, _Unplain])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize("chunk", [1, 3, 10, 64])
-def test_chunks_change_nothing(inputs, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any chunk size gives the log-softmax of the whole, and its gradients."""
+def test_chunks_change_nothing(
+    inputs, chunk: int, name: str, kind: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any chunk size, kind of head and change of its logits gives the log-softmax of all, and its gradients."""
     head, hidden, targets = inputs
-    monkeypatch.setattr(head_module, "CHUNK", chunk)
-    logps = response_token_logps(head, LlamaConfig(), hidden, targets)
+    head.__class__ = kind
+    monkeypatch.setattr(head_module, "LOGITS_PER_CHUNK", 11 * chunk)
+    keys, transform = CONFIGURATIONS[name]
+    logps = response_token_logps(head, LlamaConfig(vocab_size=11, **keys), hidden, targets)
     (logps * torch.arange(10)).sum().backward()
     found = hidden.grad, head.weight.grad, head.bias.grad
     hidden.grad = head.weight.grad = head.bias.grad = None
-    expected = head(hidden).log_softmax(-1)[torch.arange(10), targets]
+    expected = transform(head(hidden)).log_softmax(-1)[torch.arange(10), targets]
     (expected * torch.arange(10)).sum().backward()
     torch.testing.assert_close(logps, expected.float())
     for gradient, other in zip(found, (hidden.grad, head.weight.grad, head.bias.grad), strict=True):
