@@ -310,7 +310,11 @@ def test_one_response_may_be_in_many_pairs() -> None:
         one_pair(), chosen=torch.tensor([0, 0]), rejected=torch.tensor([1, 1]), prior_gap=torch.ones(2)
     )
     counts = count_units(responses.lengths, responses.chosen)
-    assert {unit: count.item() for unit, count in counts.items()} == {"pairs": 2, "chosen_tokens": 4}
+    assert {unit: count.item() for unit, count in counts.items()} == {
+        "pairs": 2,
+        "chosen_tokens": 4,
+        "response_tokens": 6,
+    }
     for settings in VARIANTS.values():
         _, twice, _ = run(settings, responses)
         _, once, _ = run(settings, one_pair())

@@ -10,11 +10,12 @@ Where TRL 1.16 differs, by design of either side:
 - TRL's `simpo_gamma` is the target margin gamma itself, as is our `gamma`, not a multiple of beta.
 - TRL's CPO trainer prepends a beginning-of-sequence token if the tokenizer names one, its DPO trainer leaves
   that to the tokenizer; both end each response with </s>, which both losses count.
+- TRL takes the mean of the routers' losses of micro-batches, we weigh them by response tokens.
 - TRL's DPO trainer with ipo averages log-ratios over tokens, but logs `rewards/*` from the sums; so do we.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,24 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
+from preftune.data import Pair, TokenizedGroup
+from preftune.data.packing import pack
 from preftune.objectives import Losses, ScoredResponses, build, count_units
+from preftune.policy import Policy
+from preftune.policy.policy import own_router_loss_weight
 
 ROWS = [
     {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},
@@ -50,25 +64,41 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 200,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+    "tie_word_embeddings": False,
+}
+
+MakeModel = Callable[[int], PreTrainedModel]
+
+
 def make_model(seed: int) -> LlamaForCausalLM:
     """A random two-layer Llama, with weights large enough for log-ratios of several nats."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=200,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.2,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-            tie_word_embeddings=False,
-        )
-    )
+    return LlamaForCausalLM(LlamaConfig(**SIZES))
+
+
+def make_mixtral(seed: int) -> MixtralForCausalLM:
+    """The same with four experts, of which each token takes two."""
+    torch.manual_seed(seed)
+    return MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2))
+
+
+def make_qwen3_moe(seed: int) -> Qwen3MoeForCausalLM:
+    """The same of another family."""
+    torch.manual_seed(seed)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts, head_dim=8))
 
 
 @dataclass
@@ -94,8 +124,8 @@ class Theirs:
     """A TRL trainer's answer, and what it answered about."""
 
     side: Side
-    model: LlamaForCausalLM
-    reference: LlamaForCausalLM | None
+    model: PreTrainedModel
+    reference: PreTrainedModel | None
     batch: Batch
 
 
@@ -110,9 +140,9 @@ COMMON: dict[str, Any] = {
 }
 
 
-def run_dpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
+def run_dpo_trainer(folder: Path, options: dict[str, Any], make: MakeModel = make_model) -> Theirs:
     """TRL's DPO trainer, with a reference that differs from the policy."""
-    model, reference = make_model(0), make_model(1)
+    model, reference = make(0), make(1)
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,
@@ -157,7 +187,7 @@ def collate(trainer: Any) -> dict[str, Any]:
     return trainer.data_collator([trainer.train_dataset[index] for index in range(len(ROWS))])
 
 
-def backward(trainer: Any, model: LlamaForCausalLM, inputs: dict[str, Any]) -> Side:
+def backward(trainer: Any, model: PreTrainedModel, inputs: dict[str, Any]) -> Side:
     """The trainer's loss on the batch and its gradients."""
     model.train()
     model.zero_grad()
@@ -166,12 +196,12 @@ def backward(trainer: Any, model: LlamaForCausalLM, inputs: dict[str, Any]) -> S
     return Side(loss.detach(), take_gradients(model), {})
 
 
-def take_gradients(model: LlamaForCausalLM) -> dict[str, Tensor]:
+def take_gradients(model: PreTrainedModel) -> dict[str, Tensor]:
     """A copy of every parameter's gradient."""
     return {name: weight.grad.clone() for name, weight in model.named_parameters()}
 
 
-def response_logps(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
+def response_logps(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Sums of log-probabilities over response tokens, and their number, by the plain padded forward."""
     logits = model(batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
     labels = batch.labels[:, 1:]
@@ -243,6 +273,15 @@ CASES: dict[
 }
 
 
+def assert_equal(side: Side, theirs: Side) -> None:
+    """Loss and gradients agree to 1e-5 relative."""
+    torch.testing.assert_close(side.loss, theirs.loss, rtol=1e-5, atol=0)
+    assert side.gradients.keys() == theirs.gradients.keys()
+    for weight, gradient in theirs.gradients.items():
+        assert gradient.norm() > 0, weight
+        assert (side.gradients[weight] - gradient).norm() <= 1e-5 * gradient.norm(), weight
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("gap", [None, 1.0], ids=["plain", "gap_1"])
 def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Path) -> None:
@@ -251,14 +290,42 @@ def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Pa
     theirs = run_trainer(tmp_path, their_options)
     prior = {} if gap is None else {"prior": "reward_gap"}
     side, _ = ours(theirs, {**our_settings, **prior}, gap)
-
-    torch.testing.assert_close(side.loss, theirs.side.loss, rtol=1e-5, atol=0)
-    assert side.gradients.keys() == theirs.side.gradients.keys()
-    for weight, gradient in theirs.side.gradients.items():
-        assert gradient.norm() > 0, weight
-        assert (side.gradients[weight] - gradient).norm() <= 1e-5 * gradient.norm(), weight
+    assert_equal(side, theirs.side)
     for metric in shared_metrics:
         assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], rel=1e-5), metric
+
+
+def groups_of(batch: Batch) -> list[TokenizedGroup]:
+    """The rows that TRL collated, as groups of two."""
+    is_prompt = (batch.labels == -100) & (batch.attention_mask == 1)
+    ids, labels = batch.input_ids.int(), batch.labels.int()
+    prompts = [row[inside].numpy() for row, inside in zip(ids, is_prompt, strict=True)]
+    responses = [row[row != -100].numpy() for row in labels]
+    return [
+        TokenizedGroup(prompts[row], (responses[row], responses[row + len(ROWS)]), (Pair(0, 1),))
+        for row in range(len(ROWS))
+    ]
+
+
+@pytest.mark.parametrize("weight", [None, 0.5], ids=["models_own", "given"])
+@pytest.mark.parametrize("make", [make_mixtral, make_qwen3_moe])
+def test_router_loss_equals_trl(make: MakeModel, weight: float | None, tmp_path: Path) -> None:
+    """With shared prompts too, and with the weight that either takes from the model where none is given."""
+    options = {} if weight is None else {"router_aux_loss_coef": weight}
+    theirs = run_dpo_trainer(tmp_path, {"loss_type": ["sigmoid"], "beta": 0.1, **options}, make)
+    batch = pack(groups_of(theirs.batch))
+    assert theirs.reference is not None
+    with torch.no_grad():
+        reference = Policy(theirs.reference)(batch).logps
+    theirs.model.zero_grad()
+    policy = Policy(theirs.model, share_prompts=True, router_loss=True)
+    scored = policy(replace(batch, reference_logps=reference))
+    own = own_router_loss_weight(theirs.model.config) if weight is None else weight
+    losses = build({"method": "dpo", "beta": 0.1, "router_loss_weight": own})(scored)
+    loss = losses.total(count_units(batch.lengths, batch.chosen))
+    loss.backward()
+    assert_equal(Side(loss.detach(), take_gradients(theirs.model), {}), theirs.side)
+    assert losses.metrics["loss/router"][0].item() == pytest.approx(theirs.side.metrics["aux_loss"], rel=1e-5)
 
 
 def test_batch_tells_the_reductions_apart(tmp_path: Path) -> None:

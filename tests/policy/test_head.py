@@ -35,7 +35,7 @@ class _Unplain(nn.Linear):
 def test_chunks_change_nothing(
     inputs, chunk: int, name: str, kind: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any chunk size, kind of head and change of its logits gives the log-softmax of all, and its gradients."""
+    """Any chunk size, kind of head and change of its logits gives the log-softmax of all, with gradients."""
     head, hidden, targets = inputs
     head.__class__ = kind
     monkeypatch.setattr(head_module, "LOGITS_PER_CHUNK", 11 * chunk)

@@ -3,16 +3,21 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from preftune.objectives import Losses, Term
+from preftune.policy import Policy
 from preftune.training.tally import Tally
 
 
@@ -46,27 +51,89 @@ def test_tally_reduces_over_processes_with_one_call() -> None:
     assert calls == [(3, 2)]
 
 
-def test_host_reads_do_not_grow_with_micro_batches(
-    config: dict[str, Any], train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by_tokens", [False, True], ids=["accumulated", "rows"])
+def test_reads_and_collectives_do_not_grow_with_micro_batches(
+    by_tokens: bool,
+    config: dict[str, Any],
+    train: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two optimizer steps of one micro-batch each, and of eight each, read the device equally often."""
+    """Steps in one row and in many: as many reads of the device, and a collective for a step and a log."""
     config["data"].pop("evaluation")
     config["objective"] = {"method": "cpo"}
     config["training"] |= {"max_steps": 2, "logging_steps": 2, "save_strategy": "no", "max_grad_norm": 0}
-    reads = {"count": 0}
-    for name in ("item", "__bool__", "__float__"):
-        original = getattr(torch.Tensor, name)
+    calls = {"reads": 0, "collectives": 0, "rows": 0}
+    for owner, name, kind in [
+        *((torch.Tensor, name, "reads") for name in ("item", "tolist", "__bool__", "__float__", "__int__")),
+        (Accelerator, "reduce", "collectives"),
+        (Policy, "forward", "rows"),
+    ]:
+        original = getattr(owner, name)
 
-        def counted(tensor: torch.Tensor, original: Callable[..., Any] = original) -> Any:
-            reads["count"] += 1
-            return original(tensor)
+        def counted(*arguments: Any, original: Any = original, kind: str = kind, **named: Any) -> Any:
+            calls[kind] += 1
+            return original(*arguments, **named)
 
-        monkeypatch.setattr(torch.Tensor, name, counted)
-    train(config)
-    once, reads["count"] = reads["count"], 0
+        monkeypatch.setattr(owner, name, counted)
+    one_row: list[str] = []
     split = ["training.per_device_train_batch_size=1", "training.gradient_accumulation_steps=8"]
-    train(config, *split, f"output={tmp_path / 'split'}")
-    assert reads["count"] == once
+    if by_tokens:
+        config["training"].pop("per_device_train_batch_size")
+        one_row = ["batches.tokens_per_step=400"]
+        split = [*one_row, "batches.tokens_per_row=1"]
+    seen = []
+    for arguments in (one_row, split):
+        calls |= dict.fromkeys(calls, 0)
+        train(config, *arguments, f"output={tmp_path / str(len(seen))}")
+        seen.append(dict(calls))
+    assert seen[0]["rows"] == 2
+    assert seen[1]["rows"] >= 13
+    assert seen[0]["reads"] == seen[1]["reads"]
+    assert seen[0]["collectives"] == seen[1]["collectives"] == 2 + 1
+
+
+COUNT_COLLECTIVES = """
+import collections, json, os, sys
+import torch.distributed as dist
+
+calls = collections.Counter()
+for name in ("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "broadcast"):
+    def counted(*arguments, original=getattr(dist, name), name=name, **named):
+        calls[name] += 1
+        return original(*arguments, **named)
+    setattr(dist, name, counted)
+from preftune.cli import main
+sys.argv = ["preftune", "train", *sys.argv[2:], "output=" + sys.argv[1]]
+try:
+    main()
+finally:
+    with open(f"{sys.argv[-1].removeprefix('output=')}.{os.environ['RANK']}.json", "w") as file:
+        json.dump(calls, file)
+"""
+
+
+def test_two_processes_talk_once_a_step(config: dict[str, Any], tmp_path: Path) -> None:
+    """Of ours there is one small collective for a step, whatever its rows, beside DDP's own of gradients."""
+    config["data"].pop("evaluation")
+    config["objective"] = {"method": "cpo"}
+    config["training"] |= {"logging_steps": 100, "save_strategy": "no"}
+    config["training"].pop("per_device_train_batch_size")
+    script, file = tmp_path / "count.py", tmp_path / "config.yaml"
+    script.write_text(COUNT_COLLECTIVES, encoding="utf-8")
+    file.write_text(yaml.safe_dump(config | {"batches": {"tokens_per_step": 300}}), encoding="utf-8")
+
+    def collectives(name: str, *arguments: str) -> list[dict[str, int]]:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        launch += [str(script), str(tmp_path / name), str(file), *arguments]
+        done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return [json.loads((tmp_path / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
+
+    few = collectives("few", "training.max_steps=1")
+    many = collectives("many", "training.max_steps=3", "batches.tokens_per_row=1")
+    for before, after in zip(few, many, strict=True):
+        assert after == before | {"all_reduce": before["all_reduce"] + 2}
 
 
 def test_resuming_a_finished_run_changes_nothing(config: dict[str, Any], train: Callable[..., Path]) -> None:

@@ -37,6 +37,7 @@ def train(
     - `prior.calibration=sigmoid` how raw scores become rewards in [0, 1]
     - `training.learning_rate=1e-6` and any other field of transformers' TrainingArguments
     - `training.per_device_train_batch_size=8` groups in a batch
+    - `batches.tokens_per_step=65536` or so many tokens; `batches.tokens_per_row=16384` bounds memory
     - `lora.rank=16` train low-rank adapters instead of all weights
     - `output=runs/NAME` where everything goes
     """

@@ -24,6 +24,7 @@ from preftune.objectives.methods import METHODS, Method, Objective, Option, buil
 from preftune.objectives.parts import ChosenLikelihood, Margin, Part
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Losses, Need, ScoredResponses, Term, Unit, count_units
+from preftune.objectives.router import RouterBalance
 from preftune.objectives.scores import (
     SCORE_NEEDS,
     Score,
@@ -49,6 +50,7 @@ __all__ = [
     "Option",
     "Part",
     "Prior",
+    "RouterBalance",
     "Score",
     "ScoredResponses",
     "Square",

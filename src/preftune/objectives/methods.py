@@ -13,6 +13,7 @@ from preftune.objectives.links import Hinge, Logistic, Square
 from preftune.objectives.parts import ChosenLikelihood, Margin, Part, Reduction
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Losses, Need, ScoredResponses
+from preftune.objectives.router import RouterBalance
 from preftune.objectives.scores import (
     log_likelihood,
     log_ratio,
@@ -25,7 +26,11 @@ Value = float | bool | str
 
 _Logps = TypeVar("_Logps", Tensor, Tensor | None)
 
-_FIELD_OF: dict[Need, str] = {"reference": "reference_logps", "prior_gap": "prior_gap"}
+_FIELD_OF: dict[Need, str] = {
+    "reference": "reference_logps",
+    "prior_gap": "prior_gap",
+    "router_loss": "router_loss",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Objective:
             if getattr(responses, _FIELD_OF[need]) is None:
                 raise ValueError(
                     f"{_FIELD_OF[need]} is None, but this objective needs {need!r}: give ScoredResponses "
-                    f"its {_FIELD_OF[need]}, or choose a method and a prior that do without"
+                    f"its {_FIELD_OF[need]}, or choose settings that do without"
                 )
         # Once and for all parts: autograd then adds up their gradients in float32 as well.
         responses = replace(
@@ -138,7 +143,7 @@ class Option:
     """A method's setting.
 
     Attributes:
-        default: the value when it is not given; None for an option that stands in for another.
+        default: the value when it is not given; None for an option that is then absent.
         rule: which values it takes.
         summary: one line for people.
         instead_of: the option that must not be given beside this one.
@@ -218,29 +223,36 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+OF_EVERY_METHOD: Mapping[str, Option] = {
+    "router_loss_weight": Option(None, NOT_NEGATIVE, "weight of a mixture-of-experts' load-balancing loss"),
+}
+"""Options that go with any method."""
+
+
 def resolve(settings: Mapping[str, object]) -> dict[str, Value]:
     """The settings with every default filled in, checked; resolving them again changes nothing.
 
     Args:
-        settings: `method` (default "dpo"), `prior` (default "none") and the method's options.
+        settings: `method` (default "dpo"), `prior` (default "none"), the method's options and those of
+            every method.
 
     Raises:
         ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
     """
     method_name = _one_of("method", settings.get("method", "dpo"), METHODS)
     prior_name = _one_of("prior", settings.get("prior", "none"), PRIORS)
-    options = METHODS[method_name].options
+    options = {**METHODS[method_name].options, **OF_EVERY_METHOD}
     for key in settings:
         if key not in ("method", "prior", *options):
             raise ValueError(
                 f"{key!r} is not an option of {method_name}, which takes {', '.join(options)} "
                 f"(and prior): {_near(key, ('method', 'prior', *options)) or 'remove it'}"
             )
-    # An option that stands in for another is absent when None, as a fully written configuration has it.
+    # An option without a default is absent when None, as a fully written configuration has it.
     given = {
         key: value
         for key, value in settings.items()
-        if key in options and not (value is None and options[key].instead_of)
+        if key in options and not (value is None and options[key].default is None)
     }
     resolved: dict[str, Value] = {"method": method_name, "prior": prior_name}
     replaced = {options[key].instead_of for key in given}
@@ -267,7 +279,9 @@ def build(settings: Mapping[str, object]) -> Objective:
     resolved = resolve(settings)
     method = METHODS[cast(str, resolved.pop("method"))]
     prior = PRIORS[cast(str, resolved.pop("prior"))]
-    return Objective(method.compose(prior, **resolved))
+    router_loss_weight = cast(float, resolved.pop("router_loss_weight", 0.0))
+    parts = method.compose(prior, **resolved)
+    return Objective((*parts, RouterBalance(router_loss_weight)) if router_loss_weight else parts)
 
 
 def _wide(logps: _Logps) -> _Logps:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Need = Literal["reference", "prior_gap"]
+Need = Literal["reference", "prior_gap", "router_loss"]
 """What a part of an objective cannot work without, beyond the policy's own log-probabilities."""
 
 
@@ -22,6 +22,8 @@ class ScoredResponses:
         rejected: index of each pair's rejected response.
         reference_logps: the same sums under the frozen reference policy.
         prior_gap: delta = r_chosen - r_rejected in [0, 1] (MaPPO, arXiv 2507.21183, Eq. 5).
+        router_loss: how unevenly a mixture's routers load its experts, over all tokens of the batch, a
+            prompt's tokens counted once for each of its responses (arXiv 2101.03961, Eq. 4).
     """
 
     logps: Float[Tensor, "responses"]
@@ -30,17 +32,19 @@ class ScoredResponses:
     rejected: Int[Tensor, "pairs"]
     reference_logps: Float[Tensor, "responses"] | None = None
     prior_gap: Float[Tensor, "pairs"] | None = None
+    router_loss: Float[Tensor, ""] | None = None
 
 
-Unit = Literal["pairs", "chosen_tokens"]
+Unit = Literal["pairs", "chosen_tokens", "response_tokens"]
 """What a term's mean is taken over."""
 
 
 def count_units(lengths: Int[Tensor, "responses"], chosen: Int[Tensor, "pairs"]) -> dict[Unit, Tensor]:
     """Number of items of every unit, as scalar tensors; they add up over micro-batches and processes."""
     return {
-        "pairs": torch.tensor(len(chosen), device=lengths.device),
+        "pairs": torch.full((), len(chosen), device=lengths.device),
         "chosen_tokens": lengths[chosen].sum(),
+        "response_tokens": lengths.sum(),
     }
 
 
@@ -49,7 +53,7 @@ class Term:
     """One summand of a loss, per item: the caller sums `values` and divides by the count of `unit`.
 
     Attributes:
-        values: float32 (or wider) losses; per pair, even when the mean is over tokens.
+        values: float32 (or wider) losses; per pair or per response, even when the mean is over tokens.
         unit: what the mean is over.
         weight: the term's factor in the total loss.
     """

@@ -1,7 +1,7 @@
 """The language model as a policy: log-probabilities of packed responses, and the reference's cache."""
 
 from preftune.policy.loading import generation_device, load_config, load_language_model, load_tokenizer
-from preftune.policy.policy import Policy
+from preftune.policy.policy import Policy, own_router_loss_weight
 from preftune.policy.reference import ReferenceCache, reference_identity
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "load_config",
     "load_language_model",
     "load_tokenizer",
+    "own_router_loss_weight",
     "reference_identity",
 ]

@@ -1,12 +1,13 @@
 """Attention over a packed row: each response sees its prompt and itself.
 
-The function is registered with transformers' `AttentionInterface`; the batch's spans reach it as a keyword
-of the model's forward. No model code is touched, and no mask over the whole row exists.
+It is registered with transformers' `AttentionInterface`, and the batch's spans reach it as a keyword of the
+model's forward. No model code is touched, and no mask over the whole row exists. It runs in plain operations
+everywhere, and as one FlexAttention kernel on CUDA.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -18,8 +19,15 @@ from preftune.data.packing import Span
 
 SHARED_PROMPT = "preftune_shared_prompt"
 """The name under which `shared_prompt_attention` is registered."""
+SHARED_PROMPT_FLEX = "preftune_shared_prompt_flex"
+"""The name of the same by FlexAttention."""
 BLOCK = 128
 """Queries whose scores are held at a time: few enough to stay in cache and to skip most unseen keys."""
+
+
+def implementations(device: torch.device) -> tuple[str, ...]:
+    """Names to set as a model's attention implementation, the fastest on `device` first."""
+    return (SHARED_PROMPT_FLEX, SHARED_PROMPT) if device.type == "cuda" else (SHARED_PROMPT,)
 
 
 def shared_prompt_attention(
@@ -29,12 +37,13 @@ def shared_prompt_attention(
     value: Float[Tensor, "1 kv_heads tokens value_dim"],
     attention_mask: None,
     *,
-    spans: Sequence[Span],
+    spans: tuple[Span, ...],
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Float[Tensor, "heads"] | None = None,
     windows_seen: set[int | None] | None = None,
+    flex: bool = False,
     **unused: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads value_dim"], None]:
     """Attend block by block of queries, each block to the keys its span shows it.
@@ -53,6 +62,7 @@ def shared_prompt_attention(
         softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
         s_aux: one attention sink's score per head (gpt-oss).
         windows_seen: where given, collects every layer's `sliding_window`.
+        flex: use FlexAttention.
         **unused: what a model passes to other implementations.
 
     Raises:
@@ -69,6 +79,11 @@ def shared_prompt_attention(
     if windows_seen is not None:
         windows_seen.add(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if flex:
+        from preftune.policy.flex import flex_shared_prompt  # its compiler takes seconds to import
+
+        output = flex_shared_prompt(query, key, value, spans, scale, sliding_window, softcap, s_aux)
+        return output.transpose(1, 2), None
     attend: Callable[..., Tensor] = _BlockedAttention.apply
     with _full_precision(query):
         return attend(query[0], key[0], value[0], s_aux, spans, scale, sliding_window, softcap)[None], None
@@ -82,7 +97,7 @@ class _Block:
     seen: tuple[slice, ...]
 
 
-def _blocks(spans: Sequence[Span], window: int | None) -> Iterator[_Block]:
+def _blocks(spans: tuple[Span, ...], window: int | None) -> Iterator[_Block]:
     for span in spans:
         for start in range(span.start, span.stop, BLOCK):
             stop = min(start + BLOCK, span.stop)
@@ -108,7 +123,7 @@ class _BlockedAttention(torch.autograd.Function):
         key: Float[Tensor, "kv_heads tokens dim"],
         value: Float[Tensor, "kv_heads tokens value_dim"],
         sinks: Float[Tensor, "heads"] | None,
-        spans: Sequence[Span],
+        spans: tuple[Span, ...],
         scale: float,
         window: int | None,
         softcap: float | None,
@@ -238,3 +253,4 @@ def _add(sums: Float[Tensor, "kv_heads tokens dim"], block: _Block, seen: Tensor
 
 
 AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
+AttentionInterface.register(SHARED_PROMPT_FLEX, partial(shared_prompt_attention, flex=True))

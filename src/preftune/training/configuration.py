@@ -77,6 +77,13 @@ class DataSection(_Section):
         return self
 
 
+class BatchesSection(_Section):
+    """Steps filled to a number of tokens, in place of a number of groups."""
+
+    tokens_per_step: int = Field(gt=0, description="tokens of an optimizer step, over all processes")
+    tokens_per_row: int | None = Field(None, gt=0, description="most tokens in one pass through the model")
+
+
 class PriorSection(_Section):
     """How raw scores become the reward gap; read when the objective's prior is `reward_gap`."""
 
@@ -91,6 +98,7 @@ class RunConfig(_Section):
     Attributes:
         model: a folder, or a name on the hub.
         model_dtype: data type of the weights.
+        batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
         training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
         output: the run folder.
@@ -101,6 +109,7 @@ class RunConfig(_Section):
     model_dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoraSection | None = None
     data: DataSection
+    batches: BatchesSection | None = None
     objective: dict[str, Any] = Field(default_factory=dict)
     prior: PriorSection = PriorSection()
     training: dict[str, Any] = Field(default_factory=dict)
@@ -125,12 +134,15 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 """What differs from transformers' own defaults, or is worth reading in a run's config.yaml."""
 
 _PACKED = "batches are packed rows without labels or columns"
+_DEALT = "preftune deals groups to processes itself"
+_WHOLE = "every process holds the whole model; start several with torchrun"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
 TRL_KEYS: dict[str, str] = {
     "loss_type": "objective.method",
     "beta": "objective.beta",
     "cpo_alpha": "objective.likelihood_weight",
+    "router_aux_loss_coef": "objective.router_loss_weight",
     "simpo_gamma": "objective.gamma",
     "model_name_or_path": "model",
     "train_dataset": "data.train",
@@ -144,6 +156,12 @@ MOST_KEYS_TO_LIST = 20
 
 TRAINING_OWNED: dict[str, str] = {
     "output_dir": "set `output` at the top level",
+    "tokens_per_step": "set batches.tokens_per_step",
+    "tokens_per_row": "set batches.tokens_per_row",
+    "auto_find_batch_size": "bound a row's memory by batches.tokens_per_row",
+    "accelerator_config": _DEALT,
+    "fsdp": _WHOLE,
+    "deepspeed": _WHOLE,
     "resume_from_checkpoint": "pass --resume",
     "load_best_model_at_end": "pick a checkpoint of the run folder instead",
     "remove_unused_columns": _PACKED,
@@ -224,7 +242,12 @@ def _explain(problem: Any) -> str:
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
-    sections: dict[str, type[_Section]] = {"lora": LoraSection, "data": DataSection, "prior": PriorSection}
+    sections: dict[str, type[_Section]] = {
+        "lora": LoraSection,
+        "data": DataSection,
+        "batches": BatchesSection,
+        "prior": PriorSection,
+    }
     section = sections.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
     return list(section.model_fields)
 

@@ -25,8 +25,9 @@ from preftune.data import (
     tokenize_groups,
 )
 from preftune.errors import InputError
-from preftune.policy import load_config, load_tokenizer
+from preftune.policy import load_config, load_tokenizer, own_router_loss_weight
 from preftune.rewards.calibration import Calibration, PriorReport, apply_prior, fit_calibration
+from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
@@ -99,21 +100,17 @@ class PreparedRun:
 
     def summary(self) -> dict[str, Any]:
         """What would be trained, on what, for how long."""
-        per_step = (
-            self.arguments.per_device_train_batch_size
-            * self.arguments.gradient_accumulation_steps
-            * self.arguments.world_size
-        )
-        epochs = self.arguments.num_train_epochs
+        planned = plan_steps(self.train.groups, self.arguments, self.config.batches)
+        steps_per_epoch = ceil(len(planned) / self.arguments.gradient_accumulation_steps)
         steps = self.arguments.max_steps
         if steps <= 0:
-            steps = ceil(ceil(len(self.train.groups) / per_step) * epochs)
+            steps = ceil(steps_per_epoch * self.arguments.num_train_epochs)
         return {
             "train": self.train.summary(),
             "evaluation": self.evaluation.summary() if self.evaluation else None,
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "steps": steps,
-            "tokens_per_step": round(self.train.tokens * min(per_step / len(self.train.groups), 1)),
+            "tokens_per_step": round(self.train.tokens / steps_per_epoch),
             "needs": sorted(self.objective.needs),
         }
 
@@ -140,18 +137,28 @@ def with_objective_defaults(config: RunConfig) -> RunConfig:
     """The configuration with every option of its objective, so that a later default changes no finished run.
 
     Raises:
-        InputError: an option or its value is wrong.
+        InputError: an option or its value is wrong, or the model cannot be found or lacks what it asks for.
     """
     try:
-        return config.model_copy(update={"objective": objectives.resolve(config.objective)})
+        objective = objectives.resolve(config.objective)
     except ValueError as error:
         raise InputError(f"objective: {error}") from None
+    own_weight = own_router_loss_weight(load_config(config.model))
+    if own_weight:
+        objective.setdefault("router_loss_weight", own_weight)
+    elif own_weight is None and objective.get("router_loss_weight"):
+        raise InputError(
+            f"objective.router_loss_weight={objective['router_loss_weight']}: model={config.model} is no "
+            "mixture of experts that reports its routers; remove the key"
+        )
+    return config.model_copy(update={"objective": objective})
 
 
 def _training_arguments(config: RunConfig) -> TrainingArguments:
     known = [field.name for field in fields(TrainingArguments) if field.init]
     hints = get_type_hints(TrainingArguments)
     chosen = dict(TRAINING_DEFAULTS)
+    _check_batches(config)
     for key, value in config.training.items():
         if key in TRAINING_OWNED:
             raise InputError(f"training.{key} is preftune's own to set: {TRAINING_OWNED[key]}")
@@ -184,6 +191,22 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
     return arguments
 
 
+def _check_batches(config: RunConfig) -> None:
+    """Steps and rows are counted in tokens or in groups, not in both."""
+    decided_by = {
+        "per_device_train_batch_size": "tokens_per_step",
+        "gradient_accumulation_steps": "tokens_per_step",
+        "per_device_eval_batch_size": "tokens_per_row",
+    }
+    for field, key in decided_by.items():
+        tokens = getattr(config.batches, key, None)
+        if tokens and field in config.training:
+            raise InputError(
+                f"training.{field}={config.training[field]!r} and batches.{key}={tokens}: batches are "
+                "counted in groups or in tokens, not in both; remove one of the two"
+            )
+
+
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
     """Rows must fit the model, and every process must have a row."""
     context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
@@ -202,6 +225,20 @@ def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
                 f"data.{name} has {len(data.groups)} rows for {processes} processes; "
                 "give more rows, or fewer processes"
             )
+    _note_long_groups(prepared)
+
+
+def _note_long_groups(prepared: PreparedRun) -> None:
+    most = prepared.config.batches and prepared.config.batches.tokens_per_row
+    longer = [group.packed_tokens for group in prepared.train.groups if most and group.packed_tokens > most]
+    if longer:
+        logger.warning(
+            "%d groups of data.train have more than batches.tokens_per_row=%d tokens (up to %d) and are rows "
+            "of their own; where memory does not suffice, lower data.max_length",
+            len(longer),
+            most,
+            max(longer),
+        )
 
 
 def _prepare_train(

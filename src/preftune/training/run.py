@@ -17,6 +17,7 @@ from preftune.cache import cache_dir
 from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.policy import Policy, ReferenceCache, load_language_model, reference_identity
+from preftune.policy.allocator import keep_freed_memory
 from preftune.report import write_report
 from preftune.training.configuration import LoraSection, RunConfig
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare, with_objective_defaults
@@ -64,9 +65,13 @@ def train(
     if resume:
         _check_environment(folder, record)
 
+    if prepared.arguments.device.type == "cpu":
+        keep_freed_memory()
     # Adapters start at random numbers, which the seed decides too.
     set_seed(prepared.arguments.seed)
-    policy = Policy(_load_model(config))
+    # On its device from the start: what is tried there at construction decides how prompts are shared.
+    model = _load_model(config).to(prepared.arguments.device)
+    policy = Policy(model, router_loss="router_loss" in prepared.objective.needs)
     # Only now is it certain that the new run starts, and an old one may go.
     if state.is_main_process:
         _start_folder(prepared, folder, record, keep=resume)
@@ -91,6 +96,7 @@ def train(
         evaluation_groups,
         prepared.tokenizer,
         callbacks=[recorder, bar],
+        batches=config.batches,
     )
     try:
         trainer.train(resume_from_checkpoint=checkpoint)

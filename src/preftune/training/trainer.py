@@ -1,8 +1,10 @@
 """A thin subclass of transformers' Trainer: packed batches in, any objective's terms out."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -14,28 +16,59 @@ from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
 from preftune.objectives import Objective, ScoredResponses, Unit, count_units
 from preftune.policy import Policy
+from preftune.training.batches import Row, StepSampler, fill, plan_steps
+from preftune.training.configuration import BatchesSection
 from preftune.training.tally import Tally
 
 Batch = dict[str, PackedBatch]
+"""The one input of `Policy.forward`."""
+Step = list[Batch]
+"""Rows that a process takes between two exchanges of gradients; there is at least one."""
 Counts = dict[Unit, Tensor]
 
+LOADER_OPTIONS = (
+    "num_workers",
+    "pin_memory",
+    "persistent_workers",
+    "prefetch_factor",
+    "multiprocessing_context",
+    "in_order",
+)
+"""What `training.dataloader_*` passes on to torch."""
 
-class GroupDataset(Dataset[TokenizedGroup]):
-    """A list of groups, as torch's DataLoader wants it."""
+
+class RowDataset(Dataset[Step]):
+    """A list of groups, of which any row can be taken."""
 
     def __init__(self, groups: Sequence[TokenizedGroup]) -> None:
-        self._groups = groups
+        self.groups = groups
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self.groups)
 
-    def __getitem__(self, index: int) -> TokenizedGroup:
-        return self._groups[index]
+    def __getitem__(self, row: Row) -> Step:
+        return collate([self.groups[index] for index in row])
 
 
-def collate(groups: list[TokenizedGroup]) -> Batch:
-    """Pack groups into the one input of `Policy.forward`."""
-    return {"batch": pack(groups)}
+class StepLoader(DataLoader[Step]):
+    """Loads whole steps; the Trainer tells it the epoch."""
+
+    def __init__(self, dataset: RowDataset, steps: StepSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=steps, collate_fn=_join, **options)
+        self._steps = steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the steps of this epoch."""
+        self._steps.set_epoch(epoch)
+
+
+def collate(groups: list[TokenizedGroup]) -> Step:
+    """Pack groups into a step of one row."""
+    return [{"batch": pack(groups)}]
+
+
+def _join(steps: list[Step]) -> Step:
+    return list(chain.from_iterable(steps))
 
 
 class PreferenceTrainer(Trainer):
@@ -54,35 +87,61 @@ class PreferenceTrainer(Trainer):
         evaluation_groups: Sequence[TokenizedGroup] | None,
         tokenizer: PreTrainedTokenizerBase,
         callbacks: list[TrainerCallback],
+        batches: BatchesSection | None = None,
     ) -> None:
         super().__init__(
             model=policy,
             args=arguments,
             data_collator=collate,
-            train_dataset=GroupDataset(train_groups),
-            eval_dataset=GroupDataset(evaluation_groups) if evaluation_groups else None,
+            train_dataset=RowDataset(train_groups),
+            eval_dataset=RowDataset(evaluation_groups) if evaluation_groups else None,
             processing_class=tokenizer,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
         self.objective = objective
+        self._batches = batches
+        self._steps = plan_steps(train_groups, arguments, batches)
         # The loss is already divided by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
         self._train_tally, self._evaluation_tally = Tally(), Tally()
         self._tokens_seen = torch.zeros((), dtype=torch.int64, device=arguments.device)
 
+    def get_train_dataloader(self) -> StepLoader:
+        """This process's rows of every step: nothing is left for accelerate to shard, or to repeat."""
+        options = {name: getattr(self.args, f"dataloader_{name}") for name in LOADER_OPTIONS}
+        return StepLoader(self.train_dataset, self._steps, **options)
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Groups of an optimizer step on average, for the Trainer's samples per second."""
+        groups: int = round(len(self.train_dataset) * args.gradient_accumulation_steps / len(self._steps))
+        return groups
+
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Counts]:
-        """The micro-batches of one optimizer step, and the number of items of every unit in all of them."""
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = [count_units(batch["batch"].lengths, batch["batch"].chosen) for batch in batches]
+        self, epoch_iterator: Iterator[Step], num_batches: int, device: torch.device
+    ) -> tuple[list[Step], Counts]:
+        """What one optimizer step accumulates, and the number of items of every unit in all of it."""
+        steps = [step for _, step in zip(range(num_batches), epoch_iterator, strict=False)]
+        rows = [row["batch"] for step in steps for row in step]
+        counts = [count_units(row.lengths, row.chosen) for row in rows]
         units = list(counts[0])
-        tokens = torch.tensor(sum(len(batch["batch"].input_ids) for batch in batches))
+        tokens = torch.tensor(sum(len(row.input_ids) for row in rows))
         local = torch.stack([tokens, *(torch.stack([c[unit] for c in counts]).sum() for unit in units)])
-        total = self._sum_over_processes(local.to(device))
+        total = self._sum_over_processes(local.to(device, non_blocking=True))
         self._tokens_seen += total[0]
-        return batches, dict(zip(units, total[1:], strict=True))
+        return steps, dict(zip(units, total[1:], strict=True))
+
+    def training_step(
+        self, model: nn.Module, inputs: Step, num_items_in_batch: Counts | None = None
+    ) -> Tensor:
+        """Forward and backward pass of every row; gradients are exchanged in the last row's backward."""
+        *rows, last = inputs
+        loss = torch.zeros((), device=self.args.device)
+        with self.accelerator.no_sync(model):
+            for row in rows:
+                loss += super().training_step(model, row, num_items_in_batch)
+        loss += super().training_step(model, last, num_items_in_batch)
+        return loss
 
     def compute_loss(
         self,
@@ -91,7 +150,7 @@ class PreferenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Counts | None = None,
     ) -> Tensor | tuple[Tensor, ScoredResponses]:
-        """This micro-batch's share of the step's loss."""
+        """This row's share of the step's loss."""
         responses: ScoredResponses = model(**inputs)
         losses = self.objective(responses)
         own = count_units(responses.lengths, responses.chosen)
@@ -102,15 +161,16 @@ class PreferenceTrainer(Trainer):
         )
         return (loss, responses) if return_outputs else loss
 
-    def prediction_step(self, model: nn.Module, inputs: Batch, *_: Any, **__: Any) -> tuple[None, None, None]:
-        """Tally a batch of held-out groups; nothing is gathered per batch."""
+    def prediction_step(self, model: nn.Module, inputs: Step, *_: Any, **__: Any) -> tuple[None, None, None]:
+        """Tally rows of held-out groups; nothing is gathered per row."""
         with torch.no_grad():
-            self.compute_loss(model, self._prepare_inputs(inputs))
+            for row in inputs:
+                self.compute_loss(model, self._prepare_inputs(row))
         return None, None, None
 
     def evaluation_loop(
         self,
-        dataloader: DataLoader[Batch],
+        dataloader: DataLoader[Step],
         description: str,
         *args: Any,
         metric_key_prefix: str = "eval",
@@ -124,13 +184,16 @@ class PreferenceTrainer(Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Batch]:
+    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoader[Step]:
         """This process's share of the held-out groups, each in exactly one share, long ones together."""
-        groups = sorted(eval_dataset or self.eval_dataset, key=lambda group: len(group.prompt), reverse=True)
-        share = groups[self.args.process_index :: self.args.world_size]
-        return DataLoader[Any](
-            GroupDataset(share), batch_size=self.args.per_device_eval_batch_size, collate_fn=collate
-        )
+        groups = (eval_dataset or self.eval_dataset).groups
+        longest_first = sorted(groups, key=lambda group: len(group.prompt), reverse=True)
+        share = longest_first[self.args.process_index :: self.args.world_size]
+        if self._batches and self._batches.tokens_per_row:
+            rows = fill(np.array([group.packed_tokens for group in share]), self._batches.tokens_per_row)
+        else:
+            rows = fill(np.ones(len(share), dtype=np.int64), self.args.per_device_eval_batch_size)
+        return DataLoader(RowDataset(share), batch_sampler=[[row] for row in rows], collate_fn=_join)
 
     def has_evaluated(self) -> bool:
         """Whether the policy as it stands was evaluated on held-out groups."""
@@ -149,7 +212,8 @@ class PreferenceTrainer(Trainer):
         return total
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
-        return {name: batch.to(self.args.device) for name, batch in inputs.items()}
+        # A blocking copy would wait for every kernel launched before it.
+        return {name: batch.to(self.args.device, non_blocking=True) for name, batch in inputs.items()}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # The folder holds a language model that from_pretrained reads, and no pickled arguments.
