@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-all check bench demo-data experiment-mappo clean
+.PHONY: setup demo test test-all check bench bench-growth bench-gpu demo-data experiment-mappo clean
 
 setup: $(READY)
 
@@ -35,7 +35,13 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/cpu.py
+
+bench-growth: setup
+	$(BIN)/python benchmarks/growth.py
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 demo-data: setup
 	$(BIN)/python -m preftune.demo.make_data
