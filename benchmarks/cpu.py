@@ -269,7 +269,7 @@ def write_results(options: Options, rows: list[dict[str, Any]], surroundings: di
     """Replace the rows of the workloads that ran, in the JSON and on the page."""
     content = json.loads(options.results.read_text(encoding="utf-8")) if options.results.exists() else {}
     kept = {row["workload"]: row for row in content.get("workloads", [])}
-    kept |= {row["workload"]: row for row in rows}
+    kept |= {row["workload"]: row | {"environment": surroundings} for row in rows}
     content["environment"] = surroundings
     content["workloads"] = [kept[name] for name in WORKLOADS if name in kept]
     content["profile"] = [
@@ -304,6 +304,8 @@ def parse_options() -> Options:
     given = parser.parse_args()
     if given.rounds < 1 or given.shrink < 1:
         parser.error("--rounds and --shrink are at least 1")
+    if given.shrink > 1 and parser.get_default("results") in (given.results, None):
+        parser.error("--shrink is for trying the benchmark out: give --results and --page of your own")
     return Options(
         given.model or str(demo_model_dir()),
         given.rounds,

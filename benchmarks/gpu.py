@@ -151,7 +151,13 @@ def step_rows(size: Size, setting: Setting, data: dict[int, list[Groups]], name:
             figures, outcome = attempt(
                 measure, contestant.step, inputs, [data_tokens(each) for each in batches]
             )
-        yield {"responses_per_prompt": responses, "contestant": name, "outcome": outcome, **(figures or {})}
+        yield {
+            "responses_per_prompt": responses,
+            "contestant": name,
+            "attention": contestant and contestant.attention,
+            "outcome": outcome,
+            **(figures or {}),
+        }
 
 
 def head_rows(size: Size, setting: Setting) -> Iterator[Row]:

@@ -62,11 +62,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A trainer, and what turns groups into the input of its `training_step`."""
+    """A trainer, what turns groups into the input of its `training_step`, and the attention it settled on."""
 
     trainer: Any
     model: nn.Module
     collate: Callable[[Groups, bool], Any]
+    attention: str
 
     def step(self, inputs: Any) -> float:
         """One forward and backward pass; returns the loss."""
@@ -168,7 +169,7 @@ def preftune(size: Size, setting: Setting, checkpointing: bool) -> Contestant:
     def collate(groups: Groups, shared: bool) -> Any:
         return [{"batch": pack(groups) if shared else pack_unshared(groups)}]
 
-    return prepared(trainer, collate)
+    return prepared(trainer, collate, policy.causal_lm().config._attn_implementation)
 
 
 def trl(size: Size, setting: Setting, attention: str, defaults: bool) -> Contestant:
@@ -193,7 +194,7 @@ def trl(size: Size, setting: Setting, attention: str, defaults: bool) -> Contest
         examples = [example for group in groups for example in trl_examples(group, references=not defaults)]
         return trainer.data_collator(examples)
 
-    return prepared(trainer, collate)
+    return prepared(trainer, collate, attention)
 
 
 def trl_examples(group: TokenizedGroup, references: bool) -> Iterator[dict[str, Any]]:
@@ -207,11 +208,11 @@ def trl_examples(group: TokenizedGroup, references: bool) -> Iterator[dict[str, 
         yield example
 
 
-def prepared(trainer: Any, collate: Callable[[Groups, bool], Any]) -> Contestant:
+def prepared(trainer: Any, collate: Callable[[Groups, bool], Any], attention: str) -> Contestant:
     """The trainer as it is once training has begun."""
     model = trainer.accelerator.prepare(trainer.model)
     trainer.current_gradient_accumulation_steps = 1
-    return Contestant(trainer, model.train(), collate)
+    return Contestant(trainer, model.train(), collate, attention)
 
 
 CONTESTANTS: dict[str, Callable[[Size, Setting], Contestant]] = {

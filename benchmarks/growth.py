@@ -187,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/cpu.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--factor", action="append", help="the beginning of one's name; may be repeated")
     given = parser.parse_args()
     if not given.results.exists():
         parser.error(f"{given.results} does not exist; run benchmarks/cpu.py first")
@@ -194,14 +195,18 @@ def main() -> None:
     console, table = Console(file=sys.stdout), Table("what grows", "seconds", "MB", "exponents (seconds, MB)")
     entries = []
     load = os.getloadavg()[0]
+    content = json.loads(given.results.read_text(encoding="utf-8"))
+    stored = {entry["name"]: entry for entry in content["growth"].get("factors", [])}
     for factor in factors():
-        entry = measure_factor(factor)
+        wanted = given.factor is None or factor.name.startswith(tuple(given.factor))
+        if not wanted and factor.name not in stored:
+            continue
+        entry = measure_factor(factor) if wanted else stored[factor.name]
         entries.append(entry)
         fits = (entry["seconds_exponent"], entry["memory_exponent"])
         shown = "; ".join(f"{f['exponent']:.2f} ± {f['standard_error']:.2f}" if f else "none" for f in fits)
         table.add_row(factor.name, str(entry["seconds"]), str(entry["memory_mb"]), shown)
     console.print(table)
-    content = json.loads(given.results.read_text(encoding="utf-8"))
     content["growth"] = {
         "threads": torch.get_num_threads(),
         "load_at_start": round(load, 2),

@@ -96,12 +96,13 @@ def _contestants(content: dict[str, Any]) -> str:
             _number(entry["peak_memory_mb"], 0),
             f"{entry['loss']:.4f}",
             _number(entry["exact_loss"], 5),
+            str(entry["rounds"]),
         ]
         for row in content["workloads"]
         for name, entry in row["contestants"].items()
     ]
     titles = ("workload", "contestant", "seconds (fastest to slowest)", "forward and backward", "tokens/s")
-    return _table((*titles, "peak memory, MB", "loss", "first group's in float32"), rows)
+    return _table((*titles, "peak memory, MB", "loss", "first group's in float32", "rounds"), rows)
 
 
 def _profile(content: dict[str, Any]) -> str:

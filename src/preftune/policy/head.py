@@ -54,12 +54,13 @@ def response_token_logps(
         hidden: hidden states that predict the targets.
         targets: token ids.
     """
+    config = config.get_text_config()
     transforms = [
         (transform, float(getattr(config, key)))
         for key, transform in TRANSFORMS.items()
         if getattr(config, key, None) is not None
     ]
-    chunk = max(1, LOGITS_PER_CHUNK // config.get_text_config().vocab_size)
+    chunk = max(1, LOGITS_PER_CHUNK // config.vocab_size)
     if _is_plain(head):
         score: Callable[..., Tensor] = _ChunkedLogps.apply
         return score(hidden, head.weight, head.bias, targets, transforms, chunk)
@@ -80,8 +81,11 @@ def response_token_logps(
 
 
 def _is_plain(head: nn.Module) -> bool:
-    hooked = head._forward_hooks or head._forward_pre_hooks
-    return type(head) is nn.Linear and not hooked and not isinstance(head.weight, DTensor)
+    hooks = (
+        *(head._forward_hooks, head._forward_pre_hooks),
+        *(head._backward_hooks, head._backward_pre_hooks),
+    )
+    return type(head) is nn.Linear and not any(hooks) and not isinstance(head.weight, DTensor)
 
 
 def _target_logps(logits: Logits, targets: Int64[Tensor, "tokens"]) -> Float32[Tensor, "tokens"]:

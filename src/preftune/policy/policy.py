@@ -61,12 +61,14 @@ class Policy(nn.Module):
             router_loss: also compute the load-balancing loss of a mixture's routers.
 
         Raises:
-            ValueError: `share_prompts` is True and the model cannot.
+            ValueError: `share_prompts` is True and the model cannot, or it is in another policy.
             InputError: `router_loss` is True and the model's forward pass gives none.
         """
         super().__init__()
         self.language_model = language_model
         self._own_attention: str = self.causal_lm().config._attn_implementation
+        if self._own_attention in implementations(torch.device("cuda")):
+            raise ValueError("this model is in another policy; call its restore_attention() first")
         self._router_outputs = {"output_router_logits": True} if router_loss else {}
         _disable_noise(language_model)
         if router_loss:
@@ -178,19 +180,21 @@ class Policy(nn.Module):
     def _sharing_agrees(self) -> bool:
         """Try shared prompts on the loaded model and keep them if the result is the padded one's."""
         model = self.causal_lm()
-        was_training = self.training
-        self.eval()
+        was_training = self.language_model.training
+        self.language_model.eval()
         agrees = False
         for attention in implementations(model.device):
             reason = self._refusal(attention)
             agrees = reason is None
             if agrees:
                 break
-            logger.warning("%s cannot share prompts (%s: %s)", type(model).__name__, attention, reason)
-        self.train(was_training)
+            logger.warning("%s cannot share prompts by %s (%s)", type(model).__name__, attention, reason)
+        self.language_model.train(was_training)
         if not agrees:
             self.restore_attention()
-            logger.warning("%s: every response gets its own padded row", type(model).__name__)
+            logger.warning(
+                "%s cannot share prompts; every response gets its own padded row", type(model).__name__
+            )
         return agrees
 
     def _refusal(self, attention: str) -> str | None:

@@ -92,8 +92,8 @@ class StepSampler(Sampler[list[Row]]):
         budgets = self._size.step * np.arange(1, self._steps)
         ends = np.searchsorted(np.cumsum(self._costs[order]), budgets, side="right").tolist()
         cuts = [0]
-        for left, end in zip(range(self._steps - 1, 0, -1), ends, strict=True):
-            # A group for each process, in this step and in those that follow.
+        for left, end in zip(range(len(self) - 1, -self._dropped, -1), ends, strict=True):
+            # A group for each process, in this step and in those that follow and are kept.
             end = min(end, len(order) - left * self._processes)
             cuts.append(max(end, cuts[-1] + self._processes))
         return [*cuts, len(order)]
