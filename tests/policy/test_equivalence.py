@@ -296,6 +296,23 @@ def test_the_probe_leaves_no_trace(way: str, tiny_model) -> None:
     assert model.get_input_embeddings()._forward_hooks == hooks
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_policy_keeps_the_mode_of_its_model(training: bool, tiny_model) -> None:
+    """What is tried at construction leaves a model in the mode it came in."""
+    model = tiny_model(ARCHITECTURES["llama"]).train(training)
+    assert Policy(model).language_model.training is training
+
+
+def test_a_model_belongs_to_one_policy_at_a_time(tiny_model) -> None:
+    """A second policy would take shared prompts for the model's own attention; after restoring, it may."""
+    model = tiny_model(ARCHITECTURES["llama"])
+    policy = Policy(model)
+    with pytest.raises(ValueError, match=r"restore_attention\(\) first"):
+        Policy(model)
+    policy.restore_attention()
+    assert Policy(model).shares_prompts
+
+
 def test_router_loss_is_refused_where_there_is_none(tiny_model) -> None:
     """A model without routers cannot be asked for their loss, whether it shares prompts or not."""
     for share_prompts in (None, False):

@@ -124,6 +124,13 @@ def test_drop_last_leaves_out_only_what_does_not_fill_a_step(in_tokens: bool) ->
         assert [len(groups_of(step)) for step in dropped] == [4, 4, 4]
 
 
+def test_a_step_that_is_dropped_takes_nothing_from_the_one_before() -> None:
+    """7 groups in steps of six on two processes: one full step, not one of five with two groups left over."""
+    size = StepSize(6, 3, in_tokens=False)
+    assert [len(groups_of(step)) for step in epoch([5] * 7, size, 2)] == [5, 2]
+    assert [len(groups_of(step)) for step in epoch([5] * 7, size, 2, drop_last=True)] == [6]
+
+
 @given(tokens=TOKENS, processes=st.integers(1, 7))
 def test_no_process_has_much_more_than_its_share(tokens: list[int], processes: int) -> None:
     """The bound of longest-first scheduling: the mean, and less than the shortest group one has itself."""

@@ -133,7 +133,7 @@ class _ChunkedLogps(torch.autograd.Function):
         cast = weight.to(dtype), None if bias is None else bias.to(dtype)
         scale = gradients[0][:, None]
         wants_weight, wants_bias = context.needs_input_grad[1], context.needs_input_grad[2]
-        by_hidden = torch.empty_like(hidden)
+        by_hidden = torch.empty_like(hidden) if context.needs_input_grad[0] else None
         # Sums over chunks are taken in at least float32, whatever the products' precision.
         wide = torch.promote_types(weight.dtype, torch.float32)
         by_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
@@ -146,7 +146,8 @@ class _ChunkedLogps(torch.autograd.Function):
                 by_logits = _target_minus_softmax_(logits, normalizers[rows], targets[rows])
                 by_logits = by_logits * slope if isinstance(slope, Tensor) else by_logits
                 factor = scale[rows] if isinstance(slope, Tensor) else scale[rows] * slope
-                by_hidden[rows] = (by_logits @ cast[0]) * factor
+                if by_hidden is not None:
+                    by_hidden[rows] = (by_logits @ cast[0]) * factor
                 if by_weight is not None:
                     by_weight += by_logits.T @ (hidden[rows] * factor).to(dtype)
                 if by_bias is not None:
