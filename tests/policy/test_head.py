@@ -59,6 +59,17 @@ def test_uniform_logits_give_the_logarithm_of_the_vocabulary() -> None:
     assert logps.tolist() == pytest.approx([-2.0794415] * 3)
 
 
+def test_hooks_on_the_head_are_called(inputs) -> None:
+    """Whoever watches the head forward or backward sees it at work."""
+    head, hidden, targets = inputs
+    calls: list[str] = []
+    for kind in ("forward_pre", "forward", "full_backward_pre", "full_backward"):
+        hook = getattr(head, f"register_{kind}_hook")(lambda *_, kind=kind: calls.append(kind))
+        response_token_logps(head, LlamaConfig(), hidden, targets).sum().backward()
+        hook.remove()
+    assert set(calls) == {"forward_pre", "forward", "full_backward_pre", "full_backward"}
+
+
 def test_frozen_head_gets_no_gradient(inputs) -> None:
     """As under LoRA: the hidden states learn, the head does not."""
     head, hidden, targets = inputs

@@ -81,10 +81,7 @@ def response_token_logps(
 
 
 def _is_plain(head: nn.Module) -> bool:
-    hooks = (
-        *(head._forward_hooks, head._forward_pre_hooks),
-        *(head._backward_hooks, head._backward_pre_hooks),
-    )
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
     return type(head) is nn.Linear and not any(hooks) and not isinstance(head.weight, DTensor)
 
 
