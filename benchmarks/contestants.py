@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig
 from transformers import Trainer
+from trl_examples import Example, trl_examples
 
 from preftune import objectives
 from preftune.data import TokenizedGroup
@@ -34,9 +35,6 @@ from preftune.training.trainer import PreferenceTrainer
 
 WEIGHT_NOISE = 1e-3
 ADAPTER_NOISE = 4e-3
-
-Example = dict[str, Any]
-"""A pair as TRL's collator takes it."""
 
 
 @dataclass(frozen=True)
@@ -277,20 +275,6 @@ def _dpo_trainer(setting: Setting, noise: bool = True, **options: Any) -> Traine
     if noise:
         move_off_reference(trainer.model, setting.lora)
     return trainer
-
-
-def trl_examples(groups: Sequence[TokenizedGroup]) -> list[Example]:
-    """Every pair with its own copy of the prompt, and the reference's log-probabilities where known."""
-    examples = []
-    for group in groups:
-        for pair in group.pairs:
-            example: Example = {"prompt_ids": group.prompt.tolist()}
-            for name, index in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-                example[f"{name}_ids"] = group.responses[index].tolist()
-                if group.reference_logps is not None:
-                    example[f"ref_{name}_logps"] = float(group.reference_logps[index])
-            examples.append(example)
-    return examples
 
 
 @torch.no_grad()

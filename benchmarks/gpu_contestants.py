@@ -5,7 +5,7 @@ The policy is not the reference, so losses differ from log 2, and contestants th
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 from trl import DPOConfig, DPOTrainer
+from trl_examples import trl_examples
 
 from preftune import objectives
 from preftune.data import Pair, TokenizedGroup
@@ -191,21 +192,9 @@ def trl(size: Size, setting: Setting, attention: str, defaults: bool) -> Contest
         trainer.precompute_ref_logps, trainer.ref_model = True, None
 
     def collate(groups: Groups, _: bool) -> Any:
-        examples = [example for group in groups for example in trl_examples(group, references=not defaults)]
-        return trainer.data_collator(examples)
+        return trainer.data_collator(trl_examples(groups))
 
     return prepared(trainer, collate, attention)
-
-
-def trl_examples(group: TokenizedGroup, references: bool) -> Iterator[dict[str, Any]]:
-    """A group's pairs, each with its own copy of the prompt."""
-    for pair in group.pairs:
-        example: dict[str, Any] = {"prompt_ids": group.prompt.tolist()}
-        for name, index in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-            example[f"{name}_ids"] = group.responses[index].tolist()
-            if references:
-                example[f"ref_{name}_logps"] = float(group.reference_logps[index])
-        yield example
 
 
 def prepared(trainer: Any, collate: Callable[[Groups, bool], Any], attention: str) -> Contestant:

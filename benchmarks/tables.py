@@ -18,16 +18,7 @@ def print_workload(row: dict[str, Any]) -> None:
         "contestant", "seconds", "forward + backward", "tokens/s", "peak MB", "loss", "in float32", "rounds"
     )
     for name, entry in row["contestants"].items():
-        table.add_row(
-            name,
-            _spread(entry),
-            f"{entry['forward_backward_seconds']:.2f}",
-            f"{entry['tokens_per_second']:.0f}",
-            _number(entry["peak_memory_mb"], 0),
-            f"{entry['loss']:.5f}",
-            _number(entry["exact_loss"], 5),
-            str(entry["rounds"]),
-        )
+        table.add_row(name, *_figures(entry, loss_digits=5))
     # Where stdout is a file, rich would take 80 columns and cut names.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
@@ -87,17 +78,7 @@ def _ratios(content: dict[str, Any]) -> str:
 
 def _contestants(content: dict[str, Any]) -> str:
     rows = [
-        [
-            row["workload"],
-            name,
-            _spread(entry),
-            f"{entry['forward_backward_seconds']:.2f}",
-            f"{entry['tokens_per_second']:.0f}",
-            _number(entry["peak_memory_mb"], 0),
-            f"{entry['loss']:.4f}",
-            _number(entry["exact_loss"], 5),
-            str(entry["rounds"]),
-        ]
+        [row["workload"], name, *_figures(entry, loss_digits=4)]
         for row in content["workloads"]
         for name, entry in row["contestants"].items()
     ]
@@ -135,6 +116,19 @@ def _exponent(fit: dict[str, float] | None) -> str:
 def _table(titles: tuple[str, ...], rows: list[list[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _figures(entry: dict[str, Any], loss_digits: int) -> list[str]:
+    """What a contestant's row says of it, on the terminal and on the page."""
+    return [
+        _spread(entry),
+        f"{entry['forward_backward_seconds']:.2f}",
+        f"{entry['tokens_per_second']:.0f}",
+        _number(entry["peak_memory_mb"], 0),
+        _number(entry["loss"], loss_digits),
+        _number(entry["exact_loss"], 5),
+        str(entry["rounds"]),
+    ]
 
 
 def _spread(entry: dict[str, Any]) -> str:

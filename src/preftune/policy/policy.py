@@ -17,7 +17,7 @@ from preftune.data.groups import Pair, TokenizedGroup
 from preftune.data.packing import PackedBatch, Span, pack, pad
 from preftune.errors import InputError
 from preftune.objectives.responses import ScoredResponses
-from preftune.policy.attention import implementations
+from preftune.policy.attention import IMPLEMENTATIONS, implementations
 from preftune.policy.head import response_token_logps
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Policy(nn.Module):
         super().__init__()
         self.language_model = language_model
         self._own_attention: str = self.causal_lm().config._attn_implementation
-        if self._own_attention in implementations(torch.device("cuda")):
+        if self._own_attention in IMPLEMENTATIONS:
             raise ValueError("this model is in another policy; call its restore_attention() first")
         self._router_outputs = {"output_router_logits": True} if router_loss else {}
         _disable_noise(language_model)
