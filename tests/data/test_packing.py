@@ -1,5 +1,7 @@
 """What a packed row looks like, spelled out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,8 @@ def test_a_prompt_stands_once_and_responses_restart_behind_it() -> None:
     assert batch.predictors.tolist() == [1, 2, 1]
     assert batch.targets.tolist() == [20, 21, 30]
     assert batch.lengths.tolist() == [2, 1]
+    # Both responses follow the prompt's last token, 11 in row 1.
+    assert batch.prompt_ends.tolist() == [1, 1]
 
 
 def test_groups_follow_each_other() -> None:
@@ -37,6 +41,7 @@ def test_groups_follow_each_other() -> None:
     assert batch.input_ids.tolist() == [10, 20, 30, 31, 11, 12, 21, 32]
     assert batch.spans == (Span(0, 2, 0, 0), Span(2, 4, 0, 1), Span(4, 7, 4, 4), Span(7, 8, 4, 6))
     assert batch.predictors.tolist() == [0, 0, 2, 5, 5]
+    assert batch.prompt_ends.tolist() == [0, 0, 5, 5]
     assert batch.chosen.tolist() == [0, 3]
     assert batch.rejected.tolist() == [1, 2]
 
@@ -65,6 +70,63 @@ def test_a_batch_with_a_missing_gap_has_no_gaps() -> None:
     assert pack(mixed).prior_gap is None
 
 
+def labelled(*labels: bool) -> TokenizedGroup:
+    """A group of one-token responses, 20, 21, ..., to prompt 10 11, without pairs."""
+    one = group([10, 11], *([20 + index] for index in range(len(labels))), pairs=())
+    return replace(one, labels=np.array(labels))
+
+
+def test_responses_without_pairs() -> None:
+    """All responses of a group without pairs are packed, and there are no indices of pairs."""
+    batch = pack([labelled(True), labelled(False, True)])
+    assert batch.targets.tolist() == [20, 20, 21]
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [True, False, True]
+    for indices in (batch.chosen, batch.rejected):
+        assert indices.dtype == torch.int64
+        assert indices.tolist() == []
+    assert torch.arange(3)[batch.chosen].tolist() == []
+
+
+@pytest.mark.parametrize("name", ["labels", "auxiliary"])
+def test_what_is_known_of_a_response_packs_it(name: str) -> None:
+    """A response with a label or an auxiliary reward is packed even where no pair uses it."""
+    values = np.array([0, 1, 1], dtype=bool if name == "labels" else np.float32)
+    paired = group([10], [20], [21], [22], pairs=(Pair(2, 0),))
+    batch = pack([replace(paired, **{name: values})])
+    assert batch.targets.tolist() == [20, 21, 22]
+    assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([2], [0])
+    assert getattr(batch, name).tolist() == [0, 1, 1]
+    assert getattr(pack([paired]), name) is None
+
+
+@pytest.mark.parametrize("name", ["reference_logps", "labels", "auxiliary"])
+def test_values_that_a_group_lacks_are_no_values(name: str) -> None:
+    """Where one group has no values, the batch has none, so that none is taken for another's response."""
+    values = np.array([1, 0], dtype=bool if name == "labels" else np.float32)
+    with_values = replace(group([10], [20], [21]), **{name: values})
+    assert getattr(pack([with_values, with_values]), name).tolist() == [1, 0, 1, 0]
+    assert getattr(pack([with_values, group([10], [20], [21])]), name) is None
+
+
+def test_mismatched_responses_are_a_batch_of_their_own() -> None:
+    """Each group's prompt with its foreign response, and the reference's log-probability of that."""
+    foreign = replace(group([10, 11], [30, 31], pairs=()), reference_logps=np.array([-2], np.float32))
+    batch = pack(
+        [replace(labelled(True, False), mismatched=foreign), replace(labelled(True), mismatched=foreign)]
+    )
+    assert batch.input_ids.tolist() == [10, 11, 20, 21, 10, 11, 20]
+    assert batch.mismatched is not None
+    assert batch.mismatched.input_ids.tolist() == [10, 11, 30, 31, 10, 11, 30, 31]
+    assert batch.mismatched.prompt_ends.tolist() == [1, 5]
+    assert batch.mismatched.reference_logps is not None
+    assert batch.mismatched.reference_logps.tolist() == [-2, -2]
+    moved = batch.to("meta").mismatched
+    assert moved is not None
+    assert moved.input_ids.is_meta
+    assert pack([replace(labelled(True), mismatched=foreign), labelled(False)]).mismatched is None
+
+
 def test_moving_keeps_everything() -> None:
     """`to` moves tensors and leaves spans and absent fields."""
     moved = pack([group([10], [20], [21])]).to("meta")
@@ -91,6 +153,8 @@ def test_padding_undoes_packing(content: list[tuple[list[int], list[list[int]]]]
         whole = [*prompt, *response]
         assert rows.input_ids[index, : len(whole)].tolist() == whole
         assert rows.attention_mask[index].sum() == len(whole)
+        assert rows.prompt_ends[index] == len(prompt) - 1
+        assert batch.input_ids[batch.prompt_ends[index]] == prompt[-1]
         at = torch.arange(rows.input_ids.shape[1])
         assert torch.equal(rows.predicts[index], (at >= len(prompt) - 1) & (at < len(whole) - 1))
     assert batch.targets.tolist() == [token for _, response in expected for token in response]

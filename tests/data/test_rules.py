@@ -10,13 +10,15 @@ from preftune.errors import InputError
 
 GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad", "score_chosen": 2, "score_rejected": 1}
 GROUP = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
+LABELLED = {"prompt": "p", "completion": "a", "label": True}
 
 
 def load(tmp_path: Path, rows: list[dict[str, Any]], **rules: str) -> LoadedGroups:
-    """Load rows from a JSONL file for a run with a prior."""
+    """Load rows from a JSONL file, for a run with a prior where they can have scores."""
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load_groups(path, needs_prior=True, rules=RowRules(rules))
+    is_labelled = any("label" in row for row in rows)
+    return load_groups(path, needs_prior=not is_labelled, needs_pairs=not is_labelled, rules=RowRules(rules))
 
 
 BAD_ROWS = [
@@ -65,11 +67,42 @@ BAD_GROUPS = [
     ("empty_response", {**GROUP, "responses": ["a", " "]}, "responses", "' '"),
     ("equal_responses", {**GROUP, "responses": ["a", "a"]}, "responses", "'a'"),
 ]
+BAD_LABELLED = [
+    ("missing_field", {**LABELLED, "prompt": None}, "prompt", "None"),
+    ("missing_field", {**LABELLED, "completion": 4}, "completion", "4"),
+    ("empty_prompt", {**LABELLED, "prompt": ""}, "prompt", "''"),
+    ("empty_response", {**LABELLED, "completion": " "}, "completion", "' '"),
+    (
+        "empty_response",
+        {
+            **LABELLED,
+            "prompt": [{"role": "user", "content": "p"}],
+            "completion": [{"role": "user", "content": "p"}],
+        },
+        "completion",
+        "()",
+    ),
+    (
+        "prompt_mismatch",
+        {
+            **LABELLED,
+            "completion": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+        },
+        "completion",
+        "({'role': 'user', 'content': 'q'}",
+    ),
+    *(
+        ("bad_label", {**LABELLED, "label": label}, "label", repr(label))
+        for label in (None, 2, 0.5, float("nan"), "", "yes", "1", [True], {"value": True})
+    ),
+]
 
 
 @pytest.mark.parametrize(
     ("good", "rule", "bad", "column", "value"),
-    [(GOOD, *case) for case in BAD_ROWS] + [(GROUP, *case) for case in BAD_GROUPS],
+    [(GOOD, *case) for case in BAD_ROWS]
+    + [(GROUP, *case) for case in BAD_GROUPS]
+    + [(LABELLED, *case) for case in BAD_LABELLED],
 )
 def test_error_and_drop(
     tmp_path: Path, good: dict[str, Any], rule: str, bad: dict[str, Any], column: str, value: str
@@ -97,6 +130,12 @@ def test_duplicate_rows(tmp_path: Path, action: str, rows: list[int]) -> None:
     assert [group.row for group in loaded.groups] == rows
     assert loaded.report.counts == {("duplicate_row", action): 1}
     assert loaded.report.dropped == 3 - len(rows)
+
+
+def test_another_label_is_another_row(tmp_path: Path) -> None:
+    """The same response with the other label contradicts its row, and does not repeat it."""
+    loaded = load(tmp_path, [LABELLED, {**LABELLED, "label": False}, {**LABELLED, "label": 1}])
+    assert loaded.report.counts == {("duplicate_row", "keep"): 1}
 
 
 def test_duplicate_row_error(tmp_path: Path) -> None:

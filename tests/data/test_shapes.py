@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -275,6 +276,114 @@ def test_pair_scores_come_before_groups() -> None:
     assert len(group.responses) == 2
 
 
+# --- labels ---
+
+
+def labelled(row: dict[str, Any], **options: Any) -> Group:
+    """Load a row for a method that learns from labels."""
+    return load_one(row, needs_pairs=False, needs_labels=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [
+        *((True, True), (1, True), (1.0, True), ("true", True), (" TRUE\n", True)),
+        *((False, False), (0, False), (-1, False), ("False", False)),
+    ],
+)
+def test_label(written: Any, label: bool) -> None:
+    """A labelled response is a group of one without pairs, and its label a truth value however written."""
+    group = labelled({"prompt": "p", "completion": "a", "label": written})
+    assert group == Group("p", (Response("a", label=label),), ())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "read"),
+    [
+        ([user("q")], [assistant("a")], ((user("q"),), (assistant("a"),))),
+        ([user("q")], "a", ((user("q"),), (assistant("a"),))),
+        ("q", [assistant("a")], ((user("q"),), (assistant("a"),))),
+        ("q", [user("q"), assistant("a")], ((user("q"),), (assistant("a"),))),
+        ([user("q")], [user("q"), assistant("a")], ((user("q"),), (assistant("a"),))),
+        (
+            [user("q")],
+            [assistant("a"), user("r"), assistant("b")],
+            ((user("q"),), (assistant("a"), user("r"), assistant("b"))),
+        ),
+    ],
+)
+def test_labelled_messages(prompt: Any, completion: Any, read: tuple[Any, Any]) -> None:
+    """A completion is messages or text as the responses of a pair are, with or without its prompt."""
+    group = labelled({"prompt": prompt, "completion": completion, "label": True})
+    assert (group.prompt, group.responses[0].content) == read
+
+
+def test_labels_of_a_pair() -> None:
+    """The chosen response is desirable, the rejected one is not, and they stay a pair of one prompt."""
+    group = labelled({"prompt": "p", "chosen": "a", "rejected": "b"})
+    assert group == Group("p", (Response("a", label=True), Response("b", label=False)), (Pair(0, 1),))
+    assert [r.label for r in load_one({"prompt": "p", "chosen": "a", "rejected": "b"}).responses] == [
+        None
+    ] * 2
+
+
+def test_labels_of_scored_responses() -> None:
+    """Best and worst get a label; the others stay without, for rewards that count over all of them."""
+    group = labelled({"prompt": "p", "responses": ["a", "b", "c"], "scores": [2, 1, 3]})
+    assert [response.label for response in group.responses] == [None, False, True]
+
+
+def test_pairs_come_before_labels() -> None:
+    """Where a source has both, the pairs are read, and the labelled response is named as unused."""
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "completion": "c", "label": False}
+    loaded = load(row, needs_pairs=False, needs_labels=True)
+    assert contents(loaded.groups[0]) == ["a", "b"]
+    assert loaded.unused_columns == ("completion", "label")
+
+
+@pytest.mark.parametrize(
+    ("methods", "setting"),
+    [(["kto"], r"objective\.method=kto,"), ([], r"a method that learns from labels,")],
+)
+def test_labels_where_pairs_are_needed(methods: list[str], setting: str) -> None:
+    """Labelled rows are refused by a method of pairs, with the methods that read them."""
+    row = {"prompt": "p", "completion": "a", "label": True}
+    with pytest.raises(
+        InputError, match=rf"`label`: .* no pair, .* learns from pairs\. Set {setting} or give"
+    ):
+        load(row, label_methods=methods)
+
+
+# --- columns that rewards read ---
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "id": 7, "score_chosen": 2}, ["id", "score_chosen"]),
+        ({"prompt": "p", "responses": ["a", "b"], "scores": [1, 2], "help": [3, 4]}, ["scores", "help"]),
+        ({"prompt": "p", "completion": "a", "label": True, "help": None}, ["label", "help"]),
+    ],
+)
+def test_kept_columns(row: dict[str, Any], kept: list[str]) -> None:
+    """On request a group keeps its row's columns as they are, but for the prompt's and the responses'."""
+    loaded = load(row, needs_pairs=False, keep_columns=True)
+    assert loaded.groups[0].columns == {name: row[name] for name in kept}
+    assert loaded.unused_columns == ()
+    assert load(row, needs_pairs=False).groups[0].columns == {}
+
+
+def test_kept_columns_are_the_rows_own(tmp_path: Path) -> None:
+    """A row without a column that others have keeps what it has."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        '{"prompt": "p", "chosen": "a", "rejected": "b", "help": 1}\n'
+        '{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
+    )
+    loaded = load_groups(path, keep_columns=True)
+    assert [group.columns for group in loaded.groups] == [{"help": 1}, {}]
+
+
 # --- what is refused ---
 
 
@@ -293,10 +402,11 @@ def test_pair_scores_come_before_groups() -> None:
         (["responses", "scores"], r"No `prompt` column\."),
         (["prompt", "scores"], r"No `responses` column\."),
         (["text"], r"columns `text` are no shape of preference data"),
-        (
-            ["prompt", "completion", "label"],
-            r"prompt/completion/label rows have one response .* no method here",
-        ),
+        (["prompt", "completion", "labels"], r"No `label` column; found 'labels': was it meant\?"),
+        (["prompt", "completion"], r"No `label` column\."),
+        (["completion", "label"], r"No `prompt` column\."),
+        (["text", "label"], r"No `prompt` column\. No `completion` column\."),
+        (["prompt", "responses", "label"], r"No `scores` column\. Without scores no pair can be built"),
     ],
 )
 def test_other_columns(columns: list[str], message: str) -> None:
@@ -312,6 +422,7 @@ def test_refusal_lists_the_shapes() -> None:
     assert "`text`, `id`" in str(caught.value)
     for shape in ("prompt, chosen, rejected", "score_chosen, score_rejected", "prompt, responses, scores"):
         assert shape in str(caught.value)
+    assert "prompt, completion, label" in str(caught.value)
 
 
 def test_prompt_id_is_not_a_misspelt_prompt() -> None:
@@ -336,6 +447,8 @@ def test_fingerprint_rows() -> None:
     assert fingerprint_rows([a, b]) == fingerprint_rows([moved, b])
     swapped = Group("p", a.responses, (Pair(1, 0),), row=0)
     assert len({fingerprint_rows(groups) for groups in ([a, b], [b, a], [a], [swapped, b], [])}) == 5
+    labels = [Group("p", (Response("x", label=label),), ()) for label in (None, True, False)]
+    assert len({fingerprint_rows([group]) for group in labels}) == 3
     one = Group(({"role": "user", "content": "q"},), a.responses, a.pairs)
     other = Group(({"content": "q", "role": "user"},), a.responses, a.pairs)
     assert fingerprint_rows([one]) == fingerprint_rows([other])

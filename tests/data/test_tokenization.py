@@ -3,6 +3,7 @@ import string
 from dataclasses import replace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from preftune.data import (
     RowRules,
     TokenizedGroup,
     fingerprint_groups,
+    load_groups,
     tokenize_groups,
 )
 from preftune.errors import InputError
@@ -448,11 +450,65 @@ def test_any_text_survives(
             assert prompt in whole
 
 
+# --- labels and auxiliary rewards ---
+
+
+def test_labels_and_rewards_of_responses_are_kept() -> None:
+    """Labels become truth values and rewards float32, one per response, and neither where none has any."""
+    responses = (Response("a", label=False, auxiliary=0.1), Response("b", label=True, auxiliary=-2.0))
+    (group,) = tokenize_groups([Group("p", responses, (Pair(1, 0),))], plain_tokenizer())
+    assert group.labels is not None
+    assert group.labels.dtype == np.bool_
+    assert group.labels.tolist() == [False, True]
+    assert group.auxiliary is not None
+    assert group.auxiliary.dtype == np.float32
+    assert group.auxiliary.tolist() == [np.float32(0.1), -2]
+    (plain,) = tokenize_groups([text("p", "a", "b")], plain_tokenizer())
+    assert plain.labels is None
+    assert plain.auxiliary is None
+
+
+def test_a_pair_with_labels_is_two_labelled_rows(smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    """A pair's responses have the tokens and labels that they have as rows of their own."""
+    prompt = [user("2+2?")]
+    pair = {"prompt": prompt, "chosen": "Four.", "rejected": "Five, I think."}
+    rows = [
+        {"prompt": prompt, "completion": "Four.", "label": True},
+        {"prompt": prompt, "completion": "Five, I think.", "label": False},
+    ]
+    (together,), apart = (
+        tokenize_groups(
+            load_groups(datasets.Dataset.from_list(source), needs_pairs=False, needs_labels=True).groups,
+            smollm2_tokenizer,
+        )
+        for source in ([pair], rows)
+    )
+    assert together.labels is not None
+    assert [label for group in apart for label in group.labels] == together.labels.tolist() == [True, False]
+    for group, response in zip(apart, together.responses, strict=True):
+        assert group.prompt.tolist() == together.prompt.tolist()
+        assert [ids.tolist() for ids in group.responses] == [response.tolist()]
+
+
+def test_only_labelled_responses_are_kept() -> None:
+    """Where others of a group have a label, responses without one go, and the pair's indices follow."""
+    responses = (Response("a"), Response("b", label=False), Response("c"), Response("d", label=True))
+    tokenizer = plain_tokenizer()
+    (group,) = tokenize_groups([Group("p", responses, (Pair(3, 1), Pair(3, 0)))], tokenizer)
+    assert [tokenizer.decode(ids.tolist()) for ids in group.responses] == ["b</s>", "d</s>"]
+    assert group.pairs == (Pair(1, 0),)
+    assert group.labels is not None
+    assert group.labels.tolist() == [False, True]
+
+
 # --- fingerprint ---
 
 
 def test_fingerprint_groups() -> None:
-    """The fingerprint follows ids, their order, where one text ends, pairs and gaps, and no reference."""
+    """The fingerprint follows ids, their order, where one text ends, pairs, gaps, labels and rewards.
+
+    It does not follow the reference, and is what it was before groups had labels and rewards.
+    """
 
     def group(*ids: list[int]) -> TokenizedGroup:
         prompt, *responses = (np.array(i, dtype=np.int32) for i in ids)
@@ -461,6 +517,7 @@ def test_fingerprint_groups() -> None:
     base = group([1, 2], [3], [4, 5])
     same = replace(base, reference_logps=np.array([-1, -2], dtype=np.float32))
     assert fingerprint_groups([base]) == fingerprint_groups([same])
+    assert fingerprint_groups([base]).startswith("d4f19c16fccb4e90")
     others = [
         [base],
         [],
@@ -471,5 +528,9 @@ def test_fingerprint_groups() -> None:
         [group([1, 2], [3]), group([4, 5])],
         [replace(base, pairs=(Pair(1, 0),))],
         [replace(base, pairs=(Pair(0, 1, gap=0.5),))],
+        [replace(base, labels=np.array([True, False]))],
+        [replace(base, labels=np.array([False, True]))],
+        [replace(base, auxiliary=np.array([1, 0], dtype=np.float32))],
+        [replace(base, auxiliary=np.array([1, 0.5], dtype=np.float32))],
     ]
     assert len({fingerprint_groups(groups) for groups in others}) == len(others)

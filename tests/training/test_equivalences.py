@@ -24,8 +24,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def assert_close(run: Path, other: Path) -> None:
     """Two runs ended in the same weights, up to the rounding of another order of summation."""
-    expected = weights(other)
-    for name, weight in weights(run).items():
+    expected = weights(other) | value_head(other)
+    found = weights(run) | value_head(run)
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6)
 
 
@@ -37,13 +39,31 @@ def metrics(run: Path) -> list[dict[str, float]]:
     ]
 
 
-# cpo has a term per pair and a term per token: a mean of micro-batch means would show in the second.
-@pytest.mark.parametrize("objective", [{"method": "dpo"}, {"method": "cpo"}], ids=lambda o: o["method"])
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "dpo": {"objective": {"method": "dpo"}},
+    # A term per pair and a term per token: a mean of micro-batch means would show in the second.
+    "cpo": {"objective": {"method": "cpo"}},
+    # One estimate of the divergence for the whole step: one for each micro-batch would show.
+    "kto": {"objective": {"method": "kto"}},
+    "auxiliary": {
+        "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}},
+        "rewards": {"lexical_diversity": {"weight": 2}, "length": {"target": [4, 8], "weight": 0.1}},
+    },
+}
+
+
+def value_head(run: Path) -> dict[str, torch.Tensor]:
+    """The trained value head's weights, nothing where the objective has none."""
+    file = run / "value_head.safetensors"
+    return load_file(file) if file.exists() else {}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_accumulating_eight_times_one_pair_equals_one_batch_of_eight(
-    objective: dict[str, Any], config: dict[str, Any], train: Train, tmp_path: Path
+    name: str, config: dict[str, Any], train: Train, tmp_path: Path
 ) -> None:
     """Same weights and same logged losses, although the micro-batches have unequal token counts."""
-    config["objective"] = objective
+    config |= OBJECTIVES[name]
     whole = train(config)
     split = train(
         config,
@@ -121,16 +141,27 @@ def start(config: dict[str, Any]) -> dict[str, torch.Tensor]:
     return load_file(Path(config["model"]) / "model.safetensors")
 
 
-@pytest.mark.parametrize("batches", [None, BY_TOKENS], ids=["groups", "tokens"])
-@pytest.mark.parametrize("killed_after", [2, 4])
+RESUMED = [
+    (2, None, "dpo"),
+    (4, None, "dpo"),
+    (2, BY_TOKENS, "dpo"),
+    (4, BY_TOKENS, "dpo"),
+    (2, None, "kto"),
+    (4, None, "auxiliary"),
+]
+
+
+@pytest.mark.parametrize(("killed_after", "batches", "name"), RESUMED)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     killed_after: int,
     batches: dict[str, int] | None,
+    name: str,
     config: dict[str, Any],
     train: Train,
     tmp_path: Path,
 ) -> None:
     """Killed in either epoch, after lines beyond the checkpoint were logged, then resumed."""
+    config |= OBJECTIVES[name]
     config["training"] |= {"per_device_train_batch_size": 6, "save_strategy": "steps", "save_steps": 2}
     config["training"]["save_total_limit"] = 3
     if batches:
@@ -143,11 +174,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         shutil.rmtree(killed / "checkpoints" / f"checkpoint-{later}")
     shutil.rmtree(killed / "model")
     (killed / "summary.json").unlink()
+    (killed / "value_head.safetensors").unlink(missing_ok=True)
     stored = yaml.safe_load((killed / "config.yaml").read_text(encoding="utf-8"))
     (killed / "config.yaml").write_text(yaml.safe_dump(stored | {"output": str(killed)}), encoding="utf-8")
     resumed = train(config, f"output={killed}", "--resume")
-    expected = weights(whole)
-    assert all(torch.equal(weight, expected[name]) for name, weight in weights(resumed).items())
+    expected = weights(whole) | value_head(whole)
+    found = weights(resumed) | value_head(resumed)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
     assert metrics(resumed)[:-1] == metrics(whole)[:-1]  # the last line averages over this process's steps
     assert (resumed / "summary.json").exists()
 
@@ -165,16 +199,26 @@ def on_two_processes(config: dict[str, Any], output: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "batches", [None, {"tokens_per_step": 300, "tokens_per_row": 120}], ids=["groups", "tokens"]
+    ("name", "batches"),
+    [
+        ("cpo", None),
+        ("cpo", {"tokens_per_step": 300, "tokens_per_row": 120}),
+        # One process has more rows in a step than the other, and each estimates its share of the divergence.
+        ("kto", {"tokens_per_step": 300, "tokens_per_row": 120}),
+        ("auxiliary", {"tokens_per_step": 300, "tokens_per_row": 120}),
+    ],
+    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary"],
 )
 def test_two_processes_equal_one(
-    batches: dict[str, int] | None, config: dict[str, Any], train: Train, tmp_path: Path
+    name: str, batches: dict[str, int] | None, config: dict[str, Any], train: Train, tmp_path: Path
 ) -> None:
     """Two real processes give the weights and metrics of one, each group once in every epoch.
 
     With thirteen groups neither steps nor shares come out even.
     """
-    config["objective"] = {"method": "cpo", "prior": "reward_gap"}
+    config |= OBJECTIVES[name]
+    if name == "cpo":
+        config["objective"] = {"method": "cpo", "prior": "reward_gap"}
     path = Path(config["data"]["train"])
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[:13]), encoding="utf-8")
     if batches:
@@ -191,10 +235,12 @@ def test_two_processes_equal_one(
     assert (seen[1.0], seen[2.0]) == (epoch, 2 * epoch)
 
 
+@pytest.mark.parametrize("name", ["dpo", "kto", "auxiliary"])
 def test_shared_prompts_equal_padded_rows(
-    config: dict[str, Any], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, config: dict[str, Any], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole run on padded rows ends in the weights of the same run on shared prompts."""
+    config |= OBJECTIVES[name]
     shared = train(config)
     monkeypatch.setattr("preftune.policy.policy.Policy._sharing_agrees", lambda self: False)
     padded = train(config, f"output={tmp_path / 'padded'}", f"cache={tmp_path / 'other-cache'}")

@@ -1,6 +1,7 @@
 """Sources to groups, groups to tokens: everything between a data set and a batch."""
 
 from preftune.data.groups import Group, Message, Pair, Response, Text, TokenizedGroup
+from preftune.data.mismatch import mismatched
 from preftune.data.rules import RULES, RowReport, RowRules
 from preftune.data.shapes import PAIR_RULES, LoadedGroups, fingerprint_rows, load_groups
 from preftune.data.sources import read_rows
@@ -22,6 +23,7 @@ __all__ = [
     "fingerprint_groups",
     "fingerprint_rows",
     "load_groups",
+    "mismatched",
     "read_rows",
     "tokenize_groups",
 ]

@@ -1,9 +1,11 @@
 """The one shape of preference data inside: a prompt with its responses, and pairs among them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 Message = dict[str, str]
 """A chat message: {"role": ..., "content": ...}."""
@@ -13,10 +15,19 @@ Text = str | tuple[Message, ...]
 
 @dataclass(frozen=True)
 class Response:
-    """One response; `score` is a raw number on any scale."""
+    """One response.
+
+    Attributes:
+        content: what was answered.
+        score: a raw number on any scale.
+        label: whether it is desirable, where that is known of it alone (KTO).
+        auxiliary: auxiliary reward R, once the rewards are computed.
+    """
 
     content: Text
     score: float | None = None
+    label: bool | None = None
+    auxiliary: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,29 +49,54 @@ class Pair:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its N >= 1 responses. `row` says where in the source it came from."""
+    """A prompt with its N >= 1 responses.
+
+    Attributes:
+        prompt: what is answered.
+        responses: the answers.
+        pairs: preferences among them, if any.
+        row: where in the source it came from.
+        columns: the row's other columns, for rewards that read them.
+    """
 
     prompt: Text
     responses: tuple[Response, ...]
     pairs: tuple[Pair, ...]
     row: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TokenizedGroup:
-    """A group as token ids: the prompt once, each response without it and with its end-of-sequence token."""
+    """A group as token ids: the prompt once, each response without it and with its end-of-sequence token.
+
+    Attributes:
+        prompt: token ids.
+        responses: token ids of each response.
+        pairs: preferences among them, if any.
+        reference_logps: log-probability of each response under the reference, where it is known.
+        labels: whether each response is desirable, where a method learns from that.
+        auxiliary: auxiliary reward R of each response, where the objective uses one.
+        mismatched: the same prompt with a response to another one, for the estimate of the divergence from
+            the reference (KTO).
+    """
 
     prompt: Int32[np.ndarray, "prompt_tokens"]
     responses: tuple[Int32[np.ndarray, "_"], ...]
     pairs: tuple[Pair, ...]
     reference_logps: Float32[np.ndarray, "responses"] | None = None
+    labels: Bool[np.ndarray, "responses"] | None = None
+    auxiliary: Float32[np.ndarray, "responses"] | None = None
+    mismatched: "TokenizedGroup | None" = None
 
     @property
-    def paired(self) -> list[int]:
-        """Indices of the responses that some pair uses; only these are packed."""
+    def packed(self) -> list[int]:
+        """Indices of the responses that something is learned from; only these are packed."""
+        if self.labels is not None or self.auxiliary is not None or not self.pairs:
+            return list(range(len(self.responses)))
         return sorted({index for pair in self.pairs for index in (pair.chosen, pair.rejected)})
 
     @property
     def packed_tokens(self) -> int:
         """Tokens of the group in a packed batch, its prompt counted once."""
-        return len(self.prompt) + sum(len(self.responses[index]) for index in self.paired)
+        return len(self.prompt) + sum(len(self.responses[index]) for index in self.packed)

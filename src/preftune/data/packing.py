@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, Shaped
 from torch import Tensor
 
 from preftune.data.groups import TokenizedGroup
@@ -40,10 +40,14 @@ class PackedBatch:
             predicted from the prompt's last row.
         targets: the response tokens they predict, response after response.
         lengths: number of tokens of each response.
+        prompt_ends: row of the last token of each response's prompt.
         chosen: each pair's preferred response, as an index into the batch's responses.
         rejected: the other one.
         prior_gap: delta of each pair, where a prior is used.
         reference_logps: log pi_ref of each response, where it is known.
+        labels: whether each response is desirable, where every group says so.
+        auxiliary: auxiliary reward R of each response, where every group has it.
+        mismatched: the groups' prompts with responses to other ones, where every group has some.
     """
 
     input_ids: Int64[Tensor, "tokens"]
@@ -52,10 +56,14 @@ class PackedBatch:
     predictors: Int64[Tensor, "response_tokens"]
     targets: Int64[Tensor, "response_tokens"]
     lengths: Int64[Tensor, "responses"]
+    prompt_ends: Int64[Tensor, "responses"]
     chosen: Int64[Tensor, "pairs"]
     rejected: Int64[Tensor, "pairs"]
     prior_gap: Float32[Tensor, "pairs"] | None = None
     reference_logps: Float32[Tensor, "responses"] | None = None
+    labels: Bool[Tensor, "responses"] | None = None
+    auxiliary: Float32[Tensor, "responses"] | None = None
+    mismatched: "PackedBatch | None" = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """The same batch with its tensors on `device`."""
@@ -63,7 +71,7 @@ class PackedBatch:
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=non_blocking)
             for name, value in values.items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor | PackedBatch)
         }
         return replace(self, **moved)
 
@@ -71,25 +79,25 @@ class PackedBatch:
 def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
     """Lay groups out in one row, each prompt once.
 
-    Responses that no pair uses are left out: nothing would be learned from them.
+    Responses that nothing is learned from are left out (`TokenizedGroup.packed`).
     """
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     predictors: list[np.ndarray] = []
     targets: list[np.ndarray] = []
+    prompt_ends: list[int] = []
     spans: list[Span] = []
     chosen: list[int] = []
     rejected: list[int] = []
-    reference: list[float] = []
     row = 0
     for group in groups:
         prompt_start, prompt_tokens = row, len(group.prompt)
         prompt_stop = prompt_start + prompt_tokens
-        place = {index: len(targets) + offset for offset, index in enumerate(group.paired)}
+        place = {index: len(targets) + offset for offset, index in enumerate(group.packed)}
         ids.append(group.prompt)
         positions.append(np.arange(prompt_tokens))
         row = prompt_stop
-        for index in group.paired:
+        for index in group.packed:
             response = group.responses[index]
             start, row = row, row + len(response)
             ids.append(response)
@@ -100,11 +108,11 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
                 spans.append(Span(start, row, prompt_start, prompt_stop))
             predictors.append(np.concatenate(([prompt_stop - 1], np.arange(start, row - 1))))
             targets.append(response)
+            prompt_ends.append(prompt_stop - 1)
         chosen += [place[pair.chosen] for pair in group.pairs]
         rejected += [place[pair.rejected] for pair in group.pairs]
-        if group.reference_logps is not None:
-            reference += group.reference_logps[group.paired].tolist()
     gaps = [pair.gap for group in groups for pair in group.pairs]
+    mismatched = [group.mismatched for group in groups if group.mismatched]
     return PackedBatch(
         input_ids=_join(ids),
         position_ids=_join(positions),
@@ -112,15 +120,27 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
         predictors=_join(predictors),
         targets=_join(targets),
         lengths=torch.tensor([len(response) for response in targets]),
-        chosen=torch.tensor(chosen),
-        rejected=torch.tensor(rejected),
+        prompt_ends=torch.tensor(prompt_ends),
+        chosen=torch.tensor(chosen, dtype=torch.int64),
+        rejected=torch.tensor(rejected, dtype=torch.int64),
         prior_gap=None if None in gaps else torch.tensor(gaps, dtype=torch.float32),
-        reference_logps=torch.tensor(reference) if len(reference) == len(targets) else None,
+        reference_logps=_join_packed(groups, [group.reference_logps for group in groups]),
+        labels=_join_packed(groups, [group.labels for group in groups]),
+        auxiliary=_join_packed(groups, [group.auxiliary for group in groups]),
+        mismatched=pack(mismatched) if len(mismatched) == len(groups) else None,
     )
 
 
 def _join(parts: Sequence[np.ndarray]) -> Int64[Tensor, "tokens"]:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+
+def _join_packed(
+    groups: Sequence[TokenizedGroup], values: Sequence[Shaped[np.ndarray, "_"] | None]
+) -> Shaped[Tensor, "responses"] | None:
+    """The packed responses' values; None where a group has none, so that none is taken for another's."""
+    present = [own[group.packed] for group, own in zip(groups, values, strict=True) if own is not None]
+    return torch.from_numpy(np.concatenate(present)) if len(present) == len(groups) else None
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,8 @@ class PaddedRows:
     attention_mask: Int64[Tensor, "responses longest"]
     predicts: Bool[Tensor, "responses longest"]
     """True where a position's logits predict a response token."""
+    prompt_ends: Int64[Tensor, "responses"]
+    """Column of the last prompt token."""
 
 
 def pad(batch: PackedBatch) -> PaddedRows:
@@ -146,8 +168,10 @@ def pad(batch: PackedBatch) -> PaddedRows:
     input_ids = batch.input_ids.new_zeros(len(rows), longest)
     attention_mask = torch.zeros_like(input_ids)
     predicts = torch.zeros_like(input_ids, dtype=torch.bool)
+    prompt_ends = torch.zeros_like(batch.lengths)
     for index, (row, length) in enumerate(zip(rows, batch.lengths.tolist(), strict=True)):
         input_ids[index, : len(row)] = row
         attention_mask[index, : len(row)] = 1
+        prompt_ends[index] = len(row) - length - 1
         predicts[index, len(row) - length - 1 : len(row) - 1] = True
-    return PaddedRows(input_ids, attention_mask, predicts)
+    return PaddedRows(input_ids, attention_mask, predicts, prompt_ends)

@@ -24,8 +24,10 @@ RULES: dict[str, Rule] = {
     "equal_responses": Rule("chosen and rejected are the same", ("error", "drop")),
     "missing_score": Rule("a score is null", ("error", "drop")),
     "nan_score": Rule("a score is NaN, infinite or not a number", ("error", "drop")),
+    "bad_label": Rule("a label is not true or false", ("error", "drop")),
+    "missing_reward": Rule("a reward's column is missing or null", ("error", "drop")),
     "duplicate_row": Rule(
-        "an earlier row has the same prompt, responses and scores", ("keep", "drop", "error")
+        "an earlier row has the same prompt, responses, scores and label", ("keep", "drop", "error")
     ),
     "tied_scores": Rule("all scores of a group are equal, so it has no pair", ("drop", "error")),
     "prompt_too_long": Rule("the prompt is longer than max_prompt_length", ("error", "drop", "truncate")),
@@ -117,6 +119,12 @@ class RowReport:
         self.counts[bad.rule, action] += 1 if action == "drop" else times
         self.dropped += action == "drop"
         return action
+
+    def drop(self, rule: str, rows: int) -> None:
+        """Count rows that were left out under a rule by who settled it elsewhere."""
+        if rows:
+            self.counts[rule, "drop"] += rows
+            self.dropped += rows
 
     def _explain(self, bad: BadRow, row: int) -> str:
         others = [a for a in RULES[bad.rule].actions if a != "error"]

@@ -5,7 +5,7 @@ import json
 import math
 import os.path
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -33,10 +33,14 @@ GROUP_COLUMNS: tuple[tuple[str, str], ...] = (
 )
 """Names under which public sets hold N responses and their N scores."""
 
+LABELS: dict[bool | int | float | str, bool] = {1: True, 0: False, -1: False, "true": True, "false": False}
+"""How a label is written; True is 1 to Python, and text is compared in lower case."""
+
 ACCEPTED = """Shapes accepted:
   prompt, chosen, rejected                  text or messages; without `prompt`: what chosen and rejected share
   ... with score_chosen, score_rejected     or an alias, or margin
-  prompt, responses, scores                 N responses and N scores"""
+  prompt, responses, scores                 N responses and N scores
+  prompt, completion, label                 one response, desirable or not"""
 
 
 def best_worst(scores: Sequence[float]) -> tuple[int, int] | None:
@@ -55,23 +59,30 @@ class Columns:
     """Which columns of the source a run reads, and as what.
 
     Attributes:
-        shape: pairwise or groups.
+        shape: pairwise, groups or labelled.
         prompt: the prompt's column; None where chosen and rejected begin with it.
         responses: the columns of the responses.
         scores: the columns of the scores; empty where the run needs none.
         conversation: chosen and rejected of a groups row, which tell chat from plain text.
+        label: the column that says whether the response of a labelled row is desirable.
     """
 
-    shape: Literal["pairwise", "groups"]
+    shape: Literal["pairwise", "groups", "labelled"]
     prompt: str | None
     responses: tuple[str, ...]
     scores: tuple[str, ...]
     conversation: tuple[str, ...] = ()
+    label: str | None = None
+
+    @property
+    def texts(self) -> set[str]:
+        """The columns of the prompt and the responses."""
+        return {self.prompt or "", *self.responses, *self.conversation}
 
     @property
     def used(self) -> set[str]:
-        """Every column the run reads."""
-        return {self.prompt or "", *self.responses, *self.scores, *self.conversation}
+        """Every column that groups are built from."""
+        return {*self.texts, *self.scores, self.label or ""}
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class LoadedGroups:
         groups: one per row that was kept.
         report: counts per rule; `tokenize_groups` goes on counting in it.
         columns: what was read as what.
-        unused_columns: columns the run does not use, for the log.
+        unused_columns: columns the run does not use, for the log; none where the groups keep them.
     """
 
     groups: list[Group]
@@ -97,6 +108,10 @@ def load_groups(
     split: str = "train",
     pair_rule: str = "best_worst",
     needs_prior: bool = False,
+    needs_pairs: bool = True,
+    needs_labels: bool = False,
+    label_methods: Sequence[str] = (),
+    keep_columns: bool = False,
     rules: RowRules | None = None,
 ) -> LoadedGroups:
     """Read a source, detect its shape and build its groups.
@@ -107,6 +122,11 @@ def load_groups(
         pair_rule: a name in `PAIR_RULES`, for sources with N scored responses per prompt.
         needs_prior: the objective needs a score per response, or a margin per pair. Where it does not, the
             score columns of a pairwise source are not read.
+        needs_pairs: the objective learns from pairs, which prompt/completion/label rows do not have.
+        needs_labels: the objective learns from labels: the chosen response of a pair becomes a desirable
+            one, the rejected an undesirable one, and others of their group stay without a label.
+        label_methods: methods that learn from labels, named where the data has those and pairs are needed.
+        keep_columns: keep what else is in a row in its group's `columns`, for rewards that read it.
         rules: what to do with rows that cannot be used as they stand.
 
     Raises:
@@ -122,23 +142,35 @@ def load_groups(
     rows = read_rows(source, split)
     report = RowReport(locate=rows.locate, rows=len(rows))
     report.require_rows(len(rows))
-    columns = detect_columns(rows.columns, needs_prior=needs_prior)
-    groups = list(_build_groups(rows, columns, pair_rule, rules, report))
+    columns = detect_columns(
+        rows.columns, needs_prior=needs_prior, needs_pairs=needs_pairs, label_methods=label_methods
+    )
+    kept = tuple(name for name in rows.columns if name not in columns.texts) if keep_columns else ()
+    groups = list(_build_groups(rows, columns, kept, pair_rule, rules, report))
     report.require_rows(len(groups))
-    unused = tuple(column for column in rows.columns if column not in columns.used)
+    if needs_labels:
+        groups = [_label_pairs(group) for group in groups]
+    unused = tuple(name for name in rows.columns if name not in columns.used and name not in kept)
     return LoadedGroups(groups, report, columns, unused)
 
 
 def _build_groups(
-    rows: Iterable[Row], columns: Columns, pair_rule: str, rules: RowRules, report: RowReport
+    rows: Iterable[Row],
+    columns: Columns,
+    kept: Sequence[str],
+    pair_rule: str,
+    rules: RowRules,
+    report: RowReport,
 ) -> Iterable[Group]:
     seen: set[bytes] = set()
     for number, row in enumerate(rows):
         try:
             if columns.shape == "pairwise":
                 group = _read_pair(row, columns, number)
-            else:
+            elif columns.shape == "groups":
                 group = _read_group(row, columns, number, pair_rule)
+            else:
+                group = _read_labelled(row, columns, number)
             content = hashlib.sha256(_content(group)).digest()
             if content in seen:
                 raise BadRow("duplicate_row", columns.prompt or columns.responses[0], group.prompt)
@@ -146,19 +178,27 @@ def _build_groups(
         except BadRow as bad:
             if report.settle(bad, number, rules) == "drop":
                 continue
-        yield group
+        yield replace(group, columns={name: row[name] for name in kept if name in row}) if kept else group
 
 
 # --- columns ---
 
 
-def detect_columns(found: Sequence[str], *, needs_prior: bool = False) -> Columns:
+def detect_columns(
+    found: Sequence[str],
+    *,
+    needs_prior: bool = False,
+    needs_pairs: bool = True,
+    label_methods: Sequence[str] = (),
+) -> Columns:
     """Say which columns hold what.
 
-    Chosen and rejected come before N scored responses, unless only the latter have the scores a prior needs.
+    Chosen and rejected come before N scored responses, unless only the latter have the scores a prior needs;
+    a response with a label comes last.
 
     Raises:
-        InputError: the columns are none of the accepted shapes, or a prior is needed and there are no scores.
+        InputError: the columns are none of the accepted shapes, a prior is needed and there are no scores, or
+            pairs are needed and there are only labels.
     """
     is_pairwise = "chosen" in found and "rejected" in found
     in_group = next((pair for pair in GROUP_COLUMNS if "prompt" in found and set(pair) <= set(found)), None)
@@ -173,6 +213,10 @@ def detect_columns(found: Sequence[str], *, needs_prior: bool = False) -> Column
     if in_group:
         conversation = ("chosen", "rejected") if is_pairwise else ()
         return Columns("groups", "prompt", in_group[:1], in_group[1:], conversation)
+    if {"prompt", "completion", "label"} <= set(found):
+        if needs_pairs:
+            raise _no_pairs(found, label_methods)
+        return Columns("labelled", "prompt", ("completion",), (), label="label")
     raise _no_shape(found)
 
 
@@ -200,21 +244,28 @@ def _no_scores(found: Sequence[str]) -> InputError:
     )
 
 
+def _no_pairs(found: Sequence[str], label_methods: Sequence[str]) -> InputError:
+    settings = " or ".join(f"objective.method={name}" for name in label_methods)
+    return InputError(
+        f"The columns {_listed(found)}: prompt/completion/label rows have one response and no pair, and the "
+        f"objective learns from pairs. Set {settings or 'a method that learns from labels'}, or give chosen "
+        "and rejected, or several scored responses per prompt."
+    )
+
+
 def _no_shape(found: Sequence[str]) -> InputError:
-    if {"completion", "label"} <= set(found):
-        return InputError(
-            f"Columns {_listed(found)}: prompt/completion/label rows have one response and no pair, and no "
-            "method here reads them yet. Give chosen and rejected, or several scored responses per prompt."
-        )
     group_names = {name for names in GROUP_COLUMNS for name in names}
     if "chosen" in found or "rejected" in found:
         missing = [name for name in ("chosen", "rejected") if name not in found]
+    elif "completion" in found or ("label" in found and not group_names & set(found)):
+        missing = [name for name in ("prompt", "completion", "label") if name not in found]
     elif group_names & set(found):
         missing = [name for name in ("prompt",) if name not in found]
         missing += ["responses"] if not {r for r, _ in GROUP_COLUMNS} & set(found) else []
         missing += ["scores"] if not {s for _, s in GROUP_COLUMNS} & set(found) else []
     else:
-        missing = [name for name in ("chosen", "rejected", "responses", "scores") if _near(name, found)]
+        wanted = ("chosen", "rejected", "responses", "scores", "completion", "label")
+        missing = [name for name in wanted if _near(name, found)]
     fixes = [
         f"No `{name}` column; found {near!r}: was it meant?"
         if (near := _near(name, found))
@@ -277,6 +328,26 @@ def _read_group(row: Row, columns: Columns, number: int, pair_rule: str) -> Grou
     return Group(prompt, _responses(contents, scores), (Pair(*pair),), number)
 
 
+def _read_labelled(row: Row, columns: Columns, number: int) -> Group:
+    (completion,) = columns.responses
+    contents = [_text(row, completion)]
+    _check_responses(contents, columns.responses)
+    prompt, contents = separate_prompt(_text(row, columns.prompt or ""), contents, columns.responses)
+    _check_prompt(prompt, columns)
+    _check_responses(contents, columns.responses)
+    return Group(prompt, (Response(contents[0], label=_label(row, columns.label or "")),), (), number)
+
+
+def _label_pairs(group: Group) -> Group:
+    """Label the responses of every pair: the preferred one desirable, the other undesirable."""
+    labels = {pair.chosen: True for pair in group.pairs} | {pair.rejected: False for pair in group.pairs}
+    responses = (
+        replace(response, label=labels.get(index, response.label))
+        for index, response in enumerate(group.responses)
+    )
+    return replace(group, responses=tuple(responses))
+
+
 def _responses(contents: Sequence[Text], scores: Sequence[float | None]) -> tuple[Response, ...]:
     return tuple(Response(content, score) for content, score in zip(contents, scores, strict=True))
 
@@ -312,6 +383,14 @@ def _number(value: Any, column: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadRow("nan_score", column, value)
     return float(value)
+
+
+def _label(row: Row, column: str) -> bool:
+    value = row.get(column)
+    written = value.strip().lower() if isinstance(value, str) else value
+    if not isinstance(written, bool | int | float | str) or written not in LABELS:
+        raise BadRow("bad_label", column, value, "it must be true or false, 1 or 0, +1 or -1")
+    return LABELS[written]
 
 
 def _is_blank(text: Text) -> bool:
@@ -396,14 +475,20 @@ def _shared_messages(chats: list[tuple[Message, ...]]) -> tuple[tuple[Message, .
 
 def _content(group: Group) -> bytes:
     """Everything a group says, and not where it came from."""
-    responses = [(response.content, response.score) for response in group.responses]
+    responses = [
+        (response.content, response.score, *(() if response.label is None else (response.label,)))
+        for response in group.responses
+    ]
     pairs = [(pair.chosen, pair.rejected, pair.margin, pair.gap) for pair in group.pairs]
     # Keys are sorted so that {"role", "content"} and {"content", "role"} are the same message.
     return json.dumps([group.prompt, responses, pairs], sort_keys=True).encode()
 
 
 def fingerprint_rows(groups: Iterable[Group]) -> str:
-    """SHA-256 over prompts, responses, scores and pairs, in order; the same rows from another file agree."""
+    """SHA-256 over prompts, responses, scores, labels and pairs, in order.
+
+    The same rows from another file agree, whatever other columns they have.
+    """
     digest = hashlib.sha256()
     for group in groups:
         digest.update(_content(group) + b"\n")

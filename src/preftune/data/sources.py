@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(:(?P<config>[\w.-]+))?")
 SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-CSV_TEXT = ("prompt", "chosen", "rejected")
+CSV_TEXT = ("prompt", "chosen", "rejected", "completion")
 """CSV columns that stay text even where every cell looks like a number."""
 
 

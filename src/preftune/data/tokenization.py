@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Shaped
 
 from preftune.data.groups import Group, Message, Response, TokenizedGroup
 from preftune.data.rules import BadRow, RowReport, RowRules
@@ -78,6 +78,9 @@ def tokenize_groups(
 ) -> list[TokenizedGroup]:
     """Tokenize groups; messages go through the tokenizer's chat template, plain text never does.
 
+    Where some responses of a group have a label and others have none, the others are left out: labels, where
+    there are any, are all that such a group teaches.
+
     Args:
         groups: as loaded.
         tokenizer: must have an EOS token, and a chat template where there are messages.
@@ -102,7 +105,7 @@ def tokenize_groups(
     template = ChatTemplate(tokenizer, dict(chat_template_kwargs or {}), report)
     kept: list[TokenizedGroup] = []
     for chunk in _chunks(groups, progress):
-        rendered = [template.render(group) for group in chunk]
+        rendered = [template.render(_only_labelled(group)) for group in chunk]
         for group, tokens in zip(chunk, _encode_groups(rendered, tokenizer), strict=True):
             limited = _limit(tokens, group.row, tokenizer.bos_token_id, limits, rules, report)
             if limited is not None:
@@ -117,6 +120,20 @@ def _chunks(groups: Sequence[Group], progress: bool) -> Iterator[Sequence[Group]
     starts = range(0, len(groups), GROUPS_PER_CALL)
     for start in track(starts, description="Tokenizing", disable=not progress):
         yield groups[start : start + GROUPS_PER_CALL]
+
+
+def _only_labelled(group: Group) -> Group:
+    """Leave out responses without a label, and pairs with them, where others of the group have one."""
+    labelled = [index for index, response in enumerate(group.responses) if response.label is not None]
+    if len(labelled) in (0, len(group.responses)):
+        return group
+    place = {index: position for position, index in enumerate(labelled)}
+    pairs = (
+        replace(pair, chosen=place[pair.chosen], rejected=place[pair.rejected])
+        for pair in group.pairs
+        if {pair.chosen, pair.rejected} <= place.keys()
+    )
+    return replace(group, responses=tuple(group.responses[index] for index in labelled), pairs=tuple(pairs))
 
 
 # --- groups to text ---
@@ -231,7 +248,15 @@ def _encode_groups(
         responses = [next(others) for _ in item.responses]
         if not item.is_chat:
             responses = [_one_eos(ids, tokenizer) for ids in responses]
-        groups.append(TokenizedGroup(_ids(prompt), tuple(map(_ids, responses)), item.group.pairs))
+        groups.append(
+            TokenizedGroup(
+                _ids(prompt),
+                tuple(map(_ids, responses)),
+                item.group.pairs,
+                labels=_values([response.label for response in item.group.responses], np.bool_),
+                auxiliary=_values([response.auxiliary for response in item.group.responses], np.float32),
+            )
+        )
     return groups
 
 
@@ -260,6 +285,13 @@ def _one_eos(ids: list[int], tokenizer: "transformers.PreTrainedTokenizerBase") 
 
 def _ids(ids: list[int]) -> Int32[np.ndarray, "tokens"]:
     return np.array(ids, dtype=np.int32)
+
+
+def _values(
+    values: Sequence[bool | float | None], dtype: type[np.generic]
+) -> Shaped[np.ndarray, "responses"] | None:
+    """One value per response; None where a response has none."""
+    return None if None in values else np.array(values, dtype=dtype)
 
 
 # --- limits ---
@@ -296,11 +328,15 @@ def _keep_end(prompt: Int32[np.ndarray, "tokens"], length: int, bos: int | None)
 
 
 def fingerprint_groups(groups: Iterable[TokenizedGroup]) -> str:
-    """SHA-256 over what is trained on: token ids, pairs and gaps, in order."""
+    """SHA-256 over what is trained on: token ids, pairs, gaps, labels and auxiliary rewards, in order."""
     digest = hashlib.sha256()
     for group in groups:
         pairs = [(pair.chosen, pair.rejected, pair.gap) for pair in group.pairs]
         digest.update(f"group {pairs}".encode())
         for ids in (group.prompt, *group.responses):
             digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
+        if group.labels is not None:
+            digest.update(b"labels" + group.labels.tobytes())
+        if group.auxiliary is not None:
+            digest.update(b"auxiliary" + group.auxiliary.astype("<f4").tobytes())
     return digest.hexdigest()

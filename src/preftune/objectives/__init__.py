@@ -7,7 +7,7 @@ MaPPO's DPO (arXiv 2507.21183, Eq. 8) on one pair: h_w = 1, h_l = -1, delta = 0.
 >>> from preftune.objectives import ScoredResponses, build, count_units
 >>> objective = build({"method": "dpo", "beta": 0.1, "prior": "reward_gap"})
 >>> sorted(objective.needs)
-['prior_gap', 'reference']
+['pairs', 'prior_gap', 'reference']
 >>> pair = {"chosen": torch.tensor([0]), "rejected": torch.tensor([1]), "prior_gap": torch.tensor([0.5])}
 >>> policy, reference = torch.tensor([-4.0, -6.0]), torch.tensor([-5.0, -5.0])
 >>> lengths = torch.tensor([2, 3])
@@ -19,8 +19,21 @@ A method is one line of METHODS, made of a score, a link and a prior; a new one 
 where it needs a new idea, a function in `scores`, `links`, `priors` or `parts`.
 """
 
+from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
-from preftune.objectives.methods import METHODS, Method, Objective, Option, build, resolve
+from preftune.objectives.methods import (
+    AUXILIARY,
+    METHODS,
+    Method,
+    Objective,
+    Option,
+    Settings,
+    build,
+    label_balance,
+    methods_without_pairs,
+    resolve,
+)
 from preftune.objectives.parts import ChosenLikelihood, Margin, Part
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Losses, Need, ScoredResponses, Term, Unit, count_units
@@ -35,11 +48,14 @@ from preftune.objectives.scores import (
 )
 
 __all__ = [
+    "AUXILIARY",
     "METHODS",
     "PRIORS",
     "SCORE_NEEDS",
+    "AdvantageLikelihood",
     "ChosenLikelihood",
     "Hinge",
+    "LabelBalance",
     "Link",
     "Logistic",
     "Losses",
@@ -50,17 +66,23 @@ __all__ = [
     "Option",
     "Part",
     "Prior",
+    "ProspectUtility",
     "RouterBalance",
     "Score",
     "ScoredResponses",
+    "Settings",
     "Square",
+    "Standardization",
     "Term",
     "Unit",
+    "ValueRegression",
     "build",
     "count_units",
+    "label_balance",
     "log_likelihood",
     "log_ratio",
     "mean_log_likelihood",
     "mean_log_ratio",
+    "methods_without_pairs",
     "resolve",
 ]

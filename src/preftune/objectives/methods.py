@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Logistic, Square
 from preftune.objectives.parts import ChosenLikelihood, Margin, Part, Reduction
 from preftune.objectives.priors import PRIORS, Prior
@@ -24,12 +26,20 @@ from preftune.objectives.scores import (
 Value = float | bool | str
 """What an option can be set to."""
 
+Settings = dict[str, Value | dict[str, Value]]
+"""An objective as words: options by name, and those of `auxiliary` by name in a mapping of their own."""
+
 _Logps = TypeVar("_Logps", Tensor, Tensor | None)
 
 _FIELD_OF: dict[Need, str] = {
+    "pairs": "chosen",
     "reference": "reference_logps",
     "prior_gap": "prior_gap",
     "router_loss": "router_loss",
+    "labels": "labels",
+    "divergence": "divergence",
+    "auxiliary": "auxiliary",
+    "value": "values",
 }
 
 
@@ -83,6 +93,16 @@ class Objective:
         return Losses(terms, {name: _metric(values) for name, values in metrics.items()})
 
 
+def label_balance(objective: Objective, desirable: int, undesirable: int) -> LabelBalance | None:
+    """How a data set's labels weigh in an objective; None where it does not learn from labels.
+
+    Raises:
+        ValueError: there are responses of one kind only.
+    """
+    parts = (part for part in objective.parts if isinstance(part, ProspectUtility))
+    return next((part.balance(desirable, undesirable) for part in parts), None)
+
+
 def dpo(prior: Prior, *, beta: float) -> tuple[Part, ...]:
     """-log sigma(beta (h_w - delta h_l)): MaPPO Eq. 8."""
     return (Margin(log_ratio, Logistic(beta), prior),)
@@ -118,6 +138,11 @@ def hinge(prior: Prior, *, beta: float) -> tuple[Part, ...]:
     return (Margin(log_ratio, Hinge(beta), prior),)
 
 
+def kto(_: Prior, *, beta: float, desirable_weight: float, undesirable_weight: float) -> tuple[Part, ...]:
+    """lambda_D (1 - sigma(beta (h - z0))), lambda_U (1 - sigma(beta (z0 - h))): KTO Eq. 7, 8."""
+    return (ProspectUtility(beta, desirable_weight, undesirable_weight),)
+
+
 @dataclass(frozen=True)
 class Rule:
     """Which values an option takes: `holds` decides, `text` says it to people."""
@@ -131,6 +156,9 @@ def _is_number(value: object) -> bool:
 
 
 POSITIVE = Rule("a finite number > 0", lambda value: _is_number(value) and cast(float, value) > 0)
+BELOW_ONE = Rule(
+    "a number between 0 and 1, without them", lambda value: _is_number(value) and 0 < cast(float, value) < 1
+)
 NOT_NEGATIVE = Rule("a finite number >= 0", lambda value: _is_number(value) and cast(float, value) >= 0)
 SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
 REDUCTION = Rule(
@@ -164,12 +192,14 @@ class Method:
         source: the paper, and the equation with the prior.
         options: its settings by name.
         compose: prior and settings to parts.
+        priors: names of the priors it is defined with.
     """
 
     summary: str
     source: str
     options: Mapping[str, Option]
     compose: Callable[..., tuple[Part, ...]]
+    priors: tuple[str, ...] = tuple(PRIORS)
 
 
 _BETA = "scale of the implicit reward; a larger one keeps the policy closer to where it started"
@@ -220,6 +250,18 @@ METHODS: Mapping[str, Method] = {
         {"beta": Option(0.1, POSITIVE, _BETA)},
         hinge,
     ),
+    "kto": Method(
+        "saturating gain or loss of single responses, desirable or not, against the divergence so far",
+        "KTO, arXiv 2402.01306, Eq. 7 and 8",
+        {
+            "beta": Option(0.1, POSITIVE, _BETA),
+            "desirable_weight": Option(1.0, NOT_NEGATIVE, "lambda_D, weight of desirable responses"),
+            "undesirable_weight": Option(1.0, NOT_NEGATIVE, "lambda_U, weight of undesirable responses"),
+        },
+        kto,
+        # MaPPO weighs a rejected response against its chosen one, and here is no pair.
+        priors=("none",),
+    ),
 }
 
 
@@ -228,33 +270,66 @@ OF_EVERY_METHOD: Mapping[str, Option] = {
 }
 """Options that go with any method."""
 
+AUXILIARY: Mapping[str, Option] = {
+    "weight": Option(0.1, NOT_NEGATIVE, "weight of the advantage-weighted likelihood; 0 is the plain method"),
+    "temperature": Option(1 / 3, POSITIVE, "of the advantage, in standard deviations of the reward"),
+    "expectile": Option(0.7, BELOW_ONE, "of the value; 0.5 is the mean"),
+    "value_weight": Option(1.0, POSITIVE, "weight of the value's regression"),
+    "reduction": Option("token_mean", REDUCTION, "mean over all response tokens, or sums per response"),
+    "cap": Option(None, POSITIVE, "largest factor exp(advantage / temperature)"),
+}
+"""Options of `auxiliary`, which goes with any method: the auxiliary terms of HPO (arXiv 2405.17956)."""
 
-def resolve(settings: Mapping[str, object]) -> dict[str, Value]:
+
+def resolve(settings: Mapping[str, object]) -> Settings:
     """The settings with every default filled in, checked; resolving them again changes nothing.
 
     Args:
-        settings: `method` (default "dpo"), `prior` (default "none"), the method's options and those of
-            every method.
+        settings: `method` (default "dpo"), `prior` (default "none"), the method's options, those of every
+            method, and `auxiliary`, a mapping of AUXILIARY's options, where there are auxiliary rewards.
 
     Raises:
         ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
     """
     method_name = _one_of("method", settings.get("method", "dpo"), METHODS)
     prior_name = _one_of("prior", settings.get("prior", "none"), PRIORS)
-    options = {**METHODS[method_name].options, **OF_EVERY_METHOD}
+    method = METHODS[method_name]
+    if prior_name not in method.priors:
+        takers = [name for name, other in METHODS.items() if prior_name in other.priors]
+        raise ValueError(
+            f"prior = {prior_name!r} is not defined for method {method_name!r}: remove prior, or choose one "
+            f"of {', '.join(takers)}"
+        )
+    own = {key: value for key, value in settings.items() if key not in ("method", "prior", "auxiliary")}
+    resolved: Settings = {"method": method_name, "prior": prior_name}
+    resolved |= _resolved(own, {**method.options, **OF_EVERY_METHOD}, f"{method_name} (and prior, auxiliary)")
+    auxiliary = settings.get("auxiliary")
+    if isinstance(auxiliary, Mapping):
+        resolved["auxiliary"] = _resolved(auxiliary, AUXILIARY, "auxiliary", "auxiliary.")
+    elif auxiliary is not None:
+        raise ValueError(
+            f"auxiliary = {auxiliary!r} must be a mapping: write auxiliary.weight = {auxiliary!r}, or leave "
+            "auxiliary out"
+        )
+    return resolved
+
+
+def _resolved(
+    settings: Mapping[Any, object], options: Mapping[str, Option], owner: str, prefix: str = ""
+) -> dict[str, Value]:
+    """Every option of a table with its value, given or default; keys in messages begin with `prefix`."""
     for key in settings:
-        if key not in ("method", "prior", *options):
+        if key not in options:
+            known = ("method", "prior", "auxiliary", *options) if not prefix else tuple(options)
             raise ValueError(
-                f"{key!r} is not an option of {method_name}, which takes {', '.join(options)} "
-                f"(and prior): {_near(key, ('method', 'prior', *options)) or 'remove it'}"
+                f"{prefix + key!r} is not an option of {owner}, which takes {', '.join(options)}: "
+                f"{_near(key, known) or 'remove it'}"
             )
     # An option without a default is absent when None, as a fully written configuration has it.
     given = {
-        key: value
-        for key, value in settings.items()
-        if key in options and not (value is None and options[key].default is None)
+        key: value for key, value in settings.items() if not (value is None and options[key].default is None)
     }
-    resolved: dict[str, Value] = {"method": method_name, "prior": prior_name}
+    resolved: dict[str, Value] = {}
     replaced = {options[key].instead_of for key in given}
     for key, option in options.items():
         if key in given and key in replaced:
@@ -264,14 +339,18 @@ def resolve(settings: Mapping[str, object]) -> dict[str, Value]:
                 "number: remove one of them"
             )
         if key in given:
-            resolved[key] = _checked(key, given[key], option)
+            resolved[key] = _checked(prefix + key, given[key], option)
         elif option.default is not None and key not in replaced:
             resolved[key] = option.default
     return resolved
 
 
-def build(settings: Mapping[str, object]) -> Objective:
+def build(settings: Mapping[str, object], standardization: Standardization | None = None) -> Objective:
     """An objective from settings such as {"method": "dpo", "beta": 0.1, "prior": "reward_gap"}.
+
+    Args:
+        settings: see `resolve`.
+        standardization: of the auxiliary reward, once the training set is known.
 
     Raises:
         ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
@@ -279,9 +358,36 @@ def build(settings: Mapping[str, object]) -> Objective:
     resolved = resolve(settings)
     method = METHODS[cast(str, resolved.pop("method"))]
     prior = PRIORS[cast(str, resolved.pop("prior"))]
+    auxiliary = cast(dict[str, Any], resolved.pop("auxiliary", {}))
     router_loss_weight = cast(float, resolved.pop("router_loss_weight", 0.0))
-    parts = method.compose(prior, **resolved)
-    return Objective((*parts, RouterBalance(router_loss_weight)) if router_loss_weight else parts)
+    parts = [*method.compose(prior, **resolved)]
+    if auxiliary.get("weight"):
+        parts += _auxiliary(standardization or Standardization(), **auxiliary)
+    if router_loss_weight:
+        parts.append(RouterBalance(router_loss_weight))
+    return Objective(tuple(parts))
+
+
+def methods_without_pairs() -> list[str]:
+    """Names of the methods that learn from single responses."""
+    return [name for name in METHODS if "pairs" not in build({"method": name}).needs]
+
+
+def _auxiliary(
+    standardization: Standardization,
+    *,
+    weight: float,
+    temperature: float,
+    expectile: float,
+    value_weight: float,
+    reduction: Reduction,
+    cap: float | None = None,
+) -> tuple[Part, Part]:
+    """-sg(exp(A / tau)) log pi, and the expectile regression of the value in A = R - V (HPO)."""
+    return (
+        AdvantageLikelihood(weight, temperature, reduction, cap, standardization),
+        ValueRegression(value_weight, expectile, standardization),
+    )
 
 
 def _wide(logps: _Logps) -> _Logps:

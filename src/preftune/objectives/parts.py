@@ -58,9 +58,10 @@ class Margin:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the score and the prior need; a score that is not in SCORE_NEEDS checks for itself."""
+        """Pairs, and what score and prior need; a score that is not in SCORE_NEEDS checks for itself."""
         scores = (self.score, self.reward or self.score)
-        return self.prior.needs.union(*(SCORE_NEEDS.get(score, frozenset()) for score in scores))
+        own: frozenset[Need] = frozenset({"pairs"})
+        return own.union(self.prior.needs, *(SCORE_NEEDS.get(score, frozenset()) for score in scores))
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The preference term per pair, and the implicit rewards, which the prior leaves alone."""

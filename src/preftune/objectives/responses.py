@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Need = Literal["reference", "prior_gap", "router_loss"]
+Need = Literal["pairs", "reference", "prior_gap", "router_loss", "labels", "divergence", "auxiliary", "value"]
 """What a part of an objective cannot work without, beyond the policy's own log-probabilities."""
 
 
@@ -24,6 +24,10 @@ class ScoredResponses:
         prior_gap: delta = r_chosen - r_rejected in [0, 1] (MaPPO, arXiv 2507.21183, Eq. 5).
         router_loss: how unevenly a mixture's routers load its experts, over all tokens of the batch, a
             prompt's tokens counted once for each of its responses (arXiv 2101.03961, Eq. 4).
+        labels: whether each response is desirable (KTO, arXiv 2402.01306).
+        divergence: z0 >= 0, an estimate of KL(policy || reference) over the whole step, in nats (KTO).
+        auxiliary: auxiliary reward R, on any scale (HPO, arXiv 2405.17956).
+        values: V(x) of each response's prompt, in standard units of R.
     """
 
     logps: Float[Tensor, "responses"]
@@ -33,9 +37,13 @@ class ScoredResponses:
     reference_logps: Float[Tensor, "responses"] | None = None
     prior_gap: Float[Tensor, "pairs"] | None = None
     router_loss: Float[Tensor, ""] | None = None
+    labels: Bool[Tensor, "responses"] | None = None
+    divergence: Float[Tensor, ""] | None = None
+    auxiliary: Float[Tensor, "responses"] | None = None
+    values: Float[Tensor, "responses"] | None = None
 
 
-Unit = Literal["pairs", "chosen_tokens", "response_tokens"]
+Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens"]
 """What a term's mean is taken over."""
 
 
@@ -44,6 +52,7 @@ def count_units(lengths: Int[Tensor, "responses"], chosen: Int[Tensor, "pairs"])
     return {
         "pairs": torch.full((), len(chosen), device=lengths.device),
         "chosen_tokens": lengths[chosen].sum(),
+        "responses": torch.full((), len(lengths), device=lengths.device),
         "response_tokens": lengths.sum(),
     }
 

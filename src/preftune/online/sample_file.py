@@ -5,13 +5,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from preftune.data import read_rows
 from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
 from preftune.errors import InputError
 from preftune.online.sampling import sample_responses
-from preftune.policy import generation_device, load_config, load_language_model, load_tokenizer
+from preftune.policy import (
+    generation_device,
+    generation_dtype,
+    load_config,
+    load_language_model,
+    load_tokenizer,
+)
 
 PROMPTS_PER_CHUNK = 64
 ABOUT_RESPONSES = {"chosen", "rejected", "completion", "label"}.union(*SCORE_COLUMNS, *GROUP_COLUMNS)
@@ -63,7 +67,8 @@ def sample_file(
     part = output.with_name(f"{output.name}.{digest}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(model)
-    language_model = load_language_model(model, torch.bfloat16).to(generation_device())
+    device = generation_device()
+    language_model = load_language_model(model, generation_dtype(device)).to(device)
     for start in range(_finished(part), len(table), PROMPTS_PER_CHUNK):
         chunk = table[start : start + PROMPTS_PER_CHUNK]
         sampled = sample_responses(

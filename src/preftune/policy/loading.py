@@ -72,6 +72,21 @@ def generation_device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 saves time: on accelerators, and on processors with instructions for it.
+
+    Without them a product in bfloat16 takes up to 80 times as long as one in float32.
+    """
+    if device.type != "cpu":
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def generation_dtype(device: torch.device) -> torch.dtype:
+    """The precision to sample in."""
+    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+
+
 def _unreadable(model: str, error: Exception) -> InputError:
     reason = str(error).strip().splitlines()[0]
     return InputError(

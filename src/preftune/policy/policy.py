@@ -19,6 +19,7 @@ from preftune.errors import InputError
 from preftune.objectives.responses import ScoredResponses
 from preftune.policy.attention import IMPLEMENTATIONS, implementations
 from preftune.policy.head import response_token_logps
+from preftune.policy.value_head import ValueHead
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,11 @@ ROUTER_NOISE = ("jitter_noise", "input_jitter_noise", "moe_jitter_eps")
 
 @dataclass(frozen=True)
 class _Scores:
-    """What one forward pass gives: see `Policy.response_token_logps` and `ScoredResponses.router_loss`."""
+    """What one forward pass gives: see `Policy.response_token_logps` and `ScoredResponses`."""
 
     token_logps: Float32[Tensor, "response_tokens"]
     router_loss: Float[Tensor, ""] | None
+    values: Float32[Tensor, "responses"] | None
 
 
 class Policy(nn.Module):
@@ -47,11 +49,16 @@ class Policy(nn.Module):
 
     Attributes:
         language_model: the wrapped model (a `PeftModel` under LoRA).
+        value_head: what estimates V(x) in the same forward pass, if the objective needs it.
         shares_prompts: whether prompts are computed once for all their responses.
     """
 
     def __init__(
-        self, language_model: nn.Module, share_prompts: bool | None = None, router_loss: bool = False
+        self,
+        language_model: nn.Module,
+        share_prompts: bool | None = None,
+        router_loss: bool = False,
+        value_head: ValueHead | None = None,
     ) -> None:
         """Wrap a language model.
 
@@ -59,6 +66,7 @@ class Policy(nn.Module):
             language_model: the causal language model, or a `PeftModel` around one.
             share_prompts: whether to share prompts; None lets the probe decide.
             router_loss: also compute the load-balancing loss of a mixture's routers.
+            value_head: also compute V(x); on the language model's device.
 
         Raises:
             ValueError: `share_prompts` is True and the model cannot, or it is in another policy.
@@ -66,6 +74,7 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.language_model = language_model
+        self.value_head = value_head
         self._own_attention: str = self.causal_lm().config._attn_implementation
         if self._own_attention in IMPLEMENTATIONS:
             raise ValueError("this model is in another policy; call its restore_attention() first")
@@ -91,6 +100,9 @@ class Policy(nn.Module):
             reference_logps=batch.reference_logps,
             prior_gap=batch.prior_gap,
             router_loss=scores.router_loss,
+            labels=batch.labels,
+            auxiliary=batch.auxiliary,
+            values=scores.values,
         )
 
     def response_token_logps(self, batch: PackedBatch) -> Float32[Tensor, "response_tokens"]:
@@ -136,10 +148,11 @@ class Policy(nn.Module):
             **self._router_outputs,
             **attention,
         )
-        predicting = outputs.last_hidden_state[0][batch.predictors]
+        hidden = outputs.last_hidden_state[0]
         token_logps = response_token_logps(
-            model.get_output_embeddings(), model.config, predicting, batch.targets
+            model.get_output_embeddings(), model.config, hidden[batch.predictors], batch.targets
         )
+        values = self.value_head(hidden[batch.prompt_ends]) if self.value_head else None
         router_loss = None
         if self._router_outputs:
             # As the models' own forward calls it, except that there the weights are the padding mask.
@@ -149,7 +162,7 @@ class Policy(nn.Module):
                 model.num_experts_per_tok,
                 _copies(batch.spans, len(batch.input_ids), batch.input_ids.device),
             )
-        return _Scores(token_logps, router_loss)
+        return _Scores(token_logps, router_loss, values)
 
     def _padded(self, batch: PackedBatch) -> _Scores:
         rows = pad(batch)
@@ -157,11 +170,16 @@ class Policy(nn.Module):
             input_ids=rows.input_ids,
             attention_mask=rows.attention_mask,
             use_cache=False,
+            output_hidden_states=self.value_head is not None,
             **self._router_outputs,
         )
         predictions = outputs.logits[rows.predicts].float()
         logps = predictions.gather(1, batch.targets[:, None])[:, 0] - predictions.logsumexp(dim=1)
-        return _Scores(logps, outputs.aux_loss if self._router_outputs else None)
+        values = None
+        if self.value_head:
+            each = torch.arange(len(rows.prompt_ends), device=rows.prompt_ends.device)
+            values = self.value_head(outputs.hidden_states[-1][each, rows.prompt_ends])
+        return _Scores(logps, outputs.aux_loss if self._router_outputs else None, values)
 
     @torch.no_grad()
     def _check_router_loss(self) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -50,26 +49,28 @@ class ReferenceCache:
         autocast: AbstractContextManager[object] | None = None,
         progress: bool = False,
     ) -> list[TokenizedGroup]:
-        """The same groups with `reference_logps`, computing those that the cache lacks.
+        """The same groups, and what is mismatched to them, with `reference_logps`; what lacks is computed.
 
         Args:
             policy: the policy as the reference: before any update, or with its adapter off.
-            groups: what to score; a response that no pair uses is not, and gets NaN.
+            groups: what to score; a response that is not packed is not, and gets NaN.
             autocast: the precision context of training.
             progress: show a bar.
         """
-        missing = [group for group in groups if not self._logps.keys() >= set(_keys(group))]
+        every = [*groups, *(group.mismatched for group in groups if group.mismatched)]
+        missing = [group for group in every if not self._logps.keys() >= set(_keys(group))]
         logger.info(
-            "Reference: %d of %d groups found in %s", len(groups) - len(missing), len(groups), self._file
+            "Reference: %d of %d groups found in %s", len(every) - len(missing), len(every), self._file
         )
         if missing:
             self._compute(policy, missing, autocast or nullcontext(), progress)
-        return [replace(group, reference_logps=self._lookup(group)) for group in groups]
+        return [self._completed(group) for group in groups]
 
-    def _lookup(self, group: TokenizedGroup) -> Float32[np.ndarray, "responses"]:
+    def _completed(self, group: TokenizedGroup) -> TokenizedGroup:
         logps = np.full(len(group.responses), np.nan, dtype=np.float32)
-        logps[group.paired] = [self._logps[key] for key in _keys(group)]
-        return logps
+        logps[group.packed] = [self._logps[key] for key in _keys(group)]
+        mismatched = group.mismatched and self._completed(group.mismatched)
+        return replace(group, reference_logps=logps, mismatched=mismatched)
 
     @torch.no_grad()
     def _compute(
@@ -139,7 +140,7 @@ def reference_identity(model: PreTrainedModel, precision: str) -> str:
 def _keys(group: TokenizedGroup) -> list[bytes]:
     """A key for each response that is packed, in packing order."""
     prompt = hashlib.blake2b(group.prompt.tobytes(), digest_size=16).digest()
-    responses = (group.responses[index].tobytes() for index in group.paired)
+    responses = (group.responses[index].tobytes() for index in group.packed)
     return [hashlib.blake2b(response, key=prompt, digest_size=16).digest() for response in responses]
 
 

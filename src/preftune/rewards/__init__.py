@@ -1,5 +1,6 @@
 """From text and raw scores to the numbers an objective uses."""
 
+from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards, combine, measure
 from preftune.rewards.calibration import (
     CALIBRATIONS,
     Calibration,
@@ -8,12 +9,24 @@ from preftune.rewards.calibration import (
     apply_prior,
     fit_calibration,
 )
+from preftune.rewards.measures import MEASURES, Measure
+from preftune.rewards.measuring import MeasuredGroups, RewardReport, Spread, measure_groups
 
 __all__ = [
     "CALIBRATIONS",
+    "MEASURES",
+    "AuxiliaryReward",
     "Calibration",
+    "Measure",
+    "MeasuredGroups",
     "NegativeGap",
     "PriorReport",
+    "RewardReport",
+    "Spread",
     "apply_prior",
+    "auxiliary_rewards",
+    "combine",
     "fit_calibration",
+    "measure",
+    "measure_groups",
 ]

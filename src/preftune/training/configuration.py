@@ -92,6 +92,14 @@ class PriorSection(_Section):
     negative_gap: Literal["drop", "swap", "clip", "error"] = "error"
 
 
+class ValueHeadSection(_Section):
+    """The estimate of V(x) in the advantage; read when the objective has an auxiliary term."""
+
+    width: int = Field(default=256, gt=0, description="of its two hidden layers")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="clipped apart from the model's gradient")
+
+
 class RunConfig(_Section):
     """Everything a run depends on.
 
@@ -100,6 +108,7 @@ class RunConfig(_Section):
         model_dtype: data type of the weights.
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
+        rewards: options of `preftune.rewards.auxiliary_rewards` by name, for the objective's auxiliary term.
         training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
@@ -112,6 +121,8 @@ class RunConfig(_Section):
     batches: BatchesSection | None = None
     objective: dict[str, Any] = Field(default_factory=dict)
     prior: PriorSection = PriorSection()
+    rewards: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
     output: LocalOrHub = "runs/train"
     cache: LocalOrHub | None = None
@@ -144,6 +155,8 @@ TRL_KEYS: dict[str, str] = {
     "cpo_alpha": "objective.likelihood_weight",
     "router_aux_loss_coef": "objective.router_loss_weight",
     "simpo_gamma": "objective.gamma",
+    "desirable_weight": "objective.desirable_weight",
+    "undesirable_weight": "objective.undesirable_weight",
     "model_name_or_path": "model",
     "train_dataset": "data.train",
     "eval_dataset": "data.evaluation",
@@ -247,6 +260,7 @@ def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
         "data": DataSection,
         "batches": BatchesSection,
         "prior": PriorSection,
+        "value_head": ValueHeadSection,
     }
     section = sections.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
     return list(section.model_fields)

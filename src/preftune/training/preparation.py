@@ -9,7 +9,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from pydantic import TypeAdapter, ValidationError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
@@ -22,11 +24,22 @@ from preftune.data import (
     TokenizedGroup,
     fingerprint_groups,
     load_groups,
+    mismatched,
     tokenize_groups,
 )
 from preftune.errors import InputError
-from preftune.policy import load_config, load_tokenizer, own_router_loss_weight
-from preftune.rewards.calibration import Calibration, PriorReport, apply_prior, fit_calibration
+from preftune.objectives import Standardization
+from preftune.policy import has_fast_bfloat16, load_config, load_tokenizer, own_router_loss_weight
+from preftune.rewards import (
+    AuxiliaryReward,
+    Calibration,
+    PriorReport,
+    RewardReport,
+    apply_prior,
+    auxiliary_rewards,
+    fit_calibration,
+    measure_groups,
+)
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
     TRAINING_DEFAULTS,
@@ -43,11 +56,19 @@ CHECKPOINT_FOLDER = "checkpoints"
 
 @dataclass(frozen=True)
 class PreparedData:
-    """One split, ready to pack, and what happened to its rows on the way."""
+    """One split, ready to pack, and what happened to its rows on the way.
+
+    Attributes:
+        groups: what is trained or evaluated on.
+        rows: what became of the source's rows.
+        prior: of the pairs, where the objective has one.
+        rewards: what the auxiliary rewards measured, where the objective has some.
+    """
 
     groups: list[TokenizedGroup]
     rows: RowReport
-    prior: PriorReport | None
+    prior: PriorReport | None = None
+    rewards: RewardReport | None = None
 
     @property
     def tokens(self) -> int:
@@ -64,11 +85,27 @@ class PreparedData:
         """Tokens of the longest prompt with its response."""
         return max(len(g.prompt) + len(response) for g in self.groups for response in g.responses)
 
+    @cached_property
+    def auxiliary(self) -> Float64[np.ndarray, "responses"]:
+        """Auxiliary reward R of every response; empty where the objective uses none."""
+        found = [group.auxiliary for group in self.groups if group.auxiliary is not None]
+        return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+
+    @property
+    def labels(self) -> dict[str, int] | None:
+        """Number of responses by label, where the objective learns from labels."""
+        found = [group.labels for group in self.groups if group.labels is not None]
+        if not found:
+            return None
+        labels = np.concatenate(found)
+        return {"desirable": int(labels.sum()), "undesirable": int((~labels).sum())}
+
     def summary(self) -> dict[str, Any]:
         """Counts for summary.json and --dry-run."""
         return {
             "groups": len(self.groups),
             "pairs": sum(len(group.pairs) for group in self.groups),
+            "responses": sum(len(group.packed) for group in self.groups),
             "tokens": self.tokens,
             "rows": {
                 "read": self.rows.rows,
@@ -76,41 +113,61 @@ class PreparedData:
                 **{f"{rule}/{action}": count for (rule, action), count in self.rows.counts.items()},
             },
             "prior": asdict(self.prior) if self.prior else None,
+            "labels": self.labels,
+            "rewards": asdict(self.rewards) if self.rewards else None,
             "fingerprint": self.fingerprint,
         }
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose configuration and data are known to be good; no weights are loaded yet."""
+    """A run whose configuration and data are known to be good; no weights are loaded yet.
+
+    Attributes:
+        standardization: of the auxiliary reward, over the training split; None where there is none.
+        label_balance: of the training split, where the objective learns from labels.
+    """
 
     config: RunConfig
     objective: objectives.Objective
     arguments: TrainingArguments
     tokenizer: PreTrainedTokenizerBase
     calibration: Calibration | None
+    standardization: Standardization | None
+    label_balance: objectives.LabelBalance | None
     train: PreparedData
     evaluation: PreparedData | None
 
     @property
+    def splits(self) -> dict[str, PreparedData]:
+        """What there is, by name."""
+        splits = {"train": self.train, "evaluation": self.evaluation}
+        return {name: data for name, data in splits.items() if data}
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """What each split is trained or evaluated on, in short."""
-        splits = {"train": self.train, "evaluation": self.evaluation}
-        return {name: data.fingerprint for name, data in splits.items() if data}
+        return {name: data.fingerprint for name, data in self.splits.items()}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        accumulated: int = self.arguments.gradient_accumulation_steps
+        return ceil(len(plan_steps(self.train.groups, self.arguments, self.config.batches)) / accumulated)
 
     def summary(self) -> dict[str, Any]:
         """What would be trained, on what, for how long."""
-        planned = plan_steps(self.train.groups, self.arguments, self.config.batches)
-        steps_per_epoch = ceil(len(planned) / self.arguments.gradient_accumulation_steps)
         steps = self.arguments.max_steps
         if steps <= 0:
-            steps = ceil(steps_per_epoch * self.arguments.num_train_epochs)
+            steps = ceil(self.steps_per_epoch * self.arguments.num_train_epochs)
         return {
             "train": self.train.summary(),
             "evaluation": self.evaluation.summary() if self.evaluation else None,
             "calibration": self.calibration.to_dict() if self.calibration else None,
+            "standardization": asdict(self.standardization) if self.standardization else None,
+            "label_balance": asdict(self.label_balance) if self.label_balance else None,
             "steps": steps,
-            "tokens_per_step": round(self.train.tokens / steps_per_epoch),
+            "tokens_per_step": round(self.train.tokens / self.steps_per_epoch),
             "needs": sorted(self.objective.needs),
         }
 
@@ -126,10 +183,28 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
     arguments = _training_arguments(config)
     model_config = load_config(config.model)
     tokenizer = load_tokenizer(config.model)
-    train, calibration = _prepare_train(config, objective, tokenizer, progress)
-    evaluation = _prepare_evaluation(config, calibration, tokenizer, progress)
-    prepared = PreparedRun(config, objective, arguments, tokenizer, calibration, train, evaluation)
+    rewards = _rewards(config, objective, tokenizer)
+    splits = _Splits(config, objective.needs, tokenizer, rewards, arguments.seed, progress)
+    train, calibration = splits.read(config.data.train, config.data.train_split)
+    evaluation = None
+    if config.data.evaluation:
+        # What is fitted, is fitted on the training data alone.
+        evaluation, _ = splits.read(config.data.evaluation, config.data.evaluation_split, calibration)
+    standardization = _standardization(train) if rewards else None
+    objective = objectives.build(config.objective, standardization)
+    prepared = PreparedRun(
+        config=config,
+        objective=objective,
+        arguments=arguments,
+        tokenizer=tokenizer,
+        calibration=calibration,
+        standardization=standardization,
+        label_balance=_label_balance(objective, train),
+        train=train,
+        evaluation=evaluation,
+    )
     _check_sizes(prepared, model_config)
+    _check_divergence(prepared)
     return prepared
 
 
@@ -185,6 +260,11 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
         )
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"training: {error}") from None
+    if arguments.bf16 and not has_fast_bfloat16(arguments.device):
+        logger.warning(
+            "training.bf16=true: this processor has no instructions for bfloat16, and products in it can "
+            "take 80 times as long as in float32; set training.bf16=false"
+        )
     if arguments.n_gpu > 1:
         logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)
         arguments._n_gpu = 1
@@ -210,10 +290,7 @@ def _check_batches(config: RunConfig) -> None:
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
     """Rows must fit the model, and every process must have a row."""
     context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    splits = {"train": prepared.train, "evaluation": prepared.evaluation}
-    for name, data in splits.items():
-        if data is None:
-            continue
+    for name, data in prepared.splits.items():
         if context and data.longest > context:
             raise InputError(
                 f"data.{name} has {data.longest} tokens in a row and the model's context is {context}; "
@@ -226,6 +303,30 @@ def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
                 "give more rows, or fewer processes"
             )
     _note_long_groups(prepared)
+
+
+def _check_divergence(prepared: PreparedRun) -> None:
+    """A step must give an estimate of the divergence from the reference."""
+    if "divergence" in prepared.objective.needs:
+        groups = len(prepared.train.groups) // prepared.steps_per_epoch
+        if groups < 2:
+            raise InputError(
+                f"a step has {groups} prompt, and the estimate of the divergence from the reference is a "
+                "mean over the mismatched responses of a step's prompts, 2 at least: set "
+                "training.per_device_train_batch_size=2 (better 8 or more), or batches.tokens_per_step higher"
+            )
+
+
+def _label_balance(objective: objectives.Objective, train: PreparedData) -> objectives.LabelBalance | None:
+    if train.labels is None:
+        return None
+    try:
+        balance = objectives.label_balance(objective, **train.labels)
+    except ValueError as error:
+        raise InputError(f"data.train: {error}") from None
+    if balance and balance.advice:
+        logger.warning(balance.advice)
+    return balance
 
 
 def _note_long_groups(prepared: PreparedRun) -> None:
@@ -241,43 +342,112 @@ def _note_long_groups(prepared: PreparedRun) -> None:
         )
 
 
-def _prepare_train(
-    config: RunConfig, objective: objectives.Objective, tokenizer: PreTrainedTokenizerBase, progress: bool
-) -> tuple[PreparedData, Calibration | None]:
-    needs_prior = "prior_gap" in objective.needs
-    groups, report = _load(config, config.data.train, config.data.train_split, needs_prior)
-    calibration = prior = None
-    if needs_prior:
-        with _naming(config.data.train):
-            calibration = fit_calibration(config.prior.calibration, config.prior.temperature, groups)
-            groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+def _rewards(
+    config: RunConfig, objective: objectives.Objective, tokenizer: PreTrainedTokenizerBase
+) -> tuple[AuxiliaryReward, ...]:
+    """The auxiliary rewards, checked even where the objective does not use them; then there are none."""
+    rewards = auxiliary_rewards(config.rewards, tokenizer)
+    if "auxiliary" not in objective.needs:
+        if rewards:
+            logger.info(
+                "the section `rewards` is not trained on: objective.auxiliary.weight is not set, or 0"
+            )
+        return ()
+    if not rewards:
+        raise InputError(
+            "objective.auxiliary is set, and the section `rewards` names no reward: add one, such as "
+            "rewards.reading_grade.goal=minimise (`preftune score --list` lists them), or remove "
+            "objective.auxiliary"
+        )
+    return rewards
+
+
+def _standardization(train: PreparedData) -> Standardization:
+    mean, scale = float(train.auxiliary.mean()), float(train.auxiliary.std())
+    if scale > 0:
+        return Standardization(mean, scale)
+    logger.warning(
+        "all %d responses have the auxiliary reward %.4g, so all advantages are equal and the auxiliary term "
+        "is plain likelihood; choose rewards that tell responses apart",
+        len(train.auxiliary),
+        mean,
+    )
+    return Standardization(mean)
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """Reads splits the same way: rows, prior, auxiliary rewards, tokens."""
+
+    config: RunConfig
+    needs: frozenset[objectives.Need]
+    tokenizer: PreTrainedTokenizerBase
+    rewards: tuple[AuxiliaryReward, ...]
+    seed: int
+    progress: bool
+
+    def read(
+        self, source: str, split: str, calibration: Calibration | None = None
+    ) -> tuple[PreparedData, Calibration | None]:
+        """A split, and the calibration of its scores: the one given, or else one fitted here."""
+        config = self.config
+        groups, report = self._load(source, split)
+        prior = measured = None
+        with _naming(source):
+            if "prior_gap" in self.needs:
+                calibration = calibration or fit_calibration(
+                    config.prior.calibration, config.prior.temperature, groups
+                )
+                groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+        if prior:
+            self._describe(prior)
+        elif config.prior != PriorSection():
+            logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
+        if self.rewards:
+            missing = RowRules(config.data.rules)["missing_reward"]
+            found = measure_groups(groups, self.rewards, report.locate, missing, progress=self.progress)
+            groups, measured = found.groups, found.report
+            report.drop("missing_reward", measured.dropped)
+        tokenized = tokenize_groups(
+            groups,
+            self.tokenizer,
+            LengthLimits(config.data.max_length, config.data.max_prompt_length),
+            RowRules(config.data.rules),
+            report,
+            progress=self.progress,
+            chat_template_kwargs=config.data.chat_template_kwargs,
+        )
+        if "divergence" in self.needs:
+            with _naming(source):
+                tokenized = mismatched(tokenized, self.seed, config.data.max_length)
+        return PreparedData(tokenized, report, prior, measured), calibration
+
+    def _load(self, source: str, split: str) -> tuple[Sequence[Group], RowReport]:
+        loaded = load_groups(
+            source,
+            split=split,
+            pair_rule=self.config.data.pair_rule,
+            needs_prior="prior_gap" in self.needs,
+            needs_pairs="pairs" in self.needs,
+            needs_labels="labels" in self.needs,
+            label_methods=objectives.methods_without_pairs(),
+            keep_columns=bool(self.rewards),
+            rules=RowRules(self.config.data.rules),
+        )
+        if loaded.unused_columns:
+            logger.info("%s: columns not used: %s", source, ", ".join(loaded.unused_columns))
+        return loaded.groups, loaded.report
+
+    def _describe(self, prior: PriorReport) -> None:
         logger.info(
             "prior: %d pairs, mean gap %.3f; %d had a negative gap (%s)",
             prior.pairs,
             prior.mean_gap,
             prior.negative,
-            config.prior.negative_gap,
+            prior.negative_gap,
         )
         if prior.warning:
             logger.warning(prior.warning)
-    elif config.prior != PriorSection():
-        logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
-    return _tokenize(config, groups, report, prior, tokenizer, progress), calibration
-
-
-def _prepare_evaluation(
-    config: RunConfig, calibration: Calibration | None, tokenizer: PreTrainedTokenizerBase, progress: bool
-) -> PreparedData | None:
-    if config.data.evaluation is None:
-        return None
-    split = config.data.evaluation_split
-    groups, report = _load(config, config.data.evaluation, split, calibration is not None)
-    prior = None
-    if calibration:
-        # Fitted on the training data alone; held-out pairs only have it applied.
-        with _naming(config.data.evaluation):
-            groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
-    return _tokenize(config, groups, report, prior, tokenizer, progress)
 
 
 @contextmanager
@@ -287,38 +457,3 @@ def _naming(source: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-
-
-def _load(config: RunConfig, source: str, split: str, needs_prior: bool) -> tuple[Sequence[Group], RowReport]:
-    loaded = load_groups(
-        source,
-        split=split,
-        pair_rule=config.data.pair_rule,
-        needs_prior=needs_prior,
-        rules=RowRules(config.data.rules),
-    )
-    if loaded.unused_columns:
-        logger.info("%s: columns not used: %s", source, ", ".join(loaded.unused_columns))
-    return loaded.groups, loaded.report
-
-
-def _tokenize(
-    config: RunConfig,
-    groups: Sequence[Group],
-    report: RowReport,
-    prior: PriorReport | None,
-    tokenizer: PreTrainedTokenizerBase,
-    progress: bool,
-) -> PreparedData:
-    limits = LengthLimits(config.data.max_length, config.data.max_prompt_length)
-    rules = RowRules(config.data.rules)
-    tokenized = tokenize_groups(
-        groups,
-        tokenizer,
-        limits,
-        rules,
-        report,
-        progress=progress,
-        chat_template_kwargs=config.data.chat_template_kwargs,
-    )
-    return PreparedData(tokenized, report, prior)

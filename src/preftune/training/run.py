@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,16 @@ from transformers import TrainingArguments, set_seed
 from preftune.cache import cache_dir
 from preftune.data import TokenizedGroup
 from preftune.errors import InputError
-from preftune.policy import Policy, ReferenceCache, load_language_model, reference_identity
+from preftune.policy import (
+    Policy,
+    ReferenceCache,
+    ValueHead,
+    load_config,
+    load_language_model,
+    reference_identity,
+)
 from preftune.policy.allocator import keep_freed_memory
+from preftune.policy.value_head import VALUE_HEAD_FILE
 from preftune.report import write_report
 from preftune.training.configuration import LoraSection, RunConfig
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare, with_objective_defaults
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
+REWARDS_FILE = "rewards.json"
 
 
 def train(
@@ -71,7 +81,11 @@ def train(
     set_seed(prepared.arguments.seed)
     # On its device from the start: what is tried there at construction decides how prompts are shared.
     model = _load_model(config).to(prepared.arguments.device)
-    policy = Policy(model, router_loss="router_loss" in prepared.objective.needs)
+    policy = Policy(
+        model,
+        router_loss="router_loss" in prepared.objective.needs,
+        value_head=_value_head(prepared),
+    )
     # Only now is it certain that the new run starts, and an old one may go.
     if state.is_main_process:
         _start_folder(prepared, folder, record, keep=resume)
@@ -97,6 +111,7 @@ def train(
         prepared.tokenizer,
         callbacks=[recorder, bar],
         batches=config.batches,
+        value_head=config.value_head,
     )
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -107,7 +122,10 @@ def train(
     policy.restore_attention()
     trainer.save_model(str(folder / MODEL_FOLDER))
     summary = prepared.summary() | recorder.summary() | {"shares_prompts": policy.shares_prompts}
+    summary["value_explained_variance"] = _explained_variance(prepared, summary["evaluation_end"])
     if state.is_main_process:
+        if policy.value_head is not None:
+            policy.value_head.save(folder)
         write_json(folder / "summary.json", summary)
         write_report(folder / "report.html", f"Run {folder.name}", {folder.name: folder})
     return summary
@@ -166,13 +184,34 @@ def _last_checkpoint(folder: Path) -> str | None:
 def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not keep:
-        for name in ("metrics.jsonl", "summary.json", "report.html"):
+        for name in ("metrics.jsonl", "summary.json", "report.html", VALUE_HEAD_FILE, REWARDS_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in (CHECKPOINT_FOLDER, MODEL_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
     resolved = prepared.config.model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     write_json(folder / "environment.json", record)
+    if prepared.standardization:
+        # What it takes to read the value head: which reward it expects, and on what scale.
+        rewards = {"rewards": prepared.config.rewards, **asdict(prepared.standardization)}
+        write_json(folder / REWARDS_FILE, rewards)
+
+
+def _value_head(prepared: PreparedRun) -> ValueHead | None:
+    if "value" not in prepared.objective.needs:
+        return None
+    config, arguments = prepared.config, prepared.arguments
+    hidden_size = load_config(config.model).get_text_config().hidden_size
+    return ValueHead(hidden_size, config.value_head.width, arguments.seed).to(arguments.device)
+
+
+def _explained_variance(prepared: PreparedRun, evaluation: dict[str, Any]) -> float | None:
+    """Share of the held-out auxiliary reward's variance that V explains, 1 - Var(R - V) / Var(R)."""
+    if prepared.standardization is None or prepared.evaluation is None:
+        return None
+    variance = float(prepared.evaluation.auxiliary.var())
+    residual = evaluation["eval_auxiliary/squared_error"] - evaluation["eval_auxiliary/advantage"] ** 2
+    return 1 - residual / variance if variance else None
 
 
 def _load_model(config: RunConfig) -> "torch.nn.Module | PeftModel":

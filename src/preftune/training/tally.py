@@ -39,10 +39,13 @@ class Tally:
         if not names:
             return {}
         stacked: Float64[Tensor, "names 2"] = torch.stack([*self._terms.values(), *self._sums.values()])
-        means = [total / count for total, count in reduce(stacked).tolist()]
+        reduced = reduce(stacked).tolist()
         terms = len(self._terms)
         self._sums, self._terms = {}, {}
-        return {"loss": sum(means[:terms]), **dict(zip(names[terms:], means[terms:], strict=True))}
+        loss = sum(total / count for total, count in reduced[:terms])
+        # A metric of pairs has no items where responses come alone.
+        metrics = zip(names[terms:], reduced[terms:], strict=True)
+        return {"loss": loss, **{name: total / count for name, (total, count) in metrics if count}}
 
 
 def _accumulate(sums: dict[str, Tensor], name: str, total: Tensor, count: Tensor) -> None:

@@ -1,7 +1,9 @@
 """A thin subclass of transformers' Trainer: packed batches in, any objective's terms out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from preftune.data.packing import PackedBatch, pack
 from preftune.objectives import Objective, ScoredResponses, Unit, count_units
 from preftune.policy import Policy
 from preftune.training.batches import Row, StepSampler, fill, plan_steps
-from preftune.training.configuration import BatchesSection
+from preftune.training.configuration import BatchesSection, ValueHeadSection
 from preftune.training.tally import Tally
 
 Batch = dict[str, PackedBatch]
@@ -88,6 +90,7 @@ class PreferenceTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         callbacks: list[TrainerCallback],
         batches: BatchesSection | None = None,
+        value_head: ValueHeadSection | None = None,
     ) -> None:
         super().__init__(
             model=policy,
@@ -101,6 +104,8 @@ class PreferenceTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.objective = objective
         self._batches = batches
+        self._value_head = value_head or ValueHeadSection()
+        self._divergence: Tensor | None = None
         self._steps = plan_steps(train_groups, arguments, batches)
         # The loss is already divided by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
@@ -129,6 +134,7 @@ class PreferenceTrainer(Trainer):
         local = torch.stack([tokens, *(torch.stack([c[unit] for c in counts]).sum() for unit in units)])
         total = self._sum_over_processes(local.to(device, non_blocking=True))
         self._tokens_seen += total[0]
+        self._estimate_divergence(rows)
         return steps, dict(zip(units, total[1:], strict=True))
 
     def training_step(
@@ -151,7 +157,7 @@ class PreferenceTrainer(Trainer):
         num_items_in_batch: Counts | None = None,
     ) -> Tensor | tuple[Tensor, ScoredResponses]:
         """This row's share of the step's loss."""
-        responses: ScoredResponses = model(**inputs)
+        responses: ScoredResponses = replace(model(**inputs), divergence=self._divergence)
         losses = self.objective(responses)
         own = count_units(responses.lengths, responses.chosen)
         (self._train_tally if model.training else self._evaluation_tally).add(losses, own)
@@ -160,6 +166,43 @@ class PreferenceTrainer(Trainer):
             self.accelerator.num_processes if model.training else 1
         )
         return (loss, responses) if return_outputs else loss
+
+    @torch.no_grad()
+    def _estimate_divergence(self, rows: Iterable[PackedBatch]) -> None:
+        """KL(policy || reference) from the rows' mismatched responses, in nats, where the objective needs it.
+
+        One number for the whole step or evaluation, over all processes: rows and shares then change no loss.
+        """
+        if "divergence" not in self.objective.needs:
+            return
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for batch in [row.mismatched for row in rows if row.mismatched is not None]:
+            batch = batch.to(self.args.device, non_blocking=True)
+            # Not the wrapped model: in a pass without gradients processes have nothing to exchange.
+            ratios = (self.model(batch=batch).logps - batch.reference_logps).double()
+            total += torch.stack((ratios.sum(), torch.full_like(ratios[0], len(ratios))))
+        log_ratios, responses = self._sum_over_processes(total)
+        self._divergence = (log_ratios / responses).clamp(min=0).float()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The usual optimizer of the language model; the value head joins it at its own learning rate."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(self.model.language_model)
+        if is_new and self.model.value_head is not None:
+            own = {"params": list(self.model.value_head.parameters()), "weight_decay": 0.0}
+            optimizer.add_param_group({**own, "lr": self._value_head.learning_rate})
+        return optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        norm: Tensor = super()._clip_grad_norm(self.model.language_model)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> float | Tensor:
+        # Called once before every update, whether the language model's gradient is clipped or not.
+        norm: float | Tensor = super()._get_grad_norm(self.model.language_model, grad_norm)
+        if self.model.value_head is not None:
+            nn.utils.clip_grad_norm_(self.model.value_head.parameters(), self._value_head.max_grad_norm)
+        return norm
 
     def prediction_step(self, model: nn.Module, inputs: Step, *_: Any, **__: Any) -> tuple[None, None, None]:
         """Tally rows of held-out groups; nothing is gathered per row."""
@@ -177,9 +220,12 @@ class PreferenceTrainer(Trainer):
         **kwargs: Any,
     ) -> EvalLoopOutput:
         """The usual loop; its metrics are the tally's."""
+        training = self._divergence
+        self._estimate_divergence(row["batch"] for step in dataloader for row in step)
         output = super().evaluation_loop(
             dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
         )
+        self._divergence = training
         means = self._evaluation_tally.means(self._sum_over_processes)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
@@ -222,8 +268,16 @@ class PreferenceTrainer(Trainer):
             self.model.language_model.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the language model, and in a checkpoint the value head beside it."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and self.model.value_head is not None and self.args.should_save:
+            self.model.value_head.save(Path(output_dir or self.args.output_dir))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model=self.model.language_model)
+        if self.model.value_head is not None:
+            self.model.value_head.load(Path(resume_from_checkpoint))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # A tied head is saved once, as the embedding; nothing else may be missing.

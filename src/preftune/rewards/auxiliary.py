@@ -1,0 +1,328 @@
+"""Auxiliary rewards: what a designer wants of a response, whatever the annotators preferred.
+
+R = sum_k w_k R_k (HPO, arXiv 2405.17956), where R_k is a measurement turned into a reward by its goal.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, SupportsFloat, cast
+
+import numpy as np
+from jaxtyping import Float64
+
+from preftune.data.groups import Text
+from preftune.data.rules import shorten, suggest
+from preftune.errors import InputError
+from preftune.rewards.functions import REFERENCE, Columns, call_function, import_function
+from preftune.rewards.measures import MEASURES, Goal, Option, TextMeasure, is_finite_number
+
+if TYPE_CHECKING:
+    import transformers
+
+COLUMN_PREFIX = "column:"
+Where = Callable[[int], str]
+"""Names a completion by its place, for messages."""
+
+
+@dataclass(frozen=True)
+class AuxiliaryReward:
+    """One auxiliary reward R_k; `auxiliary_rewards` makes them.
+
+    Attributes:
+        name: its name in the configuration and in reports.
+        measure: prompts, completions (text or lists of messages) and columns to a number for each completion.
+        weight: w_k.
+        goal: whether a higher or a lower measurement is better; None where there is a target.
+        target: lowest and highest measurement that is as good as can be.
+        column: the column of the data that is the measurement, where it is one.
+    """
+
+    name: str
+    measure: Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]
+    weight: float = 1.0
+    goal: Goal | None = "maximise"
+    target: tuple[float, float] | None = None
+    column: str | None = None
+
+    def reward(self, measurement: float) -> float:
+        """R_k: the measurement, its negative, or the negative of its distance to the target."""
+        if self.target:
+            low, high = self.target
+            return -max(low - measurement, measurement - high, 0.0)
+        return measurement if self.goal == "maximise" else -measurement
+
+    def measurements(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
+        columns: Columns,
+        where: Where = "completion {}".format,
+    ) -> list[float]:
+        """The raw measurement of every completion.
+
+        Args:
+            prompts: one for each completion.
+            completions: what is measured.
+            columns: other columns of the data, with a value for each completion.
+            where: names a completion in messages.
+
+        Raises:
+            InputError: the measure raises, or gives anything but one finite number for each completion.
+        """
+        if self.column and self.column not in columns:
+            raise InputError(
+                f"reward {self.name!r} reads the column {self.column!r}, which only responses of the data "
+                "have: leave it out for other text"
+            )
+        if not completions:
+            return []
+        asked, answers = list(map(_as_data, prompts)), list(map(_as_data, completions))
+        span = f"{where(0)} to {where(len(answers) - 1)}"
+        try:
+            found = list(self.measure(asked, answers, columns))
+        except Exception as error:
+            place = self._first_failure(asked, answers, columns)
+            raise InputError(
+                f"reward {self.name!r} failed at {span if place is None else where(place)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if len(found) != len(answers):
+            raise InputError(
+                f"reward {self.name!r} gave {len(found)} numbers for {len(answers)} completions ({span}): it "
+                "must give one for each"
+            )
+        numbers = []
+        for place, value in enumerate(found):
+            if (number := _finite(value)) is None:
+                raise InputError(
+                    f"reward {self.name!r} gave {shorten(value)} at {where(place)}: it must give a finite "
+                    "number"
+                )
+            numbers.append(number)
+        return numbers
+
+    def _first_failure(
+        self, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns
+    ) -> int | None:
+        """The place at which the measure raises, by halving; None where it only raises on several."""
+
+        def fails(low: int, high: int) -> bool:
+            part = {name: values[low:high] for name, values in columns.items()}
+            try:
+                list(self.measure(prompts[low:high], completions[low:high], part))
+            except Exception:
+                return True
+            return False
+
+        low, high = 0, len(completions)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fails(low, middle) else (middle, high)
+        return low if fails(low, high) else None
+
+
+def _as_data(text: Text) -> str | list[dict[str, str]]:
+    """Messages as the data has them."""
+    return text if isinstance(text, str) else [dict(message) for message in text]
+
+
+def _finite(value: object) -> float | None:
+    """A number of any library as a float; None where it is none, or not finite."""
+    try:
+        number = float(value) if isinstance(value, SupportsFloat) else math.nan
+    except (ArithmeticError, RuntimeError, TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def measure(
+    rewards: Sequence[AuxiliaryReward],
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    columns: Columns,
+    where: Where = "completion {}".format,
+) -> dict[str, Float64[np.ndarray, "completions"]]:
+    """Raw measurements of completions by the name of the reward, such as of sampled text.
+
+    Args:
+        rewards: what to measure.
+        prompts: one for each completion.
+        completions: what is measured.
+        columns: other columns of the data, with a value for each completion.
+        where: names a completion in messages.
+
+    Raises:
+        InputError: a measure cannot be used on a completion, or needs a column that is not there.
+    """
+    return {
+        reward.name: np.array(reward.measurements(prompts, completions, columns, where), dtype=np.float64)
+        for reward in rewards
+    }
+
+
+def combine(
+    rewards: Sequence[AuxiliaryReward], measurements: Mapping[str, Float64[np.ndarray, "responses"]]
+) -> Float64[np.ndarray, "responses"]:
+    """R = sum_k w_k R_k of every response, from its raw measurements by reward (one at least)."""
+    weighted = [
+        reward.weight * np.array([reward.reward(float(value)) for value in measurements[reward.name]])
+        for reward in rewards
+    ]
+    return np.asarray(np.sum(weighted, axis=0, dtype=np.float64))
+
+
+# --- from a configuration ---
+
+
+def auxiliary_rewards(
+    section: Mapping[str, Any],
+    tokenizer: "transformers.PreTrainedTokenizerBase | None" = None,
+) -> tuple[AuxiliaryReward, ...]:
+    """The rewards of a configuration's section `rewards`.
+
+    Args:
+        section: options by a name that is free where `measure` says what is measured: a name in `MEASURES`,
+            `column:NAME` or `module:function`.
+        tokenizer: the policy's, for measures that count tokens.
+
+    Raises:
+        InputError: a name, an option or its value cannot be used, or what it names cannot be loaded.
+    """
+    return tuple(resolve_reward(f"rewards.{name}", name, section[name], tokenizer) for name in section)
+
+
+def resolve_reward(
+    path: str,
+    name: str,
+    options: Any,
+    tokenizer: "transformers.PreTrainedTokenizerBase | None",
+) -> AuxiliaryReward:
+    """One reward from its options; `path` is where they stand, for messages.
+
+    Raises:
+        InputError: as `auxiliary_rewards`.
+    """
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise InputError(f"{path}={options!r} must be a mapping of options, such as {{weight: 1.0}}")
+    source = str(options.get("measure", name))
+    _check_source(path, source)
+    known = MEASURES[source].options if source in MEASURES else {}
+    _check_options(path, source, options, {**OF_EVERY_REWARD, **known})
+    goal, target = _aim(path, source, options)
+    return AuxiliaryReward(
+        name,
+        _measure(path, source, {key: options[key] for key in known if key in options}, tokenizer),
+        float(options.get("weight", 1.0)),
+        goal,
+        target,
+        source.removeprefix(COLUMN_PREFIX) if source.startswith(COLUMN_PREFIX) else None,
+    )
+
+
+def _check_source(path: str, source: str) -> None:
+    is_column = source.startswith(COLUMN_PREFIX) and source != COLUMN_PREFIX
+    if source not in MEASURES and not is_column and not REFERENCE.fullmatch(source):
+        raise InputError(
+            f"{path}: there is no measure {source!r}{suggest(source, list(MEASURES))}. Set measure to one of "
+            f"{', '.join(MEASURES)}, to column:NAME for a column of the data, or to module:function"
+        )
+
+
+def _check_options(path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+    for key, value in options.items():
+        if key not in known:
+            raise InputError(
+                f"{path}.{key}={value!r}: {source} has no such option{suggest(str(key), list(known))}. "
+                f"It takes {', '.join(known)}"
+            )
+        if not known[key].holds(value):
+            raise InputError(
+                f"{path}.{key}={value!r} must be {known[key].rule}: set such a value, or remove it"
+            )
+    for key, option in known.items():
+        if option.is_required and key not in options:
+            raise InputError(f"{path} lacks {key}, {option.summary}: set {path}.{key} to {option.rule}")
+
+
+def _aim(
+    path: str, source: str, options: Mapping[str, Any]
+) -> tuple[Goal | None, tuple[float, float] | None]:
+    """The goal or the target."""
+    if "goal" in options and "target" in options:
+        raise InputError(
+            f"{path}.goal={options['goal']!r} and {path}.target={options['target']!r} are two aims: "
+            "remove one"
+        )
+    if "target" in options:
+        target = options["target"]
+        low, high = (target, target) if is_finite_number(target) else target
+        return None, (float(low), float(high))
+    goal = options.get("goal", MEASURES[source].goal if source in MEASURES else "maximise")
+    if goal is None:
+        raise InputError(
+            f"{path}: more {source} is neither better nor worse by itself: set {path}.target to a number or "
+            f"[low, high], or {path}.goal to maximise or minimise"
+        )
+    return cast(Goal, goal), None
+
+
+def _measure(
+    path: str,
+    source: str,
+    options: Mapping[str, Any],
+    tokenizer: "transformers.PreTrainedTokenizerBase | None",
+) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+    """What AuxiliaryReward calls: a column, a built-in measure or the user's function."""
+    if source.startswith(COLUMN_PREFIX):
+        return lambda _, completions, columns: columns[source.removeprefix(COLUMN_PREFIX)]
+    try:
+        if source not in MEASURES:
+            function = import_function(source)
+            return lambda prompts, completions, columns: call_function(
+                function, prompts, completions, columns
+            )
+        built_in = MEASURES[source]
+        if built_in.needs_tokenizer and tokenizer is None:
+            raise InputError(
+                "it counts tokens and has no tokenizer: give one (`preftune score`: --tokenizer)"
+            )
+        tokens = {"tokenizer": tokenizer} if built_in.needs_tokenizer else {}
+        return _of_text(built_in.build(**tokens, **options))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error.__cause__
+
+
+def _of_text(text_measure: TextMeasure) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+    return lambda prompts, completions, columns: text_measure([_plain(text) for text in completions])
+
+
+def _plain(completion: str | list[dict[str, str]]) -> str:
+    """Text as it is, of messages what the model wrote."""
+    if isinstance(completion, str):
+        return completion
+    return "\n".join(
+        message["content"] for message in completion if message["role"] not in ("user", "system")
+    )
+
+
+def _is_target(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) == 2 and all(map(is_finite_number, value)) and value[0] <= value[1]
+    return is_finite_number(value)
+
+
+OF_EVERY_REWARD: Mapping[str, Option] = {
+    "measure": Option(
+        "a measure's name", lambda value: isinstance(value, str), "what is measured (the name)"
+    ),
+    "weight": Option(
+        "a finite number that is not 0", lambda value: is_finite_number(value) and value != 0, "w_k (1)"
+    ),
+    "goal": Option(
+        "maximise or minimise", lambda value: value in ("maximise", "minimise"), "the measure's own"
+    ),
+    "target": Option("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
+}
+"""Options that go with any measure."""

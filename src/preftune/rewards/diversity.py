@@ -1,0 +1,36 @@
+"""How varied the words of a text are, and how much of it is said again."""
+
+from collections import Counter
+
+from preftune.rewards.words import words
+
+
+def lexical_diversity(text: str, window: int = 50) -> float:
+    """Different words over words, averaged over every run of `window` words; 0 for a text without words.
+
+    The moving average does not fall with the length of the text, as a plain ratio does (M. Covington and
+    J. McFall, "Cutting the Gordian knot: the moving-average type-token ratio", 2010). A text shorter than the
+    window is one run, and comes out higher for being short.
+    """
+    found = [word.lower() for word in words(text)]
+    if len(found) <= window:
+        return len(set(found)) / len(found) if found else 0.0
+    counts = Counter(found[:window])
+    different = len(counts)
+    for leaving, entering in zip(found, found[window:], strict=False):
+        counts[entering] += 1
+        counts[leaving] -= 1
+        if not counts[leaving]:
+            del counts[leaving]
+        different += len(counts)
+    return different / window / (len(found) - window + 1)
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """Share of the runs of `n` words that stood in the text before; 0 where it has fewer than n words.
+
+    The `seq-rep-n` of S. Welleck and others, arXiv 1908.04319: 1 - different runs / runs.
+    """
+    found = [word.lower() for word in words(text)]
+    runs = list(zip(*(found[start:] for start in range(n)), strict=False))
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -1,0 +1,85 @@
+"""Reward functions of the user's own, in the signature that TRL calls them with."""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from preftune.data.rules import suggest
+from preftune.errors import InputError
+
+Columns = Mapping[str, Sequence[Any]]
+"""Columns of the data, with a value for each completion."""
+RewardFunction = Callable[..., Any]
+
+REFERENCE = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<function>\w+)")
+RESERVED = ("prompts", "completions")
+
+
+def import_function(reference: str) -> RewardFunction:
+    """The function that `module:function` names, from Python's path or the current directory.
+
+    Raises:
+        InputError: there is no such module or function, importing it fails, or it cannot be called with
+            `prompts` and `completions`.
+    """
+    module_name, _, name = reference.partition(":")
+    if not any(Path(entry).resolve() == Path.cwd() for entry in sys.path):
+        # Last, so that no file here stands in for an installed package.
+        sys.path.append(str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        where = (
+            f" (looked in {Path.cwd()} and Python's path)" if isinstance(error, ModuleNotFoundError) else ""
+        )
+        raise InputError(
+            f"the module {module_name!r} cannot be imported{where}: {type(error).__name__}: {error}; "
+            "check its name, or run where it lies"
+        ) from error
+    function: RewardFunction | None = getattr(module, name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise InputError(
+            f"the module {module_name!r} has no function {name!r}{suggest(name, functions)}; it has "
+            f"{', '.join(functions) or 'none'}"
+        )
+    if inspect.iscoroutinefunction(function):
+        raise InputError(f"{reference} is an async function: give one that returns the numbers")
+    try:
+        inspect.signature(function).bind_partial(completions=None)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{reference} cannot be called with completions ({error}): define it as "
+            "function(prompts, completions, **columns)"
+        ) from None
+    return function
+
+
+def call_function(
+    function: RewardFunction, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns
+) -> Any:
+    """Call it with the columns it takes: all of them where it has `**columns`, else those it names.
+
+    Args:
+        function: takes `prompts`, `completions` and columns by keyword.
+        prompts: text, or messages.
+        completions: text, or messages.
+        columns: what else it may read.
+    """
+    given = {
+        **{name: values for name, values in columns.items() if name not in RESERVED},
+        "prompts": list(prompts),
+        "completions": list(completions),
+    }
+    return function(**{name: given[name] for name in _taken(function, given)})
+
+
+def _taken(function: RewardFunction, names: Iterable[str]) -> list[str]:
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return list(names)
+    return [name for name in names if name in parameters]

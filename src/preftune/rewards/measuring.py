@@ -1,0 +1,192 @@
+"""Auxiliary rewards of a data set's groups, and what they look like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from preftune.data.groups import Group
+from preftune.data.rules import shorten, suggest
+from preftune.errors import InputError
+from preftune.rewards.auxiliary import AuxiliaryReward, Where, combine
+
+GROUPS_PER_CALL = 256
+"""Groups handed to a measure at once: enough for a classifier to sort them by length."""
+NOT_COLUMNS = ("prompt", "completion", "completion_ids")
+"""Columns that TRL keeps from reward functions: they have these under other names."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Numbers of all responses; `sd` is the population's."""
+
+    mean: float
+    sd: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """What the auxiliary rewards look like on the data.
+
+    Attributes:
+        measurements: raw measurements by reward.
+        combined: the auxiliary reward R.
+        dropped: groups left out because a reward's column was missing.
+    """
+
+    measurements: dict[str, Spread]
+    combined: Spread
+    dropped: int
+
+
+@dataclass(frozen=True)
+class MeasuredGroups:
+    """Groups whose responses have their auxiliary reward R.
+
+    Attributes:
+        groups: those that could be measured, in order.
+        measurements: by reward, the raw measurement of every response of every group, in order.
+        report: what those look like.
+    """
+
+    groups: list[Group]
+    measurements: dict[str, Float64[np.ndarray, "responses"]]
+    report: RewardReport
+
+
+def measure_groups(
+    groups: Sequence[Group],
+    rewards: Sequence[AuxiliaryReward],
+    locate: Where = "row {}".format,
+    missing: str = "error",
+    progress: bool = False,
+) -> MeasuredGroups:
+    """Set `Response.auxiliary` of every response.
+
+    Args:
+        groups: with the row's columns where a reward reads them.
+        rewards: at least one.
+        locate: names a row for messages, such as `pairs.jsonl row 3`.
+        missing: stop with an `error` where a group lacks a reward's column, or `drop` the group.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a column is missing from every row, or from some under `error`; a reward gives anything
+            but a finite number for each response; or no group is left.
+    """
+    kept = _with_columns(groups, rewards, locate, missing)
+    measurements = {reward.name: _measurements(kept, reward, locate, progress) for reward in rewards}
+    combined = combine(rewards, measurements)
+    totals = iter(combined.tolist())
+    return MeasuredGroups(
+        [
+            replace(group, responses=tuple(replace(r, auxiliary=next(totals)) for r in group.responses))
+            for group in kept
+        ],
+        measurements,
+        RewardReport(
+            {name: _spread(values) for name, values in measurements.items()},
+            _spread(combined),
+            len(groups) - len(kept),
+        ),
+    )
+
+
+def _spread(values: Float64[np.ndarray, "responses"]) -> Spread:
+    return Spread(float(values.mean()), float(values.std()), float(values.min()), float(values.max()))
+
+
+def _measurements(
+    groups: Sequence[Group], reward: AuxiliaryReward, locate: Where, progress: bool
+) -> Float64[np.ndarray, "responses"]:
+    """One reward of every response, some groups at a time."""
+    from rich.progress import track
+
+    found: list[float] = []
+    starts = range(0, len(groups), GROUPS_PER_CALL)
+    for start in track(starts, description=f"Measuring {reward.name}", disable=not progress):
+        chunk = groups[start : start + GROUPS_PER_CALL]
+        rows = [group.row for group in chunk for _ in group.responses]
+
+        def where(place: int, rows: Sequence[int] = rows) -> str:
+            return locate(rows[place])
+
+        found += reward.measurements(
+            [group.prompt for group in chunk for _ in group.responses],
+            [response.content for group in chunk for response in group.responses],
+            _columns(chunk, reward, locate),
+            where,
+        )
+    return np.array(found, dtype=np.float64)
+
+
+def _columns(groups: Sequence[Group], reward: AuxiliaryReward, locate: Where) -> dict[str, list[Any]]:
+    """A value for each response: its number where a column is the reward, else the row's own columns."""
+    if reward.column:
+        return {reward.column: [number for g in groups for number in _numbers(g, reward, locate) or ()]}
+    names = dict.fromkeys(name for group in groups for name in group.columns if name not in NOT_COLUMNS)
+    return {name: [group.columns.get(name) for group in groups for _ in group.responses] for name in names}
+
+
+# --- columns of numbers ---
+
+
+def _with_columns(
+    groups: Sequence[Group], rewards: Sequence[AuxiliaryReward], locate: Where, missing: str
+) -> list[Group]:
+    """The groups that have every reward's column."""
+    kept = list(groups)
+    for reward in rewards:
+        if reward.column is None:
+            continue
+        lacking = [group for group in kept if _numbers(group, reward, locate) is None]
+        if lacking and len(lacking) == len(kept):
+            raise _no_column(groups, reward)
+        if lacking and missing == "error":
+            raise InputError(
+                f"reward {reward.name!r}: the column {reward.column!r} is missing or null in "
+                f"{len(lacking):,} of {len(kept):,} rows, first in {locate(lacking[0].row)}: complete it, or "
+                "set data.rules.missing_reward=drop"
+            )
+        kept = [group for group in kept if _numbers(group, reward, locate) is not None]
+    return kept
+
+
+def _numbers(group: Group, reward: AuxiliaryReward, locate: Where) -> Sequence[Any] | None:
+    """A number for each response, None where one is missing; chosen and rejected are in that order.
+
+    Raises:
+        InputError: the column has another number of values than the group has responses.
+    """
+    name, count = str(reward.column), len(group.responses)
+    values = group.columns.get(name)
+    if values is None and count == 2:
+        values = [group.columns.get(column) for column in _of_pair(name)]
+    if values is None:
+        return None
+    if count == 1 and not isinstance(values, list | tuple):
+        values = [values]
+    if not isinstance(values, list | tuple) or len(values) != count:
+        raise InputError(
+            f"reward {reward.name!r}, {locate(group.row)}, column {name!r}: {shorten(values)} must be a list "
+            f"with a number for each of the {count} responses (for pairs, {' and '.join(_of_pair(name))} do)"
+        )
+    return None if any(value is None for value in values) else values
+
+
+def _of_pair(name: str) -> tuple[str, str]:
+    return f"{name}_chosen", f"{name}_rejected"
+
+
+def _no_column(groups: Sequence[Group], reward: AuxiliaryReward) -> InputError:
+    found = dict.fromkeys(name for group in groups for name in group.columns)
+    names = [name.removesuffix("_chosen").removesuffix("_rejected") for name in found]
+    column = str(reward.column)
+    return InputError(
+        f"reward {reward.name!r}: no row has the column {column!r}{suggest(column, names)}, nor, for pairs, "
+        f"{' and '.join(_of_pair(column))}: name one of {', '.join(found) or '(none)'}"
+    )

@@ -1,0 +1,140 @@
+"""Toxicity of a text: by a short list of words, or by a classifier."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from preftune.errors import InputError
+from preftune.rewards.words import sentences, words
+
+if TYPE_CHECKING:
+    import transformers
+
+TEXTS_PER_BATCH = 32
+TOXIC_LABELS = ("toxic", "toxicity")
+"""The label that is meant where none is given, in lower case."""
+
+
+def toxicity_words(text: str) -> float:
+    """Share of the sentences that hold a word of the list, in [0, 1]; 0 for a text without words.
+
+    A crude stand-in for a classifier: it knows some English profanity and insults by their spelling, no
+    slurs, and nothing of what a sentence means.
+    """
+    parts = sentences(text)
+    listed = [any(word.lower() in profanity() for word in words(part)) for part in parts]
+    return sum(listed) / len(parts) if parts else 0.0
+
+
+@cache
+def profanity() -> frozenset[str]:
+    """The words of the list, in lower case."""
+    return frozenset(files("preftune.rewards").joinpath("profanity.txt").read_text("utf-8").split())
+
+
+def toxicity_classifier(model: str, label: str | None = None) -> Callable[[Sequence[str]], list[float]]:
+    """The probability of a label by a text classifier; 0 for a blank text.
+
+    The configuration and the tokenizer are read at once, the weights (safetensors only) with the first text.
+
+    Args:
+        model: folder or hub name of a sequence classification model.
+        label: the label that counts; by default the only one, or the one called toxic or toxicity.
+
+    Raises:
+        InputError: the model cannot be read, or has no such label.
+    """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise _unreadable(model, error) from None
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise InputError(f"model={model} is a {config.model_type}, which is no text classifier")
+    if config.problem_type == "regression":
+        raise InputError(f"model={model} predicts a number and no probability; give a classifier")
+    if tokenizer.pad_token is None:
+        raise InputError(f"model={model} has a tokenizer without a pad token; set one and save it")
+    classifier = _Classifier(model, tokenizer, config, _index(model, config, label))
+    return classifier.probabilities
+
+
+def _index(model: str, config: "transformers.PretrainedConfig", label: str | None) -> int:
+    labels = {name.lower(): index for index, name in config.id2label.items()}
+    wanted = [label.lower()] if label else [*TOXIC_LABELS, *(labels if len(labels) == 1 else [])]
+    found = [labels[name] for name in wanted if name in labels]
+    if not found:
+        known = ", ".join(config.id2label.values())
+        given = f"label={label} is none of the labels of {model}" if label else f"model={model} needs a label"
+        raise InputError(f"{given}: set label to one of {known}")
+    return int(found[0])
+
+
+class _Classifier:
+    """A classifier whose weights are on the accelerator only while it works: the policy needs the room."""
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: "transformers.PreTrainedTokenizerBase",
+        config: "transformers.PretrainedConfig",
+        index: int,
+    ) -> None:
+        self._name = name
+        self._tokenizer = tokenizer
+        self._index = index
+        self._is_multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        # RoBERTa counts positions from 2.
+        self._max_tokens = min(tokenizer.model_max_length, positions - 2)
+        self._model: Any = None
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        """The label's probability for each text, whose end is cut where the model has no more positions."""
+        import torch
+
+        from preftune.policy import generation_device
+
+        places = [place for place, text in enumerate(texts) if text.strip()]
+        if not places:
+            return [0.0] * len(texts)
+        ids = self._tokenizer([texts[p] for p in places], truncation=True, max_length=self._max_tokens)
+        tokens = dict(zip(places, ids["input_ids"], strict=True))
+        # Texts of like length share a batch, so that little of it is padding.
+        places.sort(key=lambda place: len(tokens[place]))
+        found = [0.0] * len(texts)
+        model = self._loaded().to(generation_device())
+        with torch.inference_mode():
+            for start in range(0, len(places), TEXTS_PER_BATCH):
+                batch = places[start : start + TEXTS_PER_BATCH]
+                padded = self._tokenizer.pad({"input_ids": [tokens[p] for p in batch]}, return_tensors="pt")
+                logits = model(**padded.to(model.device)).logits.float()
+                shares = logits.sigmoid() if self._is_multi_label else logits.softmax(dim=-1)
+                for place, share in zip(batch, shares[:, self._index].tolist(), strict=True):
+                    found[place] = share
+        model.to("cpu")
+        return found
+
+    def _loaded(self) -> Any:
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        if self._model is None:
+            try:
+                self._model = AutoModelForSequenceClassification.from_pretrained(
+                    self._name, dtype=torch.float32, use_safetensors=True
+                ).eval()
+            except (OSError, ValueError) as error:
+                raise _unreadable(self._name, error) from None
+        return self._model
+
+
+def _unreadable(model: str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0]
+    return InputError(
+        f"model={model} is neither a folder with a whole text classifier nor a name the hub knows, or the "
+        f"hub cannot be reached: {reason}"
+    )
