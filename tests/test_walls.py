@@ -13,9 +13,12 @@ from preftune.objectives import METHODS
 SOURCE = Path(preftune.__file__).parent
 
 MAY_NOT_IMPORT = {
-    "data": {"policy", "training", "objectives", "online"},
-    "policy": {"training", "online"},
-    "rewards": {"training", "online"},
+    "data": {"policy", "training", "objectives", "online", "sweep"},
+    "policy": {"training", "online", "sweep"},
+    "rewards": {"training", "online", "sweep"},
+    "training": {"sweep"},
+    "online": {"training", "sweep"},
+    "report": {"training", "online", "sweep"},
 }
 """Packages by name, without cli, which nobody may import."""
 

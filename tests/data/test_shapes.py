@@ -235,6 +235,27 @@ def test_best_worst_takes_the_first_of_equals() -> None:
     assert group.pairs == (Pair(1, 0),)
 
 
+def test_all_pairs_prefer_every_higher_score() -> None:
+    """Of scores 1, 3, 2, 3 come five pairs: equals make none, and neither do equal texts."""
+    row = {"prompt": "p", "responses": ["a", "b", "c", "d"], "scores": [1, 3, 2, 3]}
+    pairs = (Pair(1, 0), Pair(1, 2), Pair(2, 0), Pair(3, 0), Pair(3, 2))
+    assert load_one(row, pair_rule="all_pairs").pairs == pairs
+    same_text = row | {"responses": ["a", "b", "b", "d"]}
+    assert load_one(same_text, pair_rule="all_pairs").pairs == (
+        Pair(1, 0),
+        Pair(2, 0),
+        Pair(3, 0),
+        Pair(3, 2),
+    )
+
+
+def test_labels_of_all_pairs() -> None:
+    """Where labels are needed, what only won is desirable, what only lost is not, and the middle has none."""
+    row = {"prompt": "p", "responses": ["a", "b", "c"], "scores": [1, 3, 2]}
+    group = load_one(row, pair_rule="all_pairs", needs_labels=True)
+    assert [response.label for response in group.responses] == [False, True, None]
+
+
 def test_groups_of_messages() -> None:
     """Responses as messages, with or without the prompt before them, become what follows the prompt."""
     with_prompt = [[user("q"), assistant("a")], [user("q"), assistant("b")]]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from preftune.objectives import METHODS, Objective, ScoredResponses, build, resolve
+from preftune.objectives import AUXILIARY, METHODS, Objective, ScoredResponses, build, resolve
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "dpo": {"beta": 0.1},
@@ -14,15 +14,27 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "simpo": {"beta": 2.0, "gamma": 1.0},
     "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
     "hinge": {"beta": 0.1},
+    "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+}
+
+AUXILIARY_DEFAULTS = {
+    "weight": 0.1,
+    "temperature": 1 / 3,
+    "expectile": 0.7,
+    "value_weight": 1.0,
+    "reduction": "token_mean",
 }
 
 NEEDS: dict[str, set[str]] = {
-    "dpo": {"reference"},
-    "ipo": {"reference"},
-    "simpo": set(),
-    "cpo": set(),
-    "hinge": {"reference"},
+    "dpo": {"pairs", "reference"},
+    "ipo": {"pairs", "reference"},
+    "simpo": {"pairs"},
+    "cpo": {"pairs"},
+    "hinge": {"pairs", "reference"},
+    "kto": {"reference", "labels", "divergence"},
 }
+
+TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -41,15 +53,43 @@ def test_method_is_dpo_unless_given() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_resolving_twice_changes_nothing(method: str) -> None:
     """A resolved configuration can be written down and read back."""
-    resolved = resolve({"method": method, "prior": "reward_gap", "beta": 3})
+    prior = "reward_gap" if method in TAKE_THE_PRIOR else "none"
+    resolved = resolve({"method": method, "prior": prior, "beta": 3, "auxiliary": {"temperature": 1}})
     assert resolve(resolved) == resolved
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_needs(method: str) -> None:
-    """Methods with log-ratios need the reference; the reward-gap prior adds the gap."""
+    """Methods of pairs need pairs, those with log-ratios the reference, kto labels and the divergence."""
     assert build({"method": method}).needs == NEEDS[method]
+
+
+@pytest.mark.parametrize("method", TAKE_THE_PRIOR)
+def test_the_prior_needs_the_gap(method: str) -> None:
+    """The reward-gap prior adds the gap to what any method of pairs needs."""
     assert build({"method": method, "prior": "reward_gap"}).needs == {*NEEDS[method], "prior_gap"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_auxiliary_goes_with_any_method(method: str) -> None:
+    """An empty `auxiliary` has all its defaults and adds rewards and their value to what is needed."""
+    settings = {"method": method, "auxiliary": {}}
+    assert resolve(settings) == {**resolve({"method": method}), "auxiliary": AUXILIARY_DEFAULTS}
+    assert build(settings).needs == {*NEEDS[method], "auxiliary", "value"}
+
+
+def test_auxiliary_of_weight_zero_needs_nothing() -> None:
+    """Weight 0, null and no `auxiliary` at all are the same objective; the weight of 0 is kept in words."""
+    plain = build({"method": "dpo"})
+    assert build({"method": "dpo", "auxiliary": {"weight": 0}}) == plain
+    assert build({"method": "dpo", "auxiliary": None}) == plain
+    assert resolve({"auxiliary": {"weight": 0}})["auxiliary"] == {**AUXILIARY_DEFAULTS, "weight": 0.0}
+
+
+def test_cap_may_be_null() -> None:
+    """A fully written configuration has `cap: null` where no cap is set, and resolves to the same words."""
+    assert resolve({"auxiliary": {"cap": None}}) == resolve({"auxiliary": {}})
+    assert resolve({"auxiliary": {"cap": 20}})["auxiliary"] == {**AUXILIARY_DEFAULTS, "cap": 20.0}
 
 
 def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
@@ -69,19 +109,32 @@ def test_every_method_is_described() -> None:
         assert "Eq." in method.source
         assert method.summary
         assert all(option.summary for option in method.options.values())
+    assert all(option.summary for option in AUXILIARY.values())
 
 
 REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "misspelt method key": ({"metod": "simpo"}, ["'metod'", "did you mean 'method'?"]),
     "misspelt method": ({"method": "dop"}, ["method = 'dop'", "did you mean 'dpo'?"]),
     "capitals": ({"method": "SimPO"}, ["method = 'SimPO'", "did you mean 'simpo'?"]),
-    "method of later": ({"method": "kto"}, ["method = 'kto'", "unknown", "dpo, ipo, simpo, cpo, hinge"]),
+    "method of later": (
+        {"method": "rdpo"},
+        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, kto"],
+    ),
     "method is no text": ({"method": 3}, ["method = 3", "choose one of them"]),
     "misspelt prior": (
         {"method": "dpo", "prior": "reward-gap"},
         ["prior = 'reward-gap'", "none, reward_gap", "did you mean 'reward_gap'?"],
     ),
     "prior is null": ({"method": "dpo", "prior": None}, ["prior = None", "did you mean 'none'?"]),
+    "prior without pairs": (
+        {"method": "kto", "prior": "reward_gap"},
+        [
+            "prior = 'reward_gap'",
+            "not defined for method 'kto'",
+            "remove prior",
+            "dpo, ipo, simpo, cpo, hinge",
+        ],
+    ),
     "misspelt option": (
         {"method": "cpo", "likelihood_wieght": 0.1},
         ["'likelihood_wieght'", "not an option of cpo", "did you mean 'likelihood_weight'?"],
@@ -91,7 +144,60 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
         {"method": "dpo", "likelihood_weight": 0.1},
         ["'likelihood_weight'", "not an option of dpo", "beta", "remove it"],
     ),
-    "key is no text": ({"method": "dpo", 1: 2}, ["1 is not an option of dpo"]),
+    "key is no text": ({"method": "dpo", 1: 2}, ["1", "is not an option of dpo"]),
+    "misspelt auxiliary key": (
+        {"method": "dpo", "auxilary": {}},
+        ["'auxilary'", "did you mean 'auxiliary'?"],
+    ),
+    "auxiliary is no mapping": (
+        {"method": "dpo", "auxiliary": 0.1},
+        ["auxiliary = 0.1", "must be a mapping", "auxiliary.weight = 0.1"],
+    ),
+    "misspelt auxiliary option": (
+        {"method": "dpo", "auxiliary": {"temprature": 1.0}},
+        ["'auxiliary.temprature'", "not an option of auxiliary", "did you mean 'temperature'?"],
+    ),
+    "auxiliary key is no text": (
+        {"method": "dpo", "auxiliary": {1: 2}},
+        ["auxiliary.1", "is not an option of auxiliary"],
+    ),
+    "another's option in auxiliary": (
+        {"method": "dpo", "auxiliary": {"beta": 1.0}},
+        ["'auxiliary.beta'", "weight, temperature, expectile", "remove it"],
+    ),
+    "negative auxiliary weight": (
+        {"method": "dpo", "auxiliary": {"weight": -0.1}},
+        ["auxiliary.weight = -0.1", ">= 0", "leave auxiliary.weight out for 0.1"],
+    ),
+    "zero temperature": (
+        {"method": "dpo", "auxiliary": {"temperature": 0}},
+        ["auxiliary.temperature = 0", "> 0"],
+    ),
+    "expectile of zero": ({"method": "dpo", "auxiliary": {"expectile": 0}}, ["auxiliary.expectile = 0"]),
+    "expectile of one": (
+        {"method": "dpo", "auxiliary": {"expectile": 1.0}},
+        ["auxiliary.expectile = 1.0", "between 0 and 1", "leave auxiliary.expectile out for 0.7"],
+    ),
+    "expectile is true": (
+        {"method": "dpo", "auxiliary": {"expectile": True}},
+        ["auxiliary.expectile = True"],
+    ),
+    "value without weight": (
+        {"method": "dpo", "auxiliary": {"value_weight": 0}},
+        ["auxiliary.value_weight = 0", "> 0"],
+    ),
+    "auxiliary reduction": (
+        {"method": "dpo", "auxiliary": {"reduction": "mean"}},
+        ["auxiliary.reduction = 'mean'", "'token_mean' or 'sum'"],
+    ),
+    "zero cap": (
+        {"method": "dpo", "auxiliary": {"cap": 0}},
+        ["auxiliary.cap = 0", "> 0", "remove auxiliary.cap"],
+    ),
+    "negative kto weight": (
+        {"method": "kto", "desirable_weight": -1},
+        ["desirable_weight = -1", ">= 0", "leave desirable_weight out for 1.0"],
+    ),
     "zero beta": (
         {"method": "dpo", "beta": 0},
         ["beta = 0", "a finite number > 0", "leave beta out for 0.1"],

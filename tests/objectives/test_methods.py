@@ -37,11 +37,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cpo": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2},
     "cpo_sums": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2, "likelihood_reduction": "sum"},
     "hinge": {"method": "hinge", "beta": 0.1},
+    "kto": {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75},
 }
+
+TAKE_THE_PRIOR = [
+    name for name, settings in VARIANTS.items() if "reward_gap" in METHODS[settings["method"]].priors
+]
+
+
+def with_prior(name: str) -> dict[str, Any]:
+    """A variant with the reward-gap prior, where its method is defined with it."""
+    return {**VARIANTS[name], **({"prior": "reward_gap"} if name in TAKE_THE_PRIOR else {})}
 
 
 def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> ScoredResponses:
-    """l_w = -4 on 2 tokens, l_l = -6 on 4 tokens; rho_w = -5, rho_l = -4: so h_w = 1 and h_l = -2."""
+    """l_w = -4 on 2 tokens, l_l = -6 on 4 tokens; rho_w = -5, rho_l = -4: so h_w = 1, h_l = -2; z0 = 0.5."""
     return ScoredResponses(
         logps=torch.tensor([-4.0, -6.0], dtype=dtype, requires_grad=True),
         lengths=torch.tensor([2, 4]),
@@ -49,11 +59,13 @@ def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> Sc
         rejected=torch.tensor([1]),
         reference_logps=torch.tensor([-5.0, -4.0], dtype=dtype),
         prior_gap=None if gap is None else torch.tensor([gap], dtype=dtype),
+        labels=torch.tensor([True, False]),
+        divergence=torch.tensor(0.5, dtype=dtype),
     )
 
 
 def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> ScoredResponses:
-    """Pairs of responses of different lengths; pair i has responses i and i + pairs."""
+    """Pairs of responses of different lengths; pair i has the responses i, desirable, and i + pairs, not."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 40, (2 * pairs,), generator=generator)
     logps = -lengths * torch.rand(2 * pairs, generator=generator, dtype=dtype) * 3
@@ -65,6 +77,8 @@ def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) 
         rejected=torch.arange(pairs) + pairs,
         reference_logps=reference,
         prior_gap=torch.rand(pairs, generator=generator, dtype=dtype),
+        labels=torch.arange(2 * pairs) < pairs,
+        divergence=torch.rand((), generator=generator, dtype=dtype),
     )
 
 
@@ -123,6 +137,12 @@ BY_HAND = {
     ),
     "hinge": (VARIANTS["hinge"], None, 0.7, (-0.1, 0.1)),
     "hinge_half": (VARIANTS["hinge"], 0.5, 0.8, (-0.1, 0.05)),
+    "kto": (
+        VARIANTS["kto"],
+        None,
+        0.75 * sigma(-0.25) + 0.375 * sigma(-1.25),
+        (-0.375 * sigma(0.25) * sigma(-0.25), 0.1875 * sigma(1.25) * sigma(-1.25)),
+    ),
 }
 
 
@@ -143,6 +163,8 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - cpo, beta 0.5, lambda 0.2: m = -4 + 6 = 2, u = 1, NLL per token 4/2 = 2; on sums with half:
       m = -1, u = -0.5, NLL 4. The likelihood adds -lambda/2 per token, or -lambda, to the first gradient.
     - hinge, beta 0.1: 1 - 0.3 = 0.7; half: 1 - 0.2 = 0.8. Gradient -0.1 (1, -delta).
+    - kto, beta 0.5, weights 1.5 and 0.75, z0 = 0.5: beta (h_w - z0) = 0.25 and beta (z0 - h_l) = 1.25, the
+      mean of two responses. The slope of 1 - sigma(x) is -sigma(x) sigma(-x).
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]
     prior = {} if gap is None else {"prior": "reward_gap"}
@@ -167,7 +189,7 @@ SLOPES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TAKE_THE_PRIOR)
 def test_gradient_formula(name: str) -> None:
     """Over random pairs the gradient is slope(m) (grad s_w - delta grad s_l), to 1e-10 (Eq. 10)."""
     responses = random_pairs(8, dtype=torch.float64)
@@ -184,7 +206,7 @@ def test_gradient_formula(name: str) -> None:
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TAKE_THE_PRIOR)
 def test_gap_of_one_is_the_plain_method(name: str) -> None:
     """With delta = 1 loss, gradient and every shared metric equal the plain method's, bit for bit."""
     responses = replace(random_pairs(16), prior_gap=torch.ones(16))
@@ -197,7 +219,7 @@ def test_gap_of_one_is_the_plain_method(name: str) -> None:
         assert torch.equal(values, prior.metrics[metric]), metric
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TAKE_THE_PRIOR)
 def test_gap_of_zero_leaves_the_rejected_response_alone(name: str) -> None:
     """With delta = 0 the rejected response has exactly no gradient."""
     responses = replace(random_pairs(16), prior_gap=torch.zeros(16))
@@ -212,12 +234,19 @@ def test_gap_of_zero_leaves_the_rejected_response_alone(name: str) -> None:
     reference=st.lists(st.floats(-1e4, 0, width=32), min_size=2, max_size=2),
     lengths=st.lists(st.integers(1, 10_000), min_size=2, max_size=2),
     gap=st.floats(0, 1, width=32),
+    labels=st.lists(st.booleans(), min_size=2, max_size=2),
+    divergence=st.floats(0, 1e4, width=32),
 )
 def test_finite_at_extremes(
-    logps: list[float], reference: list[float], lengths: list[int], gap: float
+    logps: list[float],
+    reference: list[float],
+    lengths: list[int],
+    gap: float,
+    labels: list[bool],
+    divergence: float,
 ) -> None:
-    """Losses, gradients and metrics stay finite for log-probabilities down to -1e4 and any gap."""
-    for settings in VARIANTS.values():
+    """All stays finite for log-probabilities down to -1e4, any gap, any labels and z0 up to 1e4."""
+    for name in VARIANTS:
         responses = ScoredResponses(
             logps=torch.tensor(logps, requires_grad=True),
             lengths=torch.tensor(lengths),
@@ -225,8 +254,10 @@ def test_finite_at_extremes(
             rejected=torch.tensor([1]),
             reference_logps=torch.tensor(reference),
             prior_gap=torch.tensor([gap]),
+            labels=torch.tensor(labels),
+            divergence=torch.tensor(divergence),
         )
-        losses, total, gradient = run({**settings, "prior": "reward_gap"}, responses)
+        losses, total, gradient = run(with_prior(name), responses)
         assert total.isfinite()
         assert gradient.isfinite().all()
         assert all(values.isfinite().all() for values in losses.metrics.values())
@@ -236,23 +267,24 @@ def test_finite_at_extremes(
 @given(seed=st.integers(0, 1000), row=st.integers(0, 5), name=st.sampled_from(sorted(VARIANTS)))
 def test_pairs_do_not_touch_each_other(seed: int, row: int, name: str) -> None:
     """Changing one pair leaves every other pair's losses, metrics and gradients as they were, bit for bit."""
-    settings = {**VARIANTS[name], "prior": "reward_gap"}
+    settings = with_prior(name)
     before = random_pairs(6, seed)
     changed = before.logps.detach().clone()
     changed[[row, row + 6]] -= 3.0
     lengths = before.lengths.clone()
     lengths[[row, row + 6]] += 2
     after = replace(before, logps=changed.requires_grad_(), lengths=lengths)
-    others = torch.arange(6) != row
+    pairs = torch.arange(6) != row
+    others = {6: pairs, 12: pairs.repeat(2)}  # by pair, or by response
     first, second = build(settings)(before), build(settings)(after)
     for term in first.terms:
         old, new = first.terms[term].values, second.terms[term].values
-        assert torch.equal(old[others], new[others]), term
+        assert torch.equal(old[others[len(old)]], new[others[len(new)]]), term
         (old_gradient,) = torch.autograd.grad(old.sum(), before.logps)
         (new_gradient,) = torch.autograd.grad(new.sum(), after.logps)
-        assert torch.equal(old_gradient[others.repeat(2)], new_gradient[others.repeat(2)]), term
-    for metric in first.metrics:
-        assert torch.equal(first.metrics[metric][others], second.metrics[metric][others]), metric
+        assert torch.equal(old_gradient[others[12]], new_gradient[others[12]]), term
+    for metric, old in first.metrics.items():
+        assert torch.equal(old[others[len(old)]], second.metrics[metric][others[len(old)]]), metric
 
 
 def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
@@ -260,6 +292,7 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
     rows = torch.cat([responses.chosen[pairs], responses.rejected[pairs]])
     assert responses.reference_logps is not None
     assert responses.prior_gap is not None
+    assert responses.labels is not None
     return ScoredResponses(
         logps=responses.logps[rows],
         lengths=responses.lengths[rows],
@@ -267,13 +300,15 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
         rejected=torch.arange(len(pairs)) + len(pairs),
         reference_logps=responses.reference_logps[rows],
         prior_gap=responses.prior_gap[pairs],
+        labels=responses.labels[rows],
+        divergence=responses.divergence,
     )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_split_totals_add_up(name: str) -> None:
     """Micro-batches divided by the whole batch's counts add up to its total, tokens included."""
-    objective = build({**VARIANTS[name], "prior": "reward_gap"})
+    objective = build(with_prior(name))
     whole = random_pairs(9, dtype=torch.float64)
     counts = count_units(whole.lengths, whole.chosen)
     parts = [take_pairs(whole, pairs) for pairs in (torch.arange(2), torch.arange(2, 8), torch.tensor([8]))]
@@ -313,6 +348,7 @@ def test_one_response_may_be_in_many_pairs() -> None:
     assert {unit: count.item() for unit, count in counts.items()} == {
         "pairs": 2,
         "chosen_tokens": 4,
+        "responses": 2,
         "response_tokens": 6,
     }
     for settings in VARIANTS.values():
@@ -363,7 +399,7 @@ def test_metrics_by_hand(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_upcast(name: str, dtype: torch.dtype) -> None:
     """Half inputs are computed in float32, and give what the same numbers give in float32."""
-    settings = {**VARIANTS[name], "prior": "reward_gap"}
+    settings = with_prior(name)
     half = one_pair(0.5, dtype)
     losses, loss, gradient = run(settings, half)
     _, single_loss, single_gradient = run(settings, one_pair(0.5, torch.float32))
@@ -393,5 +429,6 @@ def test_a_published_loss_is_one_line() -> None:
 
 
 def test_every_method_has_a_variant_here() -> None:
-    """A method added to the table has to be added to these tests."""
+    """A method added to the table has to be added to these tests, with a value worked out by hand."""
     assert {settings["method"] for settings in VARIANTS.values()} == set(METHODS)
+    assert {settings["method"] for settings, *_ in BY_HAND.values()} == set(METHODS)

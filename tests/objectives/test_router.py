@@ -22,6 +22,8 @@ def responses(router_loss: float, lengths: list[int]) -> ScoredResponses:
         rejected=2 * pairs + 1,
         reference_logps=logps,
         router_loss=torch.tensor(router_loss, requires_grad=True),
+        labels=torch.arange(len(lengths)) % 2 == 0,
+        divergence=torch.tensor(0.0),
     )
 
 
@@ -37,7 +39,7 @@ def test_the_term_is_weight_times_loss(method: str) -> None:
     total.backward()
     assert batch.router_loss is not None
     assert batch.router_loss.grad == 0.5
-    assert with_router.metrics["loss/router"].tolist() == [1.5, 1.5]
+    assert with_router.metrics["loss/router"].tolist() == [1.5] * 4
 
 
 def test_micro_batches_weigh_by_response_tokens() -> None:
@@ -51,7 +53,7 @@ def test_micro_batches_weigh_by_response_tokens() -> None:
 
 def test_only_a_weight_asks_for_the_loss() -> None:
     """Without a weight, or with 0, the objective is the plain one and needs no routers."""
-    assert build(SETTINGS).needs == {"reference", "router_loss"}
+    assert build(SETTINGS).needs == {"pairs", "reference", "router_loss"}
     for weight in ({}, {"router_loss_weight": None}, {"router_loss_weight": 0}):
         assert build({"method": "dpo", **weight}) == build({"method": "dpo"})
     assert resolve({"router_loss_weight": 0})["router_loss_weight"] == 0.0

@@ -12,6 +12,8 @@ Where TRL 1.16 differs, by design of either side:
   that to the tokenizer; both end each response with </s>, which both losses count.
 - TRL takes the mean of the routers' losses of micro-batches, we weigh them by response tokens.
 - TRL's DPO trainer with ipo averages log-ratios over tokens, but logs `rewards/*` from the sums; so do we.
+- TRL's KTO trainer logs `rewards/margins` as a difference of means; ours are of pairs, where there are some.
+- TRL estimates z0 anew on each micro-batch, we do so once for the whole step.
 """
 
 from collections.abc import Callable
@@ -36,7 +38,7 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from preftune.data import Pair, TokenizedGroup
@@ -51,6 +53,13 @@ ROWS = [
     {"prompt": "what is the colour of the sea", "chosen": " blue", "rejected": " green stone"},
     {"prompt": "count to three", "chosen": " one two three", "rejected": " three two one"},
 ]
+
+UNPAIRED = [
+    {"prompt": row["prompt"], "completion": row[kind], "label": kind == "chosen"}
+    for row in ROWS
+    for kind in ("chosen", "rejected")
+][:7]
+"""The rows' responses one by one, four of them desirable and three not."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -120,6 +129,15 @@ class Batch:
 
 
 @dataclass
+class Unpaired:
+    """What TRL's KTO trainer knows of a batch besides its responses."""
+
+    labels: Tensor
+    mismatched: Batch
+    """Each prompt with the response of the row before it."""
+
+
+@dataclass
 class Theirs:
     """A TRL trainer's answer, and what it answered about."""
 
@@ -127,6 +145,7 @@ class Theirs:
     model: PreTrainedModel
     reference: PreTrainedModel | None
     batch: Batch
+    unpaired: Unpaired | None = None
 
 
 COMMON: dict[str, Any] = {
@@ -182,9 +201,34 @@ def run_cpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
     return Theirs(side, model, None, batch)
 
 
+def run_kto_trainer(folder: Path, options: dict[str, Any], seeds: tuple[int, int]) -> Theirs:
+    """TRL's KTO trainer, with policy and reference of these seeds."""
+    model, reference = make_model(seeds[0]), make_model(seeds[1])
+    common = {**COMMON, "per_device_train_batch_size": len(UNPAIRED)}
+    trainer = KTOTrainer(
+        model=model,
+        ref_model=reference,
+        args=KTOConfig(output_dir=str(folder), **common, **options),
+        train_dataset=Dataset.from_list(UNPAIRED),
+        processing_class=make_tokenizer(),
+    )
+    inputs = collate(trainer)
+    batch, mismatched = (
+        Batch(
+            inputs[f"{prefix}input_ids"],
+            inputs[f"{prefix}attention_mask"],
+            inputs[f"{prefix}input_ids"].masked_fill(inputs[f"{prefix}completion_mask"] == 0, -100),
+        )
+        for prefix in ("", "KL_")
+    )
+    side = backward(trainer, model, inputs)
+    side.metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    return Theirs(side, model, reference, batch, Unpaired(inputs["label"], mismatched))
+
+
 def collate(trainer: Any) -> dict[str, Any]:
     """All rows in their own order, through the trainer's own tokens and collator."""
-    return trainer.data_collator([trainer.train_dataset[index] for index in range(len(ROWS))])
+    return trainer.data_collator(list(trainer.train_dataset))
 
 
 def backward(trainer: Any, model: PreTrainedModel, inputs: dict[str, Any]) -> Side:
@@ -218,21 +262,35 @@ def ours(theirs: Theirs, settings: dict[str, Any], gap: float | None = None) -> 
     if theirs.reference is not None:
         with torch.no_grad():
             reference_logps, _ = response_logps(theirs.reference, theirs.batch)
-    chosen = torch.arange(len(ROWS))
+    unpaired = theirs.unpaired
+    pairs = torch.arange(0 if unpaired else len(ROWS))
     responses = ScoredResponses(
         logps,
         lengths,
-        chosen=chosen,
-        rejected=chosen + len(ROWS),
+        chosen=pairs,
+        rejected=pairs + len(pairs),
         reference_logps=reference_logps,
-        prior_gap=None if gap is None else torch.full((len(ROWS),), gap),
+        prior_gap=None if gap is None else torch.full((len(pairs),), gap),
+        labels=unpaired and unpaired.labels,
+        divergence=unpaired and divergence(theirs.model, theirs.reference, unpaired.mismatched),
     )
     losses = build(settings)(responses)
-    loss = losses.total(count_units(lengths, chosen))
+    loss = losses.total(count_units(lengths, pairs))
     loss.backward()
     metrics = {name: values.mean().item() for name, values in losses.metrics.items()}
     return Side(loss.detach(), take_gradients(theirs.model), metrics), losses
 
+
+@torch.no_grad()
+def divergence(model: PreTrainedModel, reference: PreTrainedModel | None, mismatched: Batch) -> Tensor:
+    """z0 of KTO: the mean log-ratio of mismatched responses, at least 0."""
+    assert reference is not None
+    ratios = response_logps(model, mismatched)[0] - response_logps(reference, mismatched)[0]
+    return ratios.mean().clamp(min=0)
+
+
+METRICS_CLOSE = {"rel": 1e-5, "abs": 1e-6}
+"""Rewards of nearly 0 are differences of log-probabilities of 25 nats, which float32 rounds by 2e-6."""
 
 REWARDS = ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"]
 LOGPS = ["logps/chosen", "logps/rejected"]
@@ -292,7 +350,34 @@ def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Pa
     side, _ = ours(theirs, {**our_settings, **prior}, gap)
     assert_equal(side, theirs.side)
     for metric in shared_metrics:
-        assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], rel=1e-5), metric
+        assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], **METRICS_CLOSE), metric
+
+
+KTO_CASES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+    "plain": ({}, (0, 1)),
+    "weighted": ({"beta": 0.5, "desirable_weight": 1.25, "undesirable_weight": 0.7}, (0, 1)),
+    "swapped": ({}, (1, 0)),
+}
+"""Options, which our method has by TRL's names, and the seeds of policy and reference."""
+
+
+@pytest.mark.parametrize("name", KTO_CASES)
+def test_kto_equals_trl(name: str, tmp_path: Path) -> None:
+    """Loss, every weight's gradient and z0 equal TRL's KTO trainer's to 1e-5 relative.
+
+    z0 is that of the trainer's own mismatched completions; with policy and reference swapped it would be
+    negative, and is 0.
+    """
+    options, seeds = KTO_CASES[name]
+    theirs = run_kto_trainer(tmp_path, options, seeds)
+    assert theirs.unpaired is not None
+    assert theirs.unpaired.labels.tolist() == [True, False, True, False, True, False, True]
+    side, losses = ours(theirs, {"method": "kto", **options})
+    assert_equal(side, theirs.side)
+    assert theirs.side.metrics["kl"] == 0 if name == "swapped" else theirs.side.metrics["kl"] > 0.1
+    for metric in ["kl", "rewards/chosen", "rewards/rejected", *LOGPS]:
+        assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], **METRICS_CLOSE), metric
+    assert losses.metrics["rewards/margins"].tolist() == []
 
 
 def groups_of(batch: Batch) -> list[TokenizedGroup]:

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001  (the page writes true minus signs)
 """The report: what a reader finds on the page, and what must never be on it."""
 
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from preftune.errors import InputError
-from preftune.report import SampleRewards, SideBySide, write_report
+from preftune.report import START, SampleRewards, SideBySide, SweepPoint, figures, write_report
 from preftune.report.formatting import format_number
 
 NOON = 1_760_000_000  # 2025-10-09, UTC
@@ -366,3 +367,118 @@ def test_importing_loads_nothing_heavy() -> None:
 def test_number_format(value: float | None, digits: int, signed: bool, expected: str) -> None:
     """One format: true minus signs, no signed zero, and words for what is not there."""
     assert format_number(value, digits, signed=signed) == expected
+
+
+def sweep_point(
+    name: str, accuracy: float | None, drift: float, reward: float, **measurements: float
+) -> SweepPoint:
+    """A point whose intervals reach 0.1 to each side."""
+
+    def interval(mean: float) -> tuple[float, float, float]:
+        return mean, mean - 0.1, mean + 0.1
+
+    measured = {key: interval(mean) for key, mean in measurements.items()}
+    return SweepPoint(name, accuracy, interval(drift), interval(reward), measured)
+
+
+POINTS = (
+    sweep_point(START, None, 0.0, 0.2, grade=9.0),
+    sweep_point("0", 0.7, 1.0, 0.3, grade=8.5),
+    sweep_point("0.1", 0.65, 2.0, 0.5, grade=7.25),
+    sweep_point("0.3", 0.6, 3.0, 0.4, grade=7.0),
+)
+
+
+@pytest.fixture
+def swept_runs(tmp_path: Path) -> dict[str, Path]:
+    """A run folder for each point that was trained."""
+    return {name: run_folder(tmp_path / f"w={name}") for name in ("0", "0.1", "0.3")}
+
+
+def test_table_says_what_dominates(tmp_path: Path, swept_runs: dict[str, Path]) -> None:
+    """Every model is a row with its figures and, for each plane, the front or who beats it."""
+    page = render(tmp_path, swept_runs, tradeoff=POINTS)
+    rows = Page(page).rows
+    assert rows["Run"] == [
+        "Accuracy",
+        "Drift, nats",
+        "Auxiliary reward",
+        "grade",
+        "Reward against accuracy",
+        "Reward against drift",
+    ]
+    assert rows[START] == [
+        "not measured",
+        "0.00 (−0.10 to 0.10)",
+        "0.20 (0.10 to 0.30)",
+        "9.00 (8.90 to 9.10)",
+        "not compared",
+        "on the front",
+    ]
+    assert rows["0.1"][-2:] == ["on the front", "on the front"]
+    assert rows["0.3"][-2:] == ["dominated by 0.1", "dominated by 0.1"]
+
+
+def test_figure_marks_the_front(tmp_path: Path, swept_runs: dict[str, Path]) -> None:
+    """The label names each point's place and standing; a dominated point is hollow and keeps its label."""
+    page = render(tmp_path, swept_runs, tradeoff=POINTS)
+    assert Page(page).figures[0] == (
+        "Reward against accuracy: "
+        "0 has accuracy 0.70, reward 0.30 (0.20 to 0.40), on the Pareto front; "
+        "0.1 has accuracy 0.65, reward 0.50 (0.40 to 0.60), on the Pareto front; "
+        "0.3 has accuracy 0.60, reward 0.40 (0.30 to 0.50), dominated by 0.1."
+    )
+    first = page[page.index("<svg") : page.index("</svg>")]
+    hollow = re.findall(r"fill: var\(--paper[^;]*; stroke: var\((--run-\d)", first)
+    filled = re.findall(r"fill: var\((--run-\d)[^;]*; stroke: var\(\1", first)
+    assert set(hollow) == {"--run-2"}
+    assert set(filled) == {"--run-0", "--run-1"}
+    assert {"0", "0.1", "0.3"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", first))
+
+
+def test_a_page_without_a_sweep_has_no_tradeoff(tmp_path: Path, swept_runs: dict[str, Path]) -> None:
+    """The ordinary page stays as it is."""
+    page = render(tmp_path, swept_runs)
+    assert "Trade-off" not in page
+    assert "Run" not in Page(page).rows
+
+
+def test_points_of_no_run_are_refused(tmp_path: Path, swept_runs: dict[str, Path]) -> None:
+    """A point under an unknown name is a mistake, never silently drawn."""
+    with pytest.raises(InputError, match=r"points 0\.5: no such run; runs are 0, 0\.1, 0\.3"):
+        render(tmp_path, swept_runs, tradeoff=[*POINTS, sweep_point("0.5", 0.5, 1.0, 0.5)])
+
+
+def test_names_and_measurements_are_escaped(tmp_path: Path) -> None:
+    """Swept values and names of rewards cannot become markup, in the figure or in the table."""
+    evil = '<script>"&"</script>'
+    points = [sweep_point(evil, 0.5, 1.0, 0.5, **{evil: 1.0}), sweep_point(START, None, 0.0, 0.4)]
+    page = render(tmp_path, {evil: run_folder(tmp_path / "a")}, tradeoff=points)
+    assert "script" not in Page(page).tags
+    assert Page(page).rows[evil][-1] == "on the front"
+
+
+def test_more_points_than_colours(tmp_path: Path) -> None:
+    """Twenty runs and points get a page; their labels stay inside a panel, a text's height apart."""
+    names = [f"{place / 100}" for place in range(20)]
+    runs = {name: run_folder(tmp_path / name) for name in names}
+    points = [sweep_point(name, place / 20, float(place), 1 - place / 20) for place, name in enumerate(names)]
+    samples = [SideBySide("Why?", dict.fromkeys(names, ("so", None)))]
+    page = render(tmp_path, runs, tradeoff=points, samples=samples)
+    assert [Page(page).rows[name][-2] for name in names] == ["on the front"] * 20
+    assert 'class="reward"' not in page  # no answer has one
+    panel = page[page.index('aria-label="Chosen, change') : page.index('aria-label="Rejected, change')]
+    height = float(re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', page)[2])
+    places = sorted(
+        float(y) for y, text in re.findall(r'y="([\d.-]+)"[^>]*>([\d.]+)<', panel) if text in names
+    )
+    assert len(places) == 20
+    assert places[0] > 0
+    assert places[-1] < height
+    assert min(lower - upper for upper, lower in itertools.pairwise(places)) > 9.5
+
+
+def test_a_seventh_run_differs_from_the_first() -> None:
+    """Runs that share a colour have different markers, so that no two of the first 36 look alike."""
+    looks = {(figures._colour(index), figures._marker(index)) for index in range(36)}
+    assert len(looks) == 36

@@ -11,6 +11,8 @@ from rich.markup import escape
 from preftune import __version__
 from preftune.cli.demo import demo
 from preftune.cli.sample import sample
+from preftune.cli.score import score
+from preftune.cli.sweep import sweep
 from preftune.cli.train import train
 from preftune.errors import InputError
 
@@ -24,6 +26,8 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(sample)
+app.command()(score)
+app.command()(sweep)
 app.command()(demo)
 
 

@@ -43,15 +43,24 @@ ACCEPTED = """Shapes accepted:
   prompt, completion, label                 one response, desirable or not"""
 
 
-def best_worst(scores: Sequence[float]) -> tuple[int, int] | None:
-    """Prefer the best response over the worst; among equals the first. None where all are equal."""
+def best_worst(scores: Sequence[float]) -> list[tuple[int, int]]:
+    """Prefer the best response over the worst; among equals the first. Nothing where all are equal."""
     if max(scores) == min(scores):
-        return None
-    return scores.index(max(scores)), scores.index(min(scores))
+        return []
+    return [(scores.index(max(scores)), scores.index(min(scores)))]
 
 
-PAIR_RULES: dict[str, Callable[[Sequence[float]], tuple[int, int] | None]] = {"best_worst": best_worst}
-"""How a pair is chosen among the scored responses of a group."""
+def all_pairs(scores: Sequence[float]) -> list[tuple[int, int]]:
+    """Prefer every response over every one that scored lower."""
+    places = range(len(scores))
+    return [(i, j) for i in places for j in places if scores[i] > scores[j]]
+
+
+PAIR_RULES: dict[str, Callable[[Sequence[float]], list[tuple[int, int]]]] = {
+    "best_worst": best_worst,
+    "all_pairs": all_pairs,
+}
+"""How pairs, as (chosen, rejected), are chosen among the scored responses of a group."""
 
 
 @dataclass(frozen=True)
@@ -320,12 +329,13 @@ def _read_group(row: Row, columns: Columns, number: int, pair_rule: str) -> Grou
     prompt, contents = separate_prompt(prompt, contents, names)
     _check_prompt(prompt, columns)
     _check_responses(contents, names)
-    pair = PAIR_RULES[pair_rule](scores) if scores else None
-    if pair is None:
+    pairs = PAIR_RULES[pair_rule](scores)
+    if not pairs:
         raise BadRow("tied_scores", scores_column, scores)
-    if contents[pair[0]] == contents[pair[1]]:
-        raise BadRow("equal_responses", responses_column, contents[pair[1]])
-    return Group(prompt, _responses(contents, scores), (Pair(*pair),), number)
+    unequal = tuple(Pair(i, j) for i, j in pairs if contents[i] != contents[j])
+    if not unequal:
+        raise BadRow("equal_responses", responses_column, contents[pairs[0][1]])
+    return Group(prompt, _responses(contents, scores), unequal, number)
 
 
 def _read_labelled(row: Row, columns: Columns, number: int) -> Group:
@@ -339,8 +349,9 @@ def _read_labelled(row: Row, columns: Columns, number: int) -> Group:
 
 
 def _label_pairs(group: Group) -> Group:
-    """Label the responses of every pair: the preferred one desirable, the other undesirable."""
-    labels = {pair.chosen: True for pair in group.pairs} | {pair.rejected: False for pair in group.pairs}
+    """Label what only won or only lost: desirable or undesirable. What did both stays without a label."""
+    won, lost = {pair.chosen for pair in group.pairs}, {pair.rejected for pair in group.pairs}
+    labels = {index: index in won for index in won ^ lost}
     responses = (
         replace(response, label=labels.get(index, response.label))
         for index, response in enumerate(group.responses)

@@ -1,38 +1,51 @@
-"""The demo: the same pairs learned with DPO and with DPO + MaPPO, and what the prior changed."""
+"""The demo: the same data learned by rank, by how much better, and with a wish of its own beside it."""
 
 import json
-import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from preftune.demo.data import Row, demo_rows, write_jsonl, write_splits
 from preftune.demo.model import demo_model_dir
 from preftune.errors import InputError
 from preftune.online.sampling import sample_responses
-from preftune.policy import generation_device, load_language_model, load_tokenizer
+from preftune.policy import (
+    generation_device,
+    generation_dtype,
+    has_fast_bfloat16,
+    load_language_model,
+    load_tokenizer,
+)
 from preftune.report import SampleRewards, SideBySide, write_report
 from preftune.rewards.instructions import instruction_score
+from preftune.rewards.reading import reading_grade
+from preftune.statistics import Interval, mean_interval
 from preftune.writing import write_json
 
+# The verifier's scores lie in [0, 1] already.
+PRIOR: dict[str, Any] = {"prior": {"calibration": "identity"}}
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {"objective": {"method": "dpo", "prior": "none"}},
-    # The verifier's scores lie in [0, 1] already.
-    "dpo+prior": {
-        "objective": {"method": "dpo", "prior": "reward_gap"},
-        "prior": {"calibration": "identity"},
+    "dpo+prior": {"objective": {"method": "dpo", "prior": "reward_gap"}, **PRIOR},
+    "dpo+prior+reading": {
+        "objective": {
+            "method": "dpo",
+            "prior": "reward_gap",
+            "auxiliary": {"weight": 0.3, "cap": 20},
+        },
+        **PRIOR,
+        "rewards": {"reading_grade": {"goal": "minimise"}},
     },
 }
 TRAINING: dict[str, Any] = {
@@ -41,13 +54,13 @@ TRAINING: dict[str, Any] = {
     "warmup_steps": 2,
     "per_device_train_batch_size": 4,
     "max_steps": 20,
-    "bf16": True,
     "save_strategy": "no",
 }
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
 
 
+TITLE = "DPO, DPO with a reward-gap prior, and both with simpler language, on the same data"
 NOTES = (
     "Chosen and rejected are the best and the worst of eight responses the model itself gave to each prompt, "
     "scored by a program that checks the prompt's instructions. The held-out prompts are about other topics.",
@@ -56,20 +69,21 @@ NOTES = (
     "DPO only knows that one response beats the other, and pushes both log-probabilities down to widen the "
     "margin. With the reward-gap prior (MaPPO) the rejected response counts as much as it is worse: a near "
     "tie is no longer pushed apart, and the chosen response keeps more of its probability.",
+    "The third run also wants simpler language: of all eight responses those become likelier that are easier "
+    "to read than their prompt lets expect (HPO), whatever the pairs prefer.",
     "The prior also makes the gradient smaller, so at equal learning rate the policy moves less. Compared at "
     "equal margin, plain training with a smaller learning rate did as well: see docs/experiments.md.",
 )
 
-Interval = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class SampledRow:
-    """A held-out prompt with sampled responses and their rewards."""
+    """A held-out prompt with sampled responses, their rewards and their reading grades."""
 
     prompt: str
     responses: list[str]
     rewards: list[float]
+    grades: list[float]
 
 
 def sample_rewards(
@@ -81,8 +95,9 @@ def sample_rewards(
     progress: bool = False,
 ) -> list[SampledRow]:
     """Sample n responses to each row's prompt and score how well they keep its instructions."""
+    device = generation_device()
     sampled = sample_responses(
-        load_language_model(str(model), torch.bfloat16).to(generation_device()),
+        load_language_model(str(model), generation_dtype(device)).to(device),
         load_tokenizer(str(model)),
         [row["prompt"] for row in rows],
         n=n,
@@ -95,19 +110,13 @@ def sample_rewards(
     for row, responses in zip(rows, sampled, strict=True):
         texts = [response.text for response in responses]
         rewards = [instruction_score(text, row["instructions"]) for text in texts]
-        scored.append(SampledRow(row["prompt"][-1]["content"], texts, rewards))
+        grades = [reading_grade(text) for text in texts]
+        scored.append(SampledRow(row["prompt"][-1]["content"], texts, rewards, grades))
     return scored
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean with its 95% interval (Student's t); values must be independent, such as one for each prompt."""
-    mean = fmean(values)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
 def run_demo(output: Path, model: str | None = None) -> None:
-    """Train both runs, sample before and after, and leave a table, `summary.json` and `report.html`.
+    """Train every run, sample before and after, and leave a table, `summary.json` and `report.html`.
 
     Args:
         output: the demo's folder; an earlier demo in it is replaced, and nothing else touched.
@@ -118,7 +127,7 @@ def run_demo(output: Path, model: str | None = None) -> None:
     """
     started = time.perf_counter()
     console = Console()
-    console.rule("preftune demo: DPO, and DPO with a reward-gap prior, on the same pairs")
+    console.rule(f"preftune demo: {TITLE}")
     model = model or str(demo_model_dir())
     for name in ("summary.json", "report.html"):
         (output / name).unlink(missing_ok=True)
@@ -135,10 +144,7 @@ def run_demo(output: Path, model: str | None = None) -> None:
         console.rule(f"Training: {name}")
         summary[name] = _train(output / name, model, sections, data, threads)
         samples[name] = sample_rewards(output / name / "model", held_out, progress=True)
-        summary[name] |= {
-            "sample_reward_before": _interval(samples["before"]),
-            "sample_reward_after": _interval(samples[name]),
-        }
+        summary[name] |= sample_figures(samples["before"], samples[name])
     _write(output, summary, samples)
     console.print(_table(summary))
     console.print(
@@ -149,7 +155,7 @@ def run_demo(output: Path, model: str | None = None) -> None:
 
 def _useful_threads() -> int:
     """All threads, or one where the others are busy: waiting for a busy core costs more than it brings."""
-    matrix = torch.randn(1024, 1024, dtype=torch.bfloat16)
+    matrix = torch.randn(1024, 1024, dtype=generation_dtype(torch.device("cpu")))
     everything = torch.get_num_threads()
     seconds = {}
     for threads in (1, everything):
@@ -170,7 +176,7 @@ def _train(
         "model": model,
         "data": {"train": str(data["train"]), "evaluation": str(data["held_out"])},
         **sections,
-        "training": TRAINING,
+        "training": TRAINING | {"bf16": has_fast_bfloat16(generation_device())},
         "output": str(folder),
     }
     file = folder.with_name(f"{folder.name}.yaml")
@@ -184,18 +190,24 @@ def _train(
     return {key: summary[key] for key in (*kept, *measured)}
 
 
-def _interval(rows: Sequence[SampledRow]) -> dict[str, float]:
-    # Responses to one prompt are alike, so a prompt's mean counts once.
-    return dict(
-        zip(("mean", "low", "high"), mean_interval([fmean(row.rewards) for row in rows]), strict=True)
-    )
+def sample_figures(before: Sequence[SampledRow], after: Sequence[SampledRow]) -> dict[str, dict[str, float]]:
+    """Mean reward and reading grade of samples with 95% intervals, before and after training."""
+    figures = {}
+    for moment, rows in {"before": before, "after": after}.items():
+        # Responses to one prompt are alike, so a prompt's mean counts once.
+        for name, values in {
+            "reward": [fmean(row.rewards) for row in rows],
+            "grade": [fmean(row.grades) for row in rows],
+        }.items():
+            interval = dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
+            figures[f"sample_{name}_{moment}"] = interval
+    return figures
 
 
 def _write(output: Path, summary: dict[str, dict[str, Any]], samples: dict[str, list[SampledRow]]) -> None:
     write_json(output / "summary.json", summary)
     for name, rows in samples.items():
-        lines = [{"prompt": r.prompt, "responses": r.responses, "rewards": r.rewards} for r in rows]
-        write_jsonl(output / f"samples-{name}.jsonl", lines)
+        write_jsonl(output / f"samples-{name}.jsonl", [asdict(row) for row in rows])
     rewards = {
         name: SampleRewards(
             before=_triple(figures["sample_reward_before"]), after=_triple(figures["sample_reward_after"])
@@ -213,7 +225,7 @@ def _write(output: Path, summary: dict[str, dict[str, Any]], samples: dict[str, 
     ]
     write_report(
         output / "report.html",
-        "DPO, and DPO with a reward-gap prior, on the same pairs",
+        TITLE,
         {name: output / name for name in summary},
         rewards=rewards,
         samples=side_by_side,
@@ -225,14 +237,18 @@ def _triple(interval: dict[str, float]) -> Interval:
     return interval["mean"], interval["low"], interval["high"]
 
 
+def _with_interval(figure: str, digits: int) -> str:
+    return f"{{{figure}[mean]:.{digits}f}} ({{{figure}[low]:.{digits}f}} to {{{figure}[high]:.{digits}f}})"
+
+
 TABLE = {
     "log p of chosen, change": "{chosen_logp_change:+.1f}",
     "log p of rejected, change": "{rejected_logp_change:+.1f}",
     "accuracy of the implicit reward": "{accuracy:.2f}",
-    "reward of samples before": "{sample_reward_before[mean]:.3f} "
-    "({sample_reward_before[low]:.3f} to {sample_reward_before[high]:.3f})",
-    "reward of samples after": "{sample_reward_after[mean]:.3f} "
-    "({sample_reward_after[low]:.3f} to {sample_reward_after[high]:.3f})",
+    "reward of samples before": _with_interval("sample_reward_before", 3),
+    "reward of samples after": _with_interval("sample_reward_after", 3),
+    "reading grade of samples before": _with_interval("sample_grade_before", 1),
+    "reading grade of samples after": _with_interval("sample_grade_after", 1),
     "training, seconds": "{seconds:.0f}",
     "tokens per second": "{tokens_per_second:.0f}",
     "peak memory, MB": "{peak_rss_mb}",

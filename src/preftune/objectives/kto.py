@@ -12,7 +12,7 @@ from preftune.objectives.responses import Need, ScoredResponses, Term
 from preftune.objectives.scores import log_ratio
 
 BALANCED = (1.0, 4 / 3)
-"""Between which lambda_D n_D / (lambda_U n_U) should lie (KTO, Sec. 4.2)."""
+"""Between which lambda_D n_D / (lambda_U n_U) should lie (KTO, first version, Eq. 8)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LabelBalance:
 
 @dataclass(frozen=True)
 class ProspectUtility:
-    """lambda_D (1 - sigma(beta (h - z0))) if desirable, else lambda_U (1 - sigma(beta (z0 - h))) (Eq. 7, 8).
+    """lambda_D (1 - sigma(beta (h - z0))) if desirable, else lambda_U (1 - sigma(beta (z0 - h))) (Eq. 7).
 
     z0 >= 0 is an estimate of KL(policy || reference) that carries no gradient: gains and losses are felt
     relative to it, and both saturate.
@@ -64,9 +64,9 @@ class ProspectUtility:
         divergence = cast(Float[Tensor, ""], responses.divergence).detach()
         ratio = log_ratio(responses)
         gain = torch.where(desirable, ratio - divergence, divergence - ratio)
-        weight = torch.where(desirable, self.desirable_weight, self.undesirable_weight)
         # 1 - sigma(x) = sigma(-x), which keeps its digits where sigma(x) is nearly 1.
-        values = weight.to(ratio.dtype) * torch.sigmoid(-self.beta * gain)
+        lost = torch.sigmoid(-self.beta * gain)
+        values = torch.where(desirable, self.desirable_weight * lost, self.undesirable_weight * lost)
         reward = self.beta * ratio
         metrics = {
             f"loss/{self.name}": values,
@@ -96,12 +96,13 @@ class ProspectUtility:
         low, high = BALANCED
         if low <= ratio <= high:
             return LabelBalance(ratio, None)
+        middle = (low + high) / 2
         if ratio < low:
-            fix = f"desirable_weight={self.undesirable_weight * undesirable / desirable:.3g}"
+            fix = f"desirable_weight={middle * self.undesirable_weight * undesirable / desirable:.3g}"
         else:
-            fix = f"undesirable_weight={self.desirable_weight * desirable / undesirable / high:.3g}"
+            fix = f"undesirable_weight={self.desirable_weight * desirable / undesirable / middle:.3g}"
         return LabelBalance(
             ratio,
             f"desirable responses weigh {ratio:.3g} times the undesirable ones, where {low:g} to {high:.3g} "
-            f"is advised (KTO, Sec. 4.2): set objective.{fix}",
+            f"is advised (KTO, first version, Eq. 8): set objective.{fix}",
         )

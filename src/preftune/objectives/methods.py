@@ -139,7 +139,7 @@ def hinge(prior: Prior, *, beta: float) -> tuple[Part, ...]:
 
 
 def kto(_: Prior, *, beta: float, desirable_weight: float, undesirable_weight: float) -> tuple[Part, ...]:
-    """lambda_D (1 - sigma(beta (h - z0))), lambda_U (1 - sigma(beta (z0 - h))): KTO Eq. 7, 8."""
+    """lambda_D (1 - sigma(beta (h - z0))), lambda_U (1 - sigma(beta (z0 - h))): KTO Eq. 7."""
     return (ProspectUtility(beta, desirable_weight, undesirable_weight),)
 
 
@@ -252,7 +252,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "kto": Method(
         "saturating gain or loss of single responses, desirable or not, against the divergence so far",
-        "KTO, arXiv 2402.01306, Eq. 7 and 8",
+        "KTO, arXiv 2402.01306, Eq. 7",
         {
             "beta": Option(0.1, POSITIVE, _BETA),
             "desirable_weight": Option(1.0, NOT_NEGATIVE, "lambda_D, weight of desirable responses"),
@@ -322,7 +322,7 @@ def _resolved(
         if key not in options:
             known = ("method", "prior", "auxiliary", *options) if not prefix else tuple(options)
             raise ValueError(
-                f"{prefix + key!r} is not an option of {owner}, which takes {', '.join(options)}: "
+                f"{prefix + str(key)!r} is not an option of {owner}, which takes {', '.join(options)}: "
                 f"{_near(key, known) or 'remove it'}"
             )
     # An option without a default is absent when None, as a fully written configuration has it.

@@ -32,7 +32,7 @@ class RouterBalance:
         return frozenset({"router_loss"})
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
-        """The batch's loss once for each response token; as a metric, once for each pair."""
+        """The batch's loss once for each response token; as a metric, once for each response."""
         loss = cast(Tensor, responses.router_loss)
         term = Term(loss * responses.lengths, "response_tokens", self.weight)
-        return term, {f"loss/{self.name}": loss.expand(len(responses.chosen))}
+        return term, {f"loss/{self.name}": loss.expand(len(responses.lengths))}

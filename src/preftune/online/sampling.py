@@ -3,9 +3,10 @@
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -56,6 +57,7 @@ def sample_responses(
     seed: int = 0,
     rows: int = 128,
     dtype: torch.dtype | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> list[list[SampledResponse]]:
     """Samples `n` responses to every prompt.
@@ -74,6 +76,7 @@ def sample_responses(
         seed: any integer.
         rows: responses decoded together, more where n is larger; more rows are faster and take more memory.
         dtype: decodes with a copy of the weights in this precision; None uses the model itself.
+        chat_template_kwargs: passed on to the chat template.
         progress: draws a progress bar on the terminal.
 
     Returns:
@@ -83,7 +86,8 @@ def sample_responses(
         InputError: n, max_new_tokens or rows is below 1, the temperature is negative or a prompt is empty.
     """
     _check_settings(n=n, max_new_tokens=max_new_tokens, rows=rows, temperature=temperature)
-    tokenized = _tokenize(tokenizer, prompts, n=n, steps=max_new_tokens, seed=seed)
+    asked = [prompt_tokens(tokenizer, prompt, chat_template_kwargs) for prompt in prompts]
+    tokenized = _with_draws(asked, n=n, steps=max_new_tokens, seed=seed)
     # Neighbours in length share a batch, so that little of it is padding.
     tokenized.sort(key=lambda prompt: len(prompt.tokens))
     per_batch = max(1, rows // n)
@@ -108,26 +112,34 @@ def _check_settings(*, n: int, max_new_tokens: int, rows: int, temperature: floa
         raise InputError(f"temperature={temperature}: it must be 0 (greedy) or more.")
 
 
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Chat], *, n: int, steps: int, seed: int
-) -> list[_Prompt]:
-    tokenized = []
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Chat,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of a prompt as it is sampled from; messages go through the chat template."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    text = tokenizer.apply_chat_template(
+        list(prompt), add_generation_prompt=True, tokenize=False, **(chat_template_kwargs or {})
+    )
+    # The template writes the special tokens itself.
+    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+
+def _with_draws(asked: list[list[int]], *, n: int, steps: int, seed: int) -> list[_Prompt]:
+    """Prompts with the draws that decide their responses."""
+    prompts = []
     repeats: Counter[tuple[int, ...]] = Counter()
-    for index, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            ids = list(tokenizer(prompt)["input_ids"])
-        else:
-            text = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
-            # The template writes the special tokens itself.
-            ids = list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+    for index, ids in enumerate(asked):
         if not ids:
             raise InputError(f"prompts[{index}] is empty: a prompt needs at least one token.")
         generator = torch.Generator().manual_seed(_prompt_seed(seed, ids, repeats[tuple(ids)]))
         repeats[tuple(ids)] += 1
         # Drawn in 64 bits: 32-bit draws come in steps of 2^-24, too coarse for the rarest tokens.
         uniforms = torch.rand(n, steps, generator=generator, dtype=torch.float64).float()
-        tokenized.append(_Prompt(index, torch.tensor(ids), uniforms))
-    return tokenized
+        prompts.append(_Prompt(index, torch.tensor(ids), uniforms))
+    return prompts
 
 
 def _prompt_seed(seed: int, ids: list[int], repeat: int) -> int:

@@ -2,21 +2,39 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from preftune.report.figures import RewardRow, RunLine, gap_panel, rewards_panel, steps_panel, value_range
+from preftune.report.figures import (
+    RewardRow,
+    RunLine,
+    gap_panel,
+    rewards_panel,
+    steps_panel,
+    tradeoff_panel,
+    value_range,
+)
 from preftune.report.folders import RunRecord
 from preftune.report.formatting import format_number
 from preftune.report.samples import SampleRewards
+from preftune.report.tradeoff import SweepPoint, planes, tradeoff_table
 
 
 @dataclass(frozen=True)
 class FigureBlock:
-    """Panels under one heading; a panel is an <svg> element."""
+    """Panels under one heading; a panel is an <svg> element.
+
+    Attributes:
+        title: the heading.
+        caption: how to read the panels.
+        panels: side by side.
+        heads, rows: a table below them, where there is one.
+    """
 
     title: str
     caption: str
     panels: list[str]
+    heads: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
 
 
 def figure_blocks(records: Sequence[RunRecord], rewards: Mapping[str, SampleRewards]) -> list[FigureBlock]:
@@ -28,6 +46,23 @@ def figure_blocks(records: Sequence[RunRecord], rewards: Mapping[str, SampleRewa
         _gap_figure(records),
     ]
     return [block for block in blocks if block is not None]
+
+
+def tradeoff_block(records: Sequence[RunRecord], points: Sequence[SweepPoint]) -> FigureBlock:
+    """What the points of a sweep gain and pay, with the Pareto front."""
+    indices = {record.name: record.index for record in records}
+    caption = (
+        "Accuracy: share of held-out pairs whose chosen response has the higher implicit reward, a single "
+        "number of the run. Drift: log-probability of sampled responses under the model less that under the "
+        "starting model, an estimate of the KL divergence. Other figures are means over responses sampled on "
+        "held-out prompts. Intervals are 95%, and a prompt counts once. Filled points lie on the Pareto "
+        "front; hollow ones are dominated: another point is at least as good on both axes and better on one. "
+        "That compares the means: where intervals overlap, the order may be chance."
+    )
+    panels = [
+        tradeoff_panel(f"tradeoff{place}", plane, indices) for place, plane in enumerate(planes(points))
+    ]
+    return FigureBlock("Trade-off", caption, panels, *tradeoff_table(points))
 
 
 def _change_figure(records: Sequence[RunRecord]) -> FigureBlock | None:

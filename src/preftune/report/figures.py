@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,10 +16,13 @@ from matplotlib.ticker import MaxNLocator
 
 from preftune.report.folders import Series
 from preftune.report.formatting import Number, format_number
+from preftune.report.tradeoff import AXES, Plane, SweepPoint
 
 WIDTH = 4.6
 HEIGHT = 2.9
 LABEL_LENGTH = 16
+LABEL_GAP = 0.085
+"""Least distance of two labels in a panel of this height, as a share of its axes."""
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6470", "#dfe3e8", "#fefefe"
 RUN_COLOURS = ("#0072b2", "#c44e00", "#007a59", "#a8437f", "#8a6100", "#4b4b9b")
@@ -113,7 +116,8 @@ def steps_panel(
         baseline: the value that means "nothing learned", drawn as a line.
     """
     drawn = [line for line in lines if line.finite()]
-    with _panel(title) as (figure, axes):
+    height = max(HEIGHT, HEIGHT * LABEL_GAP * len(drawn))
+    with _panel(title, height) as (figure, axes):
         longest = max((len(_short(line.name)) for line in drawn), default=0)
         figure.subplots_adjust(left=0.13, right=0.97 - 0.0185 * longest, top=0.87, bottom=0.17)
         axes.axhline(baseline, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
@@ -125,7 +129,7 @@ def steps_panel(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
-        _label_ends(axes, drawn)
+        _label_ends(axes, drawn, gap=LABEL_GAP * HEIGHT / height)
         return _svg(figure, key, _describe_lines(title, drawn))
 
 
@@ -183,12 +187,45 @@ def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: 
         return _svg(figure, key, described)
 
 
+def tradeoff_panel(key: str, plane: Plane, indices: Mapping[str, int]) -> str:
+    """Points on a plane with their 95% intervals; the Pareto front filled and joined, the others hollow.
+
+    Args:
+        key: unique on the page; the SVG's ids start with it.
+        plane: axes and points.
+        indices: place among the runs by name, which decides colour and marker; the starting model has none.
+    """
+    front = plane.front()
+    with _panel(plane.title) as (figure, axes):
+        figure.subplots_adjust(left=0.13, right=0.95, top=0.87, bottom=0.17)
+        # What the front leaves reachable: as little drift, or as much of the rest, as each point has.
+        steps = "steps-post" if AXES[plane.x][1] < 0 else "steps-pre"
+        axes.plot(
+            *zip(*map(plane.at, front), strict=True),
+            color=MUTED,
+            linewidth=1,
+            alpha=0.6,
+            drawstyle=steps,
+        )
+        for point in plane.points:
+            _draw_point(axes, plane, point, indices.get(point.name), filled=point in front)
+        axes.margins(0.18, 0.14)
+        axes.set_xlabel(AXES[plane.x][0])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.grid()
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, key, _describe_plane(plane))
+
+
 def _colour(index: int) -> str:
     return RUN_COLOURS[index % len(RUN_COLOURS)]
 
 
 def _marker(index: int | None) -> str:
-    return "o" if index is None else MARKERS[index % len(MARKERS)]
+    if index is None:
+        return "o"
+    # Runs beyond the colours share one, and get another marker with it.
+    return MARKERS[(index + index // len(RUN_COLOURS)) % len(MARKERS)]
 
 
 def _short(name: str) -> str:
@@ -223,11 +260,43 @@ def _draw_line(axes: Axes, line: RunLine) -> None:
         )
 
 
-def _label_ends(axes: Axes, lines: Sequence[RunLine]) -> None:
+def _draw_point(axes: Axes, plane: Plane, point: SweepPoint, index: int | None, filled: bool) -> None:
+    x, y = plane.at(point)
+    colour = MUTED if index is None else _colour(index)
+    across, along = point.interval(plane.x), point.interval(plane.y)
+    if across is not None:
+        axes.plot(across, (y, y), color=colour, linewidth=1, alpha=0.5)
+    if along is not None:
+        axes.plot((x, x), along, color=colour, linewidth=1, alpha=0.5)
+    axes.plot(
+        [x],
+        [y],
+        marker=_marker(index),
+        markersize=6.5,
+        color=colour,
+        markerfacecolor=colour if filled else PAPER,
+        markeredgewidth=1.4,
+    )
+    axes.annotate(_short(point.name), (x, y), (5, 5), textcoords="offset points", color=colour)
+
+
+def _describe_plane(plane: Plane) -> str:
+    described = []
+    for point in plane.points:
+        dominator = plane.dominator(point)
+        standing = "on the Pareto front" if dominator is None else f"dominated by {dominator.name}"
+        x, y = (
+            format_number(point.place(axis), 2, interval=point.interval(axis)) for axis in (plane.x, plane.y)
+        )
+        described.append(f"{point.name} has {plane.x} {x}, {plane.y} {y}, {standing}")
+    return f"{plane.title}: {'; '.join(described)}."
+
+
+def _label_ends(axes: Axes, lines: Sequence[RunLine], gap: float) -> None:
     """Write every run's name beside the end of its line, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     ends = [min(1.0, max(0.0, (_last(line)[1] - low) / (high - low))) for line in lines]
-    for line, place in zip(lines, _apart(ends, gap=0.085), strict=True):
+    for line, place in zip(lines, _apart(ends, gap), strict=True):
         axes.annotate(
             _short(line.name),
             (1.03, place),

@@ -9,6 +9,7 @@ from preftune.errors import InputError
 from preftune.report.folders import RunRecord, read_run
 from preftune.report.formatting import NOT_MEASURED, Number, format_number
 from preftune.report.samples import SampleRewards, SideBySide
+from preftune.report.tradeoff import START, SweepPoint
 from preftune.writing import write_whole
 
 
@@ -20,6 +21,7 @@ def write_report(
     rewards: dict[str, SampleRewards] | None = None,
     samples: Sequence[SideBySide] = (),
     notes: Sequence[str] = (),
+    tradeoff: Sequence[SweepPoint] = (),
 ) -> None:
     """Write one HTML page that needs no network and no other file.
 
@@ -32,17 +34,20 @@ def write_report(
         rewards: rewards of sampled responses, by a name of `runs`.
         samples: prompts with the answers of several models.
         notes: short paragraphs on how to read the page.
+        tradeoff: the runs of a sweep as its points, by the names of `runs`, and the starting model as START.
 
     Raises:
-        InputError: there are no runs, a run folder lacks a file, or rewards are of no run.
+        InputError: there are no runs, a run folder lacks a file, or rewards or points are of no run.
     """
     rewards = rewards or {}
     if not runs:
         raise InputError("runs is empty; a report needs the folder of at least one finished run")
     if strangers := sorted(set(rewards) - set(runs)):
         raise InputError(f"rewards of {', '.join(strangers)}: no such run; runs are {', '.join(runs)}")
+    if strangers := sorted({point.name for point in tradeoff} - {START, *runs}):
+        raise InputError(f"points {', '.join(strangers)}: no such run; runs are {', '.join(runs)}")
     records = [read_run(name, index, Path(folder)) for index, (name, folder) in enumerate(runs.items())]
-    write_whole(path, _render(title, records, rewards, samples, notes))
+    write_whole(path, _render(title, records, rewards, samples, notes, tradeoff))
 
 
 def _render(
@@ -51,11 +56,12 @@ def _render(
     rewards: Mapping[str, SampleRewards],
     samples: Sequence[SideBySide],
     notes: Sequence[str],
+    tradeoff: Sequence[SweepPoint],
 ) -> str:
     # Drawing takes a second to load, and only a report draws.
     from jinja2 import Environment, StrictUndefined
 
-    from preftune.report.blocks import figure_blocks
+    from preftune.report.blocks import figure_blocks, tradeoff_block
     from preftune.report.figures import run_variable
 
     environment = Environment(
@@ -70,6 +76,7 @@ def _render(
         runs=records,
         variables={record.name: run_variable(record.index) for record in records},
         rows=_table_rows(records, rewards),
+        first=[tradeoff_block(records, tradeoff)] if tradeoff else [],
         figures=figure_blocks(records, rewards),
         samples=samples,
     )

@@ -21,8 +21,8 @@ class SideBySide:
 
     Attributes:
         prompt: the prompt.
-        answers: response and reward by model name.
+        answers: response and reward by model name; None where there is no reward.
     """
 
     prompt: str
-    answers: dict[str, tuple[str, float]]
+    answers: dict[str, tuple[str, float | None]]

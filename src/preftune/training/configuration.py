@@ -59,6 +59,7 @@ class DataSection(_Section):
     evaluation: LocalOrHub | None = None
     evaluation_split: str = "train"
     pair_rule: str = "best_worst"
+    evaluation_pair_rule: str | None = Field(None, description="of held-out data; pair_rule unless given")
     max_length: int = Field(1024, ge=2, description="tokens of prompt and response together")
     max_prompt_length: int = Field(512, ge=1, description="tokens of the prompt")
     rules: dict[str, str] = Field(default_factory=dict, description="what to do with bad rows: docs/data.md")

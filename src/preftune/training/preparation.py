@@ -185,11 +185,12 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
     tokenizer = load_tokenizer(config.model)
     rewards = _rewards(config, objective, tokenizer)
     splits = _Splits(config, objective.needs, tokenizer, rewards, arguments.seed, progress)
-    train, calibration = splits.read(config.data.train, config.data.train_split)
+    train, calibration = splits.read(config.data.train, config.data.train_split, config.data.pair_rule)
     evaluation = None
     if config.data.evaluation:
         # What is fitted, is fitted on the training data alone.
-        evaluation, _ = splits.read(config.data.evaluation, config.data.evaluation_split, calibration)
+        rule = config.data.evaluation_pair_rule or config.data.pair_rule
+        evaluation, _ = splits.read(config.data.evaluation, config.data.evaluation_split, rule, calibration)
     standardization = _standardization(train) if rewards else None
     objective = objectives.build(config.objective, standardization)
     prepared = PreparedRun(
@@ -387,11 +388,11 @@ class _Splits:
     progress: bool
 
     def read(
-        self, source: str, split: str, calibration: Calibration | None = None
+        self, source: str, split: str, pair_rule: str, calibration: Calibration | None = None
     ) -> tuple[PreparedData, Calibration | None]:
         """A split, and the calibration of its scores: the one given, or else one fitted here."""
         config = self.config
-        groups, report = self._load(source, split)
+        groups, report = self._load(source, split, pair_rule)
         prior = measured = None
         with _naming(source):
             if "prior_gap" in self.needs:
@@ -422,11 +423,11 @@ class _Splits:
                 tokenized = mismatched(tokenized, self.seed, config.data.max_length)
         return PreparedData(tokenized, report, prior, measured), calibration
 
-    def _load(self, source: str, split: str) -> tuple[Sequence[Group], RowReport]:
+    def _load(self, source: str, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
         loaded = load_groups(
             source,
             split=split,
-            pair_rule=self.config.data.pair_rule,
+            pair_rule=pair_rule,
             needs_prior="prior_gap" in self.needs,
             needs_pairs="pairs" in self.needs,
             needs_labels="labels" in self.needs,

@@ -75,8 +75,12 @@ def test_the_value_head_learns_what_a_prompt_lets_expect(auxiliary: dict[str, An
     rows = [
         {
             "prompt": f"{row} {'rain' if row % 2 else 'bread'}",
-            **{"chosen": f" falls {row}", "score_chosen": 1, "grade_chosen": row % 2},
-            **{"rejected": f" sings {row}", "score_rejected": 0, "grade_rejected": row % 2},
+            "chosen": f" falls {row}",
+            "score_chosen": 1,
+            "grade_chosen": row % 2,
+            "rejected": f" sings {row}",
+            "score_rejected": 0,
+            "grade_rejected": row % 2,
         }
         for row in range(16)
     ]
@@ -142,7 +146,7 @@ def test_lora_trains_the_head_too(auxiliary: dict[str, Any], train: Train) -> No
 def test_every_response_of_a_group_is_learned_from(
     auxiliary: dict[str, Any], train: Train, tmp_path: Path
 ) -> None:
-    """Of four scored responses all count for the auxiliary term, and the best and worst for the preference."""
+    """Of four scored responses all count for the auxiliary term, best and worst for the preference."""
     rows = [
         {
             "prompt": f"Prompt {row}.",

@@ -1,0 +1,46 @@
+"""`preftune sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sweep(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.", show_default=False)],
+    overrides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY=VALUE,VALUE... [KEY=VALUE]...",
+            help="Keys with several values are swept; others apply to every run.",
+            show_default=False,
+        ),
+    ],
+    n: Annotated[int, typer.Option(help="Responses sampled to each held-out prompt.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the samples; training has training.seed.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace runs that were trained with another configuration.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every run and print the plan, train nothing.")
+    ] = False,
+) -> None:
+    """Train a run at several values of a key, and weigh what each gains and pays.
+
+    Every combination of the swept values is a run folder inside `output`. A sweep that was stopped continues
+    when it is called again, and values added later are trained beside those that are there.
+
+    - `preftune sweep run.yaml objective.auxiliary.weight=0,0.03,0.1,0.3` one key
+    - `preftune sweep run.yaml objective.beta=0.1,0.3 training.seed=1,2,3` all combinations
+    - `preftune sweep run.yaml objective.beta=0.1,0.3 output=runs/beta training.max_steps=100`
+
+    Each run is then measured on the prompts of `data.evaluation`: accuracy of the implicit reward, auxiliary
+    reward of sampled responses, drift from the starting model. It ends with a table, `summary.json`, and
+    `report.html` with the Pareto front.
+    """
+    from preftune.sweep.evaluation import Sampling
+    from preftune.sweep.run import run_sweep
+
+    sampling = Sampling(n=n, max_new_tokens=max_new_tokens, seed=seed)
+    run_sweep(config, overrides, sampling, overwrite=overwrite, dry_run=dry_run)

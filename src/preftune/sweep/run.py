@@ -1,0 +1,340 @@
+"""One sweep: every point is checked, then trained in a process of its own, then measured and compared."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from preftune.errors import InputError
+from preftune.report import (
+    START,
+    SampleRewards,
+    SideBySide,
+    SweepPoint,
+    planes,
+    tradeoff_table,
+    write_report,
+)
+from preftune.statistics import Interval
+from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
+from preftune.sweep.points import Point, sweep_points
+from preftune.training.configuration import RunConfig, load_config
+from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
+from preftune.training.run import MODEL_FOLDER
+from preftune.writing import write_json, write_whole
+
+START_FOLDER = "start"
+EVALUATION_FILE = "evaluation.json"
+SAMPLES_FILE = "samples.jsonl"
+PROMPTS_SHOWN = 3
+
+Status = Literal["finished", "unfinished", "new"]
+WHAT_HAPPENS: dict[Status, str] = {"finished": "kept", "unfinished": "resumed", "new": "trained"}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A point whose configuration and data are known to be good.
+
+    Attributes:
+        point: what is set of the swept keys.
+        config: the resolved run.
+        status: of its folder; `new` also where the run in it is replaced.
+        steps: optimizer steps in all.
+        device: where it trains.
+    """
+
+    point: Point
+    config: RunConfig
+    status: Status
+    steps: int
+    device: torch.device
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.output)
+
+
+def run_sweep(
+    file: Path,
+    overrides: Sequence[str],
+    sampling: Sampling,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Train the run at every combination of the swept values, and weigh what each gains and pays.
+
+    What an earlier call has finished, runs and evaluations, is kept.
+
+    Args:
+        file: configuration of the run.
+        overrides: `key=value` for every point, `key=value,value` to sweep the key.
+        sampling: how held-out prompts are answered.
+        overwrite: replace runs in the output folder that were trained with another configuration.
+        dry_run: check every point and print the plan, write nothing.
+
+    Raises:
+        InputError: a point, its data or its folder is wrong, before the first is trained; or training failed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
+    planned = [_plan(file, point, overwrite) for point in sweep_points(overrides)]
+    _check_distinct(planned)
+    output = planned[0].folder.parent
+    held_out = read_held_out(planned[0].config, sampling)
+    console = Console()
+    if dry_run:
+        console.print(_plan_table(planned))
+        console.print(f"{len(held_out.groups)} held-out prompts, {sampling.n} responses each")
+        return
+    for place, run in enumerate(planned, 1):
+        console.rule(f"{place} of {len(planned)}: {run.point.name} is {WHAT_HAPPENS[run.status]}")
+        if run.status != "finished":
+            _train(run)
+    console.rule(f"Measuring on {len(held_out.groups)} held-out prompts")
+    console.print(START)
+    start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling)
+    records = {}
+    for place, run in enumerate(planned, 1):
+        console.print(f"{place} of {len(planned)}: {run.point.name}")
+        records[run.point.label] = _evaluate(run.folder, run, run.folder / MODEL_FOLDER, held_out, sampling)
+    points = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
+    _write(output, planned, points, start, records, sampling)
+    console.print(_table(points))
+    console.print(f"{output / 'report.html'} shows it", soft_wrap=True)
+
+
+# --- before training ---
+
+
+def _plan(file: Path, point: Point, overwrite: bool) -> PlannedRun:
+    config = load_config(file, list(point.overrides))
+    output = Path(config.output)
+    if (output / "config.yaml").exists() or output.is_file():
+        what = "a file" if output.is_file() else "a single run"
+        raise InputError(f"output={output} is {what}, and a sweep needs a folder for its runs; give another")
+    try:
+        prepared = prepare(config.model_copy(update={"output": str(output / point.name)}))
+    except InputError as error:
+        raise InputError(f"{point.label}: {error}") from None
+    status = _status(prepared, overwrite)
+    return PlannedRun(point, prepared.config, status, prepared.summary()["steps"], prepared.arguments.device)
+
+
+def _status(prepared: PreparedRun, overwrite: bool) -> Status:
+    """What the folder of a point holds already."""
+    folder = Path(prepared.config.output)
+    if not (folder / "config.yaml").exists():
+        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            raise InputError(f"{folder} holds no run, and the sweep needs it for one; move it away")
+        return "new"
+    changed = _changes(folder, prepared)
+    if changed and not overwrite:
+        raise InputError(
+            f"{folder} was trained with another configuration ({', '.join(changed)}); give another "
+            "output=FOLDER, or pass --overwrite to replace it"
+        )
+    if changed:
+        return "new"
+    if (folder / "summary.json").exists():
+        return "finished"
+    # transformers writes this file of a checkpoint last.
+    return (
+        "unfinished" if list(folder.glob(f"{CHECKPOINT_FOLDER}/checkpoint-*/trainer_state.json")) else "new"
+    )
+
+
+def _changes(folder: Path, prepared: PreparedRun) -> list[str]:
+    """Keys in which the run in a folder differs, and its data where they changed behind their names."""
+    before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
+    now = prepared.config.model_dump(mode="json")
+    changed = [key for key in {**now, **before} if now.get(key) != before.get(key)]
+    environment = folder / "environment.json"
+    if environment.exists():
+        data = json.loads(environment.read_text(encoding="utf-8"))["data"]
+        changed += ["the rows of data"] if data != prepared.fingerprints else []
+    return changed
+
+
+def _check_distinct(planned: Sequence[PlannedRun]) -> None:
+    """Values that are written differently may mean the same."""
+    seen: dict[str, str] = {}
+    for run in planned:
+        resolved = json.dumps(run.config.model_dump(mode="json", exclude={"output"}), sort_keys=True)
+        if resolved in seen:
+            raise InputError(f"{seen[resolved]} and {run.point.name} are the same run; give each value once")
+        seen[resolved] = run.point.name
+
+
+def _plan_table(planned: Sequence[PlannedRun]) -> Table:
+    table = Table("Run", "Folder", "Steps", "Is")
+    for run in planned:
+        table.add_row(escape(run.point.label), str(run.folder), str(run.steps), WHAT_HAPPENS[run.status])
+    return table
+
+
+# --- training and measuring ---
+
+
+def _train(run: PlannedRun) -> None:
+    """Run `preftune train` in a process of its own, so that its memory is its own too.
+
+    It reads a file beside the run folder: whoever edits the sweep's configuration changes no point of it.
+    """
+    file = run.folder.with_name(f"{run.folder.name}.yaml")
+    write_whole(file, yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
+    for name in (EVALUATION_FILE, SAMPLES_FILE):
+        (run.folder / name).unlink(missing_ok=True)
+    flag = "--resume" if run.status == "unfinished" else "--overwrite"
+    command = [sys.executable, "-m", "preftune", "train", str(file), flag]
+    if subprocess.run(command, check=False).returncode:
+        raise InputError(
+            f"training of {run.point.name} failed; its message is above, and the same sweep continues there"
+        )
+
+
+def _evaluate(
+    folder: Path, run: PlannedRun, trained: Path | None, held_out: HeldOut, sampling: Sampling
+) -> dict[str, Any]:
+    """The evaluation in a folder, made now where there is none of this model, these prompts and settings."""
+    # Its seconds tell a run that was trained again from the one that was measured.
+    summary = (folder / "summary.json").read_text(encoding="utf-8") if trained else "{}"
+    asked = [(group.prompt, dict(group.columns)) for group in held_out.groups]
+    about = (summary, run.config.model, run.config.model_dtype, run.config.rewards, asdict(sampling), asked)
+    identity = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
+    stored = folder / EVALUATION_FILE
+    if stored.exists() and (folder / SAMPLES_FILE).exists():
+        before: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+        if before["identity"] == identity:
+            return before
+    found = evaluate(run.config, trained, held_out, sampling, run.device, progress=True)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows]
+    write_whole(folder / SAMPLES_FILE, "".join(lines))
+    record = {"identity": identity, "prompts": len(held_out.groups), **asdict(sampling)}
+    record |= {"accuracy": json.loads(summary).get("accuracy"), **_figures(found)}
+    write_json(stored, record)
+    return record
+
+
+def _figures(found: Evaluation) -> dict[str, Any]:
+    return {
+        "drift": _named(found.drift),
+        "reward": found.reward and _named(found.reward),
+        "tokens": _named(found.tokens),
+        "finished": _named(found.finished),
+        "measurements": {name: _named(interval) for name, interval in found.measurements.items()},
+    }
+
+
+def _named(interval: Interval) -> dict[str, float]:
+    return dict(zip(("mean", "low", "high"), interval, strict=True))
+
+
+def _triple(interval: dict[str, float]) -> Interval:
+    return interval["mean"], interval["low"], interval["high"]
+
+
+# --- the end ---
+
+
+def _sweep_point(name: str, record: dict[str, Any]) -> SweepPoint:
+    measurements = {"tokens": record["tokens"], "finished": record["finished"], **record["measurements"]}
+    return SweepPoint(
+        name=name,
+        accuracy=record["accuracy"],
+        drift=_triple(record["drift"]),
+        reward=record["reward"] and _triple(record["reward"]),
+        measurements={name: _triple(interval) for name, interval in measurements.items()},
+    )
+
+
+def _write(
+    output: Path,
+    planned: Sequence[PlannedRun],
+    points: Sequence[SweepPoint],
+    start: dict[str, Any],
+    records: dict[str, dict[str, Any]],
+    sampling: Sampling,
+) -> None:
+    keys = list(planned[0].point.values)
+    names = {START: START, **{run.point.label: run.point.name for run in planned}}
+    dominated: dict[str, dict[str, str | None]] = {name: {} for name in names}
+    for plane in planes(points):
+        for point in plane.points:
+            dominator = plane.dominator(point)
+            dominated[point.name][plane.title] = names[dominator.name] if dominator else None
+    summary = {
+        "swept": keys,
+        "start": start | {"dominated_by": dominated[START]},
+        "points": {
+            run.point.name: {
+                "values": run.point.values,
+                **records[run.point.label],
+                "dominated_by": dominated[run.point.label],
+            }
+            for run in planned
+        },
+    }
+    write_json(output / "summary.json", summary)
+    rewards = {
+        name: SampleRewards(before=_triple(start["reward"]), after=_triple(record["reward"]))
+        for name, record in records.items()
+        if record["reward"]
+    }
+    write_report(
+        output / "report.html",
+        f"Sweep of {', '.join(keys)}",
+        {run.point.label: run.folder for run in planned},
+        rewards=rewards,
+        samples=_side_by_side(output, planned),
+        notes=(
+            f"Runs are named by {', '.join(keys)}.",
+            f"{sampling.n} responses of at most {sampling.max_new_tokens} tokens were sampled to each of "
+            f"{start['prompts']} held-out prompts, at temperature 1.",
+        ),
+        tradeoff=points,
+    )
+
+
+def _side_by_side(output: Path, planned: Sequence[PlannedRun]) -> list[SideBySide]:
+    """Prompts evenly over the held-out ones and the first response to each: as they came, not picked."""
+    folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
+    rows = {}
+    for name, folder in folders.items():
+        # Not splitlines: responses may hold other line separators than the file's.
+        lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")[:-1]
+        rows[name] = [json.loads(line) for line in lines[:: max(1, len(lines) // PROMPTS_SHOWN)]]
+    shown = []
+    for same in list(zip(*rows.values(), strict=True))[:PROMPTS_SHOWN]:
+        prompt = same[0]["prompt"]
+        answers = {
+            name: (row["responses"][0], row["rewards"][0] if "rewards" in row else None)
+            for name, row in zip(rows, same, strict=True)
+        }
+        shown.append(SideBySide(prompt if isinstance(prompt, str) else prompt[-1]["content"], answers))
+    return shown
+
+
+def _table(points: Sequence[SweepPoint]) -> Table:
+    """A column for each point: there are more figures than a terminal has room beside one another."""
+    heads, rows = tradeoff_table(points)
+    names, *figures = zip(heads, *rows, strict=True)
+    table = Table(title="Held-out prompts, 95% intervals", show_lines=True)
+    for name in names:
+        table.add_column(escape(name), overflow="fold")
+    for row in figures:
+        table.add_row(*map(escape, row))
+    return table
