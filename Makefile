@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-all check bench bench-growth bench-gpu demo-data experiment-mappo clean
+.PHONY: setup demo test test-all check bench bench-growth bench-gpu demo-data experiment-mappo experiment-hpo clean
 
 setup: $(READY)
 
@@ -48,6 +48,9 @@ demo-data: setup
 
 experiment-mappo: setup
 	$(BIN)/python benchmarks/experiment_mappo.py
+
+experiment-hpo: setup
+	$(BIN)/python benchmarks/experiment_hpo.py hpo
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

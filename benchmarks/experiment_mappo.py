@@ -64,6 +64,7 @@ def points() -> list[Point]:
 def configuration(point: Point, data: Path) -> dict[str, Any]:
     """The run as `preftune train` would read it."""
     from preftune.demo.model import demo_model_dir
+    from preftune.policy import generation_device, has_fast_bfloat16
 
     return {
         "model": str(demo_model_dir()),
@@ -77,7 +78,7 @@ def configuration(point: Point, data: Path) -> dict[str, Any]:
             "per_device_train_batch_size": PAIRS_PER_STEP,
             "per_device_eval_batch_size": 8,
             "max_steps": STEPS,
-            "bf16": True,
+            "bf16": has_fast_bfloat16(generation_device()),
             "seed": point.seed,
             "eval_strategy": "steps",
             "eval_steps": STEPS // 2,

@@ -13,7 +13,7 @@ from experiment_mappo import LEARNING_RATE, METHODS, PRIORS, SEEDS, STEPS, SWEEP
 from matplotlib.figure import Figure
 
 from preftune.demo.data import demo_rows
-from preftune.demo.run import Interval, mean_interval
+from preftune.statistics import Interval, mean_interval
 
 PAGE = Path("docs/experiments.md")
 RESULTS = Path("docs/experiments/mappo.json")

@@ -1,0 +1,269 @@
+"""What auxiliary rewards buy on a real model, and what they cost: `make experiment-hpo`, `experiment-safety`.
+
+Sweeps the weight of the auxiliary term over three seeds on SmolLM2-135M-Instruct by `preftune sweep`, then
+compares every weight with weight 0, the base method, prompt by prompt and seed by seed. Finished runs are
+kept: the command continues where it stopped. It writes `docs/experiments/NAME.json`, the figure of the front
+and the table of `docs/experiments.md`.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+import yaml
+from matplotlib.figure import Figure
+
+from preftune.demo.data import Row, demo_rows, write_jsonl
+from preftune.demo.model import demo_model_dir
+from preftune.policy import generation_device, has_fast_bfloat16
+from preftune.statistics import Interval, mean_interval
+
+WEIGHTS = (0, 0.03, 0.1, 0.3, 1)
+SEEDS = (0, 1, 2)
+SAMPLES_PER_PROMPT = 2
+MAX_NEW_TOKENS = 64
+HELD_OUT_RESPONSES = 4
+KEY = "objective.auxiliary.weight"
+PAGE = Path("docs/experiments.md")
+FOLDER = Path("docs/experiments")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One auxiliary reward on one set of prompts.
+
+    Attributes:
+        measure: what the reward measures; less is better.
+        rows: of a split of the data, with prompt, responses and scores.
+        training_prompts: how many of them are trained on.
+        steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
+    """
+
+    measure: str
+    rows: Callable[[str], list[Row]]
+    training_prompts: int
+    steps: int
+
+
+PROMPTS_PER_STEP = 3
+EXPERIMENTS = {"hpo": Experiment("reading_grade", demo_rows, 120, 14)}
+
+
+def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """The run that is swept."""
+    return {
+        "model": str(demo_model_dir()),
+        "data": {
+            "train": str(folder / "train.jsonl"),
+            "evaluation": str(folder / "held_out.jsonl"),
+            # Pairs of best and worst alone would make two points of accuracy a single pair.
+            "evaluation_pair_rule": "all_pairs",
+        },
+        "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.0}},
+        "prior": {"calibration": "identity"},
+        "rewards": {experiment.measure: {"goal": "minimise"}},
+        "lora": {"rank": 16},
+        "training": {
+            "learning_rate": 5e-4,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 2,
+            "per_device_train_batch_size": PROMPTS_PER_STEP,
+            "max_steps": experiment.steps,
+            "bf16": has_fast_bfloat16(generation_device()),
+            "eval_on_start": False,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+        },
+        "output": str(folder / "sweep"),
+    }
+
+
+def run(name: str) -> Path:
+    """Write data and configuration, and sweep."""
+    experiment, folder = EXPERIMENTS[name], Path("runs") / f"experiment-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "train.jsonl", experiment.rows("train")[: experiment.training_prompts])
+    held_out = [
+        row | {key: row[key][:HELD_OUT_RESPONSES] for key in ("responses", "scores")}
+        for row in experiment.rows("held_out")
+    ]
+    write_jsonl(folder / "held_out.jsonl", [row for row in held_out if len(set(row["scores"])) > 1])
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(configuration(experiment, folder), sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "preftune", "sweep", str(file)]
+    command += [f"{KEY}={','.join(map(str, WEIGHTS))}", f"training.seed={','.join(map(str, SEEDS))}"]
+    command += ["--n", str(SAMPLES_PER_PROMPT), "--max-new-tokens", str(MAX_NEW_TOKENS)]
+    subprocess.run(command, check=True)
+    return folder / "sweep"
+
+
+# --- comparing weights ---
+
+
+def point_folder(sweep: Path, weight: float, seed: int) -> Path:
+    """Where a point of the sweep is kept."""
+    return sweep / f"{KEY}={weight},training.seed={seed}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def per_prompt(sweep: Path, measure: str, weight: float) -> list[float]:
+    """The measurement of each held-out prompt's samples, averaged over seeds and samples."""
+    tables = []
+    for seed in SEEDS:
+        lines = (point_folder(sweep, weight, seed) / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+        tables.append([fmean(json.loads(line)["measurements"][measure]) for line in lines if line])
+    return [fmean(values) for values in zip(*tables, strict=True)]
+
+
+def of_seeds(sweep: Path, weight: float, file: str, *keys: str) -> list[float]:
+    """A figure of every seed's run."""
+    figures = []
+    for seed in SEEDS:
+        found: Any = read(point_folder(sweep, weight, seed) / file)
+        for key in keys:
+            found = found[key]
+        figures.append(found)
+    return figures
+
+
+def compare(sweep: Path, measure: str) -> list[dict[str, Any]]:
+    """A row for every weight: its figures, and its differences to weight 0."""
+    base = per_prompt(sweep, measure, 0)
+    base_accuracy = of_seeds(sweep, 0, "summary.json", "accuracy")
+    rows = []
+    for weight in WEIGHTS:
+        measured = per_prompt(sweep, measure, weight)
+        accuracy = of_seeds(sweep, weight, "summary.json", "accuracy")
+        explained = of_seeds(sweep, weight, "summary.json", "value_explained_variance")
+        rows.append(
+            {
+                "weight": weight,
+                "measure": mean_interval(measured),
+                "measure_difference": _difference(measured, base) if weight else None,
+                "accuracy": accuracy,
+                "accuracy_difference": _difference(accuracy, base_accuracy) if weight else None,
+                "drift": fmean(of_seeds(sweep, weight, "evaluation.json", "drift", "mean")),
+                "tokens": fmean(of_seeds(sweep, weight, "evaluation.json", "tokens", "mean")),
+                "value_explained_variance": explained if weight else None,
+            }
+        )
+    return rows
+
+
+def _difference(values: list[float], base: list[float]) -> Interval:
+    return mean_interval([value - other for value, other in zip(values, base, strict=True)])
+
+
+# --- writing ---
+
+
+def show(value: Interval, digits: int, sign: str = "") -> str:
+    """A mean and its interval."""
+    mean, low, high = (f"{number:{sign}.{digits}f}" for number in value)
+    return f"{mean} ({low} to {high})"
+
+
+def markdown(measure: str, results: dict[str, Any]) -> str:
+    """The table of `docs/experiments.md`."""
+    start = results["start"]
+    heads = (
+        "weight",
+        f"{measure} of samples",
+        "difference",
+        "held-out accuracy, by seed",
+        "difference",
+        "drift, nats",
+        "tokens",
+        "value's explained variance, by seed",
+    )
+    lines = [
+        f"Written {results['date']}: {len(WEIGHTS) * len(SEEDS)} runs of {results['steps']} steps, seeds "
+        f"{SEEDS}, {results['prompts']} held-out prompts with {SAMPLES_PER_PROMPT} samples each for every "
+        f"seed. The untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
+        f"{start['tokens']:.0f} tokens. Differences are to weight 0, with 95% intervals: of the measure "
+        "paired by prompt, of accuracy paired by seed.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+    ]
+    for row in results["weights"]:
+        base = row["weight"] == 0
+        cells = [
+            f"{row['weight']:g}",
+            show(row["measure"], 2),
+            "" if base else show(row["measure_difference"], 2, "+"),
+            ", ".join(f"{value:.3f}" for value in row["accuracy"]),
+            "" if base else show(row["accuracy_difference"], 3, "+"),
+            f"{row['drift']:.1f}",
+            f"{row['tokens']:.0f}",
+            "" if base else ", ".join(f"{value:.2f}" for value in row["value_explained_variance"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(path: Path, measure: str, rows: list[dict[str, Any]]) -> None:
+    """The front: the samples' measure against held-out accuracy, a point for every weight."""
+    # The same figures give the same file.
+    mpl.rcParams["svg.hashsalt"] = "preftune"
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for row in rows:
+        mean, low, high = row["measure"]
+        accuracy = fmean(row["accuracy"])
+        axes.plot([accuracy] * 2, [low, high], color="#0072b2", linewidth=1)
+        axes.plot([min(row["accuracy"]), max(row["accuracy"])], [mean] * 2, color="#0072b2", linewidth=1)
+        axes.plot(accuracy, mean, "o", color="#0072b2")
+        axes.annotate(f"{row['weight']:g}", (accuracy, mean), (5, 5), textcoords="offset points")
+    axes.set_xlabel("held-out accuracy (bar: least to most of the seeds)")
+    axes.set_ylabel(f"{measure} of samples (bar: 95%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def write(name: str, sweep: Path) -> None:
+    """The JSON, the figure and the table."""
+    experiment = EXPERIMENTS[name]
+    start = read(sweep / "start" / "evaluation.json")
+    measured = start["measurements"][experiment.measure]
+    results = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "steps": experiment.steps,
+        "prompts": start["prompts"],
+        "start": {
+            "measure": [measured[key] for key in ("mean", "low", "high")],
+            "tokens": start["tokens"]["mean"],
+        },
+        "weights": compare(sweep, experiment.measure),
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    draw(FOLDER / f"{name}.svg", experiment.measure, results["weights"])
+    begin, end = f"<!-- tables: make experiment-{name} writes them -->", f"<!-- end of {name} -->"
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, _, tail = rest.partition(end)
+    table = markdown(experiment.measure, results)
+    PAGE.write_text(f"{head}{begin}\n\n{table}\n\n{end}{tail}", encoding="utf-8")
+    print(table)
+
+
+def main() -> None:
+    """Run the experiment that the command line names, and write what it shows."""
+    (name,) = sys.argv[1:]
+    write(name, run(name))
+
+
+if __name__ == "__main__":
+    main()
