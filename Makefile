@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-all check bench bench-growth bench-gpu demo-data experiment-mappo experiment-hpo clean
+.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo experiment-hpo experiment-safety clean
 
 setup: $(READY)
 
@@ -40,6 +40,9 @@ bench: setup
 bench-growth: setup
 	$(BIN)/python benchmarks/growth.py
 
+bench-auxiliary: setup
+	$(BIN)/python benchmarks/auxiliary.py
+
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py
 
@@ -51,6 +54,9 @@ experiment-mappo: setup
 
 experiment-hpo: setup
 	$(BIN)/python benchmarks/experiment_hpo.py hpo
+
+experiment-safety: setup
+	$(BIN)/python benchmarks/experiment_hpo.py safety
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

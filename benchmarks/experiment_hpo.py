@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib as mpl
 import yaml
 from matplotlib.figure import Figure
+from safety_prompts import safety_rows
 
 from preftune.demo.data import Row, demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
@@ -53,7 +54,10 @@ class Experiment:
 
 
 PROMPTS_PER_STEP = 3
-EXPERIMENTS = {"hpo": Experiment("reading_grade", demo_rows, 120, 14)}
+EXPERIMENTS = {
+    "hpo": Experiment("reading_grade", demo_rows, 120, 14),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 14),
+}
 
 
 def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
