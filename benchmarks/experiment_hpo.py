@@ -7,6 +7,7 @@ and the table of `docs/experiments.md`.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from preftune.policy import generation_device, has_fast_bfloat16
 from preftune.statistics import Interval, mean_interval
 
 WEIGHTS = (0, 0.03, 0.1, 0.3, 1)
+SHARES = ("0,0.03,0.3", "0.1,1")
+"""Weights by process; 0 learns from pairs alone and is quick."""
 SEEDS = (0, 1, 2)
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
@@ -55,8 +58,8 @@ class Experiment:
 
 PROMPTS_PER_STEP = 3
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 120, 14),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 14),
+    "hpo": Experiment("reading_grade", demo_rows, 120, 10),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 10),
 }
 
 
@@ -75,7 +78,7 @@ def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
         "rewards": {experiment.measure: {"goal": "minimise"}},
         "lora": {"rank": 16},
         "training": {
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-3,
             "lr_scheduler_type": "constant_with_warmup",
             "warmup_steps": 2,
             "per_device_train_batch_size": PROMPTS_PER_STEP,
@@ -86,6 +89,7 @@ def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
             "save_strategy": "no",
         },
         "output": str(folder / "sweep"),
+        "cache": str(folder / "cache"),
     }
 
 
@@ -101,10 +105,16 @@ def run(name: str) -> Path:
     write_jsonl(folder / "held_out.jsonl", [row for row in held_out if len(set(row["scores"])) > 1])
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(configuration(experiment, folder), sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "preftune", "sweep", str(file)]
-    command += [f"{KEY}={','.join(map(str, WEIGHTS))}", f"training.seed={','.join(map(str, SEEDS))}"]
-    command += ["--n", str(SAMPLES_PER_PROMPT), "--max-new-tokens", str(MAX_NEW_TOKENS)]
-    subprocess.run(command, check=True)
+    seeds = f"training.seed={','.join(map(str, SEEDS))}"
+    sampling = ["--n", str(SAMPLES_PER_PROMPT), "--max-new-tokens", str(MAX_NEW_TOKENS)]
+    command = [sys.executable, "-m", "preftune", "sweep", str(file), seeds, *sampling]
+    # Small matrices: a process for each core gets more out of two cores than a thread for each.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    shares = [subprocess.Popen([*command, f"{KEY}={share}"], env=environment) for share in SHARES]
+    if any([share.wait() for share in shares]):
+        sys.exit("a share failed; its message is above, and the same command continues there")
+    # Everything is there now; this writes the table and the report of all of it.
+    subprocess.run([*command, f"{KEY}={','.join(map(str, WEIGHTS))}"], check=True)
     return folder / "sweep"
 
 
@@ -113,7 +123,7 @@ def run(name: str) -> Path:
 
 def point_folder(sweep: Path, weight: float, seed: int) -> Path:
     """Where a point of the sweep is kept."""
-    return sweep / f"{KEY}={weight},training.seed={seed}"
+    return sweep / f"training.seed={seed},{KEY}={weight}"
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 def write_whole(path: Path, text: str) -> None:
     """Write text aside and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
+    # Two processes may write the same file; either is whole.
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
 
