@@ -33,6 +33,7 @@ SHARES = ("0,0.03,0.3", "0.1,1")
 SEEDS = (0, 1, 2)
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
+HELD_OUT_PROMPTS = 32
 HELD_OUT_RESPONSES = 4
 KEY = "objective.auxiliary.weight"
 PAGE = Path("docs/experiments.md")
@@ -56,9 +57,9 @@ class Experiment:
     steps: int
 
 
-PROMPTS_PER_STEP = 3
+PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 120, 10),
+    "hpo": Experiment("reading_grade", demo_rows, 80, 10),
     "safety": Experiment("toxicity_words", safety_rows, 48, 10),
 }
 
@@ -102,7 +103,8 @@ def run(name: str) -> Path:
         row | {key: row[key][:HELD_OUT_RESPONSES] for key in ("responses", "scores")}
         for row in experiment.rows("held_out")
     ]
-    write_jsonl(folder / "held_out.jsonl", [row for row in held_out if len(set(row["scores"])) > 1])
+    untied = [row for row in held_out if len(set(row["scores"])) > 1]
+    write_jsonl(folder / "held_out.jsonl", untied[:HELD_OUT_PROMPTS])
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(configuration(experiment, folder), sort_keys=False), encoding="utf-8")
     seeds = f"training.seed={','.join(map(str, SEEDS))}"
@@ -111,7 +113,7 @@ def run(name: str) -> Path:
     # Small matrices: a process for each core gets more out of two cores than a thread for each.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     shares = [subprocess.Popen([*command, f"{KEY}={share}"], env=environment) for share in SHARES]
-    if any([share.wait() for share in shares]):
+    if sum(share.wait() for share in shares):
         sys.exit("a share failed; its message is above, and the same command continues there")
     # Everything is there now; this writes the table and the report of all of it.
     subprocess.run([*command, f"{KEY}={','.join(map(str, WEIGHTS))}"], check=True)
