@@ -10,9 +10,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,9 +28,6 @@ from preftune.demo.model import demo_model_dir
 from preftune.policy import generation_device, has_fast_bfloat16
 from preftune.statistics import Interval, mean_interval
 
-WEIGHTS = (0, 0.03, 0.1, 0.3, 1)
-SHARES = ("0,0.03,0.3", "0.1,1")
-"""Weights by process; 0 learns from pairs alone and is quick."""
 SEEDS = (0, 1, 2)
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
@@ -49,18 +47,25 @@ class Experiment:
         rows: of a split of the data, with prompt, responses and scores.
         training_prompts: how many of them are trained on.
         steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
+        shares: weights by process, two or more each; 0 learns from pairs alone and is quick.
     """
 
     measure: str
     rows: Callable[[str], list[Row]]
     training_prompts: int
     steps: int
+    shares: tuple[tuple[float, ...], ...]
+
+    @property
+    def weights(self) -> list[float]:
+        """Every weight, 0 among them."""
+        return sorted(chain(*self.shares))
 
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 80, 10),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 10),
+    "hpo": Experiment("reading_grade", demo_rows, 80, 10, ((0, 0.03, 0.3), (0.1, 1))),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 10, ((0, 0.1), (0.3, 1))),
 }
 
 
@@ -112,12 +117,16 @@ def run(name: str) -> Path:
     command = [sys.executable, "-m", "preftune", "sweep", str(file), seeds, *sampling]
     # Small matrices: a process for each core gets more out of two cores than a thread for each.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    shares = [subprocess.Popen([*command, f"{KEY}={share}"], env=environment) for share in SHARES]
+    shares = [subprocess.Popen([*command, _swept(share)], env=environment) for share in experiment.shares]
     if sum(share.wait() for share in shares):
         sys.exit("a share failed; its message is above, and the same command continues there")
     # Everything is there now; this writes the table and the report of all of it.
-    subprocess.run([*command, f"{KEY}={','.join(map(str, WEIGHTS))}"], check=True)
+    subprocess.run([*command, _swept(experiment.weights)], check=True)
     return folder / "sweep"
+
+
+def _swept(weights: Sequence[float]) -> str:
+    return f"{KEY}={','.join(map(str, weights))}"
 
 
 # --- comparing weights ---
@@ -154,12 +163,13 @@ def of_seeds(sweep: Path, weight: float, file: str, *keys: str) -> list[float]:
     return figures
 
 
-def compare(sweep: Path, measure: str) -> list[dict[str, Any]]:
+def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
     """A row for every weight: its figures, and its differences to weight 0."""
+    measure = experiment.measure
     base = per_prompt(sweep, measure, 0)
     base_accuracy = of_seeds(sweep, 0, "summary.json", "accuracy")
     rows = []
-    for weight in WEIGHTS:
+    for weight in experiment.weights:
         measured = per_prompt(sweep, measure, weight)
         accuracy = of_seeds(sweep, weight, "summary.json", "accuracy")
         explained = of_seeds(sweep, weight, "summary.json", "value_explained_variance")
@@ -205,8 +215,8 @@ def markdown(measure: str, results: dict[str, Any]) -> str:
         "value's explained variance, by seed",
     )
     lines = [
-        f"Written {results['date']}: {len(WEIGHTS) * len(SEEDS)} runs of {results['steps']} steps, seeds "
-        f"{SEEDS}, {results['prompts']} held-out prompts with {SAMPLES_PER_PROMPT} samples each for every "
+        f"Written {results['date']}: {len(results['weights']) * len(SEEDS)} runs of {results['steps']} steps, "
+        f"seeds {SEEDS}, {results['prompts']} held-out prompts with {SAMPLES_PER_PROMPT} samples each for every "
         f"seed. The untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
         f"{start['tokens']:.0f} tokens. Differences are to weight 0, with 95% intervals: of the measure "
         "paired by prompt, of accuracy paired by seed.",
@@ -262,7 +272,7 @@ def write(name: str, sweep: Path) -> None:
             "measure": [measured[key] for key in ("mean", "low", "high")],
             "tokens": start["tokens"]["mean"],
         },
-        "weights": compare(sweep, experiment.measure),
+        "weights": compare(sweep, experiment),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

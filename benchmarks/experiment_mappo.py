@@ -101,8 +101,8 @@ def work(worker: int) -> None:
 
     torch.set_num_threads(1)
     data = FOLDER / f"data-{worker}"
-    write_splits(data)
     held_out = demo_rows("held_out")
+    write_splits(data, demo_rows("train"), held_out)
     for index, point in enumerate(points()):
         if index % WORKERS != worker or (point.folder / "done.json").exists():
             continue
