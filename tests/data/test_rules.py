@@ -156,6 +156,64 @@ def test_tied_scores(tmp_path: Path) -> None:
         load(tmp_path, rows, tied_scores="error")
 
 
+UNREADABLE = {
+    "cut in half": b'{"prompt": "p", "chosen": "go',
+    "not UTF-8": b'{"prompt": "p", "chosen": "\xff"}',
+    "no object": b'"good"',
+    "half an emoji": b'{"prompt": "p", "chosen": "\\ud83d"}',
+}
+
+
+@pytest.mark.parametrize("line", UNREADABLE.values(), ids=list(UNREADABLE))
+def test_unreadable_lines(tmp_path: Path, line: bytes) -> None:
+    """A line that is no JSON object stops the run, or is dropped, counted, and keeps its number."""
+    path = tmp_path / "pairs.jsonl"
+    good = [json.dumps({**GOOD, "chosen": str(number)}).encode() for number in range(2)]
+    path.write_bytes(b"\n".join([line, good[0], line, good[1], line]))
+    with pytest.raises(
+        InputError, match=r"pairs\.jsonl line 1: .*Or set data\.rules\.unreadable_line=drop\."
+    ):
+        load_groups(path)
+    loaded = load_groups(path, rules=RowRules({"unreadable_line": "drop"}))
+    assert [(group.row, group.responses[0].content) for group in loaded.groups] == [(1, "0"), (3, "1")]
+    assert loaded.report.counts == {("unreadable_line", "drop"): 3}
+    assert (loaded.report.rows, loaded.report.dropped) == (5, 3)
+
+
+def test_unreadable_lines_of_several_files(tmp_path: Path) -> None:
+    """In a folder each file's lines are counted, and rows keep the numbers of their own file."""
+    good = json.dumps(GOOD).encode()
+    (tmp_path / "a.jsonl").write_bytes(good + b"\n{cut\n")
+    (tmp_path / "b.jsonl").write_bytes(b"{cut\n" + good + b"\n")
+    loaded = load_groups(tmp_path, rules=RowRules({"unreadable_line": "drop"}))
+    assert [group.row for group in loaded.groups] == [0, 3]
+    assert loaded.report.locate(3) == f"{tmp_path / 'b.jsonl'} row 1"
+    assert loaded.report.counts["unreadable_line", "drop"] == 2
+
+
+def test_nothing_but_unreadable_lines(tmp_path: Path) -> None:
+    """Where no line can be read the run stops and says so, and does not ask for columns."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"{cut\n")
+    with pytest.raises(InputError, match=r"No row is left.*\n  unreadable_line: 1 rows dropped"):
+        load_groups(path, rules=RowRules({"unreadable_line": "drop"}))
+
+
+def test_groups_without_a_pair_where_none_is_needed(tmp_path: Path) -> None:
+    """Tied, equal and single responses make a group without a pair; labels need one, and drop it."""
+    path = tmp_path / "groups.jsonl"
+    rows = [{**GROUP, "scores": [3, 3]}, {**GROUP, "responses": ["a", "a"]}, GROUP]
+    rows.append({"prompt": "p", "responses": ["a"], "scores": [1]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_groups(path, needs_pairs=False)
+    assert [len(group.pairs) for group in loaded.groups] == [0, 0, 1, 0]
+    assert loaded.report.counts == {}
+    rules = RowRules({"equal_responses": "drop"})
+    labelled = load_groups(path, needs_pairs=False, needs_labels=True, rules=rules)
+    assert [group.row for group in labelled.groups] == [2]
+    assert labelled.report.counts == {("tied_scores", "drop"): 2, ("equal_responses", "drop"): 1}
+
+
 def test_no_row_left(tmp_path: Path) -> None:
     """When every row was dropped the run stops, and says which rules took them."""
     with pytest.raises(
@@ -181,7 +239,7 @@ def test_long_values_are_shortened(tmp_path: Path) -> None:
     ("rules", "message"),
     [
         ({"equal_response": "drop"}, r"data\.rules\.equal_response=drop: .*did you mean 'equal_responses'\?"),
-        ({"zzz": "drop"}, r"data\.rules\.zzz=drop: there is no such rule\. Rules: missing_field, "),
+        ({"zzz": "drop"}, r"data\.rules\.zzz=drop: there is no such rule\. Rules: unreadable_line, "),
         (
             {"nan_score": "dorp"},
             r"data\.rules\.nan_score=dorp: .*mean 'drop'\?\)\. nan_score takes error, drop\.",

@@ -2,8 +2,9 @@
 
 from preftune.data.groups import Group, Message, Pair, Response, Text, TokenizedGroup
 from preftune.data.mismatch import mismatched
+from preftune.data.pairing import PAIR_RULES
 from preftune.data.rules import RULES, RowReport, RowRules
-from preftune.data.shapes import PAIR_RULES, LoadedGroups, fingerprint_rows, load_groups
+from preftune.data.shapes import LoadedGroups, fingerprint_rows, load_groups
 from preftune.data.sources import read_rows
 from preftune.data.tokenization import LengthLimits, fingerprint_groups, tokenize_groups
 

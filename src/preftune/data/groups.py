@@ -37,7 +37,7 @@ class Pair:
     Attributes:
         chosen: index into the group's responses.
         rejected: index into the group's responses.
-        margin: raw score difference, where the data gives that and no scores.
+        margin: raw score difference, where the data gives that and no scores, or the objective needs it.
         gap: delta in [0, 1], once the prior is calibrated.
     """
 

@@ -44,6 +44,7 @@ class PackedBatch:
         chosen: each pair's preferred response, as an index into the batch's responses.
         rejected: the other one.
         prior_gap: delta of each pair, where a prior is used.
+        margins: by how much each pair's chosen response should outscore the other, where the data says it.
         reference_logps: log pi_ref of each response, where it is known.
         labels: whether each response is desirable, where every group says so.
         auxiliary: auxiliary reward R of each response, where every group has it.
@@ -60,6 +61,7 @@ class PackedBatch:
     chosen: Int64[Tensor, "pairs"]
     rejected: Int64[Tensor, "pairs"]
     prior_gap: Float32[Tensor, "pairs"] | None = None
+    margins: Float32[Tensor, "pairs"] | None = None
     reference_logps: Float32[Tensor, "responses"] | None = None
     labels: Bool[Tensor, "responses"] | None = None
     auxiliary: Float32[Tensor, "responses"] | None = None
@@ -112,6 +114,7 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
         chosen += [place[pair.chosen] for pair in group.pairs]
         rejected += [place[pair.rejected] for pair in group.pairs]
     gaps = [pair.gap for group in groups for pair in group.pairs]
+    margins = [pair.margin for group in groups for pair in group.pairs]
     mismatched = [group.mismatched for group in groups if group.mismatched]
     return PackedBatch(
         input_ids=_join(ids),
@@ -124,6 +127,7 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
         chosen=torch.tensor(chosen, dtype=torch.int64),
         rejected=torch.tensor(rejected, dtype=torch.int64),
         prior_gap=None if None in gaps else torch.tensor(gaps, dtype=torch.float32),
+        margins=None if None in margins else torch.tensor(margins, dtype=torch.float32),
         reference_logps=_join_packed(groups, [group.reference_logps for group in groups]),
         labels=_join_packed(groups, [group.labels for group in groups]),
         auxiliary=_join_packed(groups, [group.auxiliary for group in groups]),

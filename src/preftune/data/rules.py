@@ -17,6 +17,9 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {
+    "unreadable_line": Rule(
+        "a line of a JSON Lines file is cut, not UTF-8 or no JSON object", ("error", "drop")
+    ),
     "missing_field": Rule("a prompt or response is null or neither text nor messages", ("error", "drop")),
     "prompt_mismatch": Rule("the messages do not begin with the row's prompt", ("error", "drop")),
     "empty_prompt": Rule("the prompt is empty or only whitespace", ("error", "drop")),

@@ -4,14 +4,17 @@ import hashlib
 import json
 import math
 import os.path
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any
 
 from preftune.data.groups import Group, Message, Pair, Response, Text
-from preftune.data.rules import BadRow, RowReport, RowRules, suggest
-from preftune.data.sources import Row, read_rows
+from preftune.data.layouts import LAYOUTS, Columns, transcript
+from preftune.data.pairing import Pairing
+from preftune.data.rules import BadRow, RowReport, RowRules
+from preftune.data.sources import Row, Rows, read_rows
 from preftune.errors import InputError
 
 SCORE_COLUMNS: tuple[tuple[str, ...], ...] = (
@@ -43,57 +46,6 @@ ACCEPTED = """Shapes accepted:
   prompt, completion, label                 one response, desirable or not"""
 
 
-def best_worst(scores: Sequence[float]) -> list[tuple[int, int]]:
-    """Prefer the best response over the worst; among equals the first. Nothing where all are equal."""
-    if max(scores) == min(scores):
-        return []
-    return [(scores.index(max(scores)), scores.index(min(scores)))]
-
-
-def all_pairs(scores: Sequence[float]) -> list[tuple[int, int]]:
-    """Prefer every response over every one that scored lower."""
-    places = range(len(scores))
-    return [(i, j) for i in places for j in places if scores[i] > scores[j]]
-
-
-PAIR_RULES: dict[str, Callable[[Sequence[float]], list[tuple[int, int]]]] = {
-    "best_worst": best_worst,
-    "all_pairs": all_pairs,
-}
-"""How pairs, as (chosen, rejected), are chosen among the scored responses of a group."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of the source a run reads, and as what.
-
-    Attributes:
-        shape: pairwise, groups or labelled.
-        prompt: the prompt's column; None where chosen and rejected begin with it.
-        responses: the columns of the responses.
-        scores: the columns of the scores; empty where the run needs none.
-        conversation: chosen and rejected of a groups row, which tell chat from plain text.
-        label: the column that says whether the response of a labelled row is desirable.
-    """
-
-    shape: Literal["pairwise", "groups", "labelled"]
-    prompt: str | None
-    responses: tuple[str, ...]
-    scores: tuple[str, ...]
-    conversation: tuple[str, ...] = ()
-    label: str | None = None
-
-    @property
-    def texts(self) -> set[str]:
-        """The columns of the prompt and the responses."""
-        return {self.prompt or "", *self.responses, *self.conversation}
-
-    @property
-    def used(self) -> set[str]:
-        """Every column that groups are built from."""
-        return {*self.texts, *self.scores, self.label or ""}
-
-
 @dataclass(frozen=True)
 class LoadedGroups:
     """Groups in the order of the source, and what was done to get them.
@@ -116,6 +68,9 @@ def load_groups(
     *,
     split: str = "train",
     pair_rule: str = "best_worst",
+    pairs_per_prompt: int | None = None,
+    pair_seed: int = 0,
+    length_penalty: float = 0.0,
     needs_prior: bool = False,
     needs_pairs: bool = True,
     needs_labels: bool = False,
@@ -129,9 +84,14 @@ def load_groups(
         source: see `read_rows`.
         split: the split to read.
         pair_rule: a name in `PAIR_RULES`, for sources with N scored responses per prompt.
+        pairs_per_prompt: pairs of a group at most; only rules that count read it.
+        pair_seed: decides what a rule leaves to chance.
+        length_penalty: see `Pairing`.
         needs_prior: the objective needs a score per response, or a margin per pair. Where it does not, the
             score columns of a pairwise source are not read.
-        needs_pairs: the objective learns from pairs, which prompt/completion/label rows do not have.
+        needs_pairs: the objective learns from pairs, which prompt/completion/label rows do not have. Where
+            it needs neither pairs nor labels, groups without scores or with equal ones are kept, without a
+            pair, and rows of one response each are not joined by prompt.
         needs_labels: the objective learns from labels: the chosen response of a pair becomes a desirable
             one, the rejected an undesirable one, and others of their group stay without a label.
         label_methods: methods that learn from labels, named where the data has those and pairs are needed.
@@ -143,19 +103,26 @@ def load_groups(
             cannot be used; or no row is left.
     """
     rules = rules or RowRules()
-    if pair_rule not in PAIR_RULES:
-        raise InputError(
-            f"data.pair_rule={pair_rule}: there is no such rule{suggest(pair_rule, list(PAIR_RULES))}. "
-            f"Rules: {', '.join(PAIR_RULES)}."
-        )
-    rows = read_rows(source, split)
+    pairing = Pairing(pair_rule, pairs_per_prompt, pair_seed, length_penalty)
+    rows = read_rows(source, split, unreadable_line=rules["unreadable_line"])
     report = RowReport(locate=rows.locate, rows=len(rows))
     report.require_rows(len(rows))
+    report.drop("unreadable_line", len(rows.unreadable))
+    report.require_rows(len(rows) - len(rows.unreadable))
     columns = detect_columns(
-        rows.columns, needs_prior=needs_prior, needs_pairs=needs_pairs, label_methods=label_methods
+        rows.columns,
+        needs_prior=needs_prior,
+        needs_pairs=needs_pairs,
+        needs_labels=needs_labels,
+        label_methods=label_methods,
     )
     kept = tuple(name for name in rows.columns if name not in columns.texts) if keep_columns else ()
-    groups = list(_build_groups(rows, columns, kept, pair_rule, rules, report))
+    numbered: Iterable[tuple[int, Row]] = _readable(rows)
+    if columns.by_prompt:
+        numbered = joined = list(_join_by_prompt(numbered, columns.prompt or ""))
+        report.rows = len(joined) + len(rows.unreadable)
+    build = _GroupBuilder(columns, pairing, needs_pairs=needs_pairs or needs_labels)
+    groups = list(_build_groups(numbered, build, kept, rules, report))
     report.require_rows(len(groups))
     if needs_labels:
         groups = [_label_pairs(group) for group in groups]
@@ -163,23 +130,31 @@ def load_groups(
     return LoadedGroups(groups, report, columns, unused)
 
 
+def _readable(rows: Rows) -> Iterator[tuple[int, Row]]:
+    """The rows with their numbers."""
+    unreadable = rows.unreadable
+    return ((number, row) for number, row in enumerate(rows) if number not in unreadable)
+
+
+def _join_by_prompt(rows: Iterable[tuple[int, Row]], prompt: str) -> Iterator[tuple[int, Row]]:
+    """One row, under the first one's number, for neighbours with one prompt; its other columns are lists."""
+    for value, same in groupby(rows, key=lambda numbered: numbered[1].get(prompt)):
+        numbers, joined = zip(*same, strict=True)
+        yield numbers[0], {**{name: [row.get(name) for row in joined] for name in joined[0]}, prompt: value}
+
+
 def _build_groups(
-    rows: Iterable[Row],
-    columns: Columns,
+    numbered: Iterable[tuple[int, Row]],
+    build: "_GroupBuilder",
     kept: Sequence[str],
-    pair_rule: str,
     rules: RowRules,
     report: RowReport,
-) -> Iterable[Group]:
+) -> Iterator[Group]:
     seen: set[bytes] = set()
-    for number, row in enumerate(rows):
+    columns = build.columns
+    for number, row in numbered:
         try:
-            if columns.shape == "pairwise":
-                group = _read_pair(row, columns, number)
-            elif columns.shape == "groups":
-                group = _read_group(row, columns, number, pair_rule)
-            else:
-                group = _read_labelled(row, columns, number)
+            group = build.group(columns.rewrite(row), number)
             content = hashlib.sha256(_content(group)).digest()
             if content in seen:
                 raise BadRow("duplicate_row", columns.prompt or columns.responses[0], group.prompt)
@@ -198,12 +173,14 @@ def detect_columns(
     *,
     needs_prior: bool = False,
     needs_pairs: bool = True,
+    needs_labels: bool = False,
     label_methods: Sequence[str] = (),
 ) -> Columns:
     """Say which columns hold what.
 
     Chosen and rejected come before N scored responses, unless only the latter have the scores a prior needs;
-    a response with a label comes last.
+    then comes a response with a label. The layouts of public sets follow, for columns that are no plain shape
+    with a `prompt`, and chosen and rejected without one come last.
 
     Raises:
         InputError: the columns are none of the accepted shapes, a prior is needed and there are no scores, or
@@ -211,22 +188,39 @@ def detect_columns(
     """
     is_pairwise = "chosen" in found and "rejected" in found
     in_group = next((pair for pair in GROUP_COLUMNS if "prompt" in found and set(pair) <= set(found)), None)
+    is_labelled = {"prompt", "completion", "label"} <= set(found)
+    is_plain = in_group or is_labelled or (is_pairwise and "prompt" in found)
+    layout = None if is_plain else _layout(found)
+    if layout and layout.shape == "groups":
+        is_joined = not layout.by_prompt or needs_pairs or needs_labels
+        return layout if is_joined else replace(layout, shape="labelled", by_prompt=False)
     scores = next((names for names in SCORE_COLUMNS if set(names) <= set(found)), ())
-    if is_pairwise and (scores or not needs_prior or in_group is None):
+    if (is_pairwise or layout) and (scores or not needs_prior or in_group is None):
         if needs_prior and not scores:
             raise _no_scores(found)
+        read = scores if needs_prior else ()
+        if layout:
+            return replace(layout, scores=read)
         prompt = "prompt" if "prompt" in found else None
         if prompt is None and (near := _near("prompt", found)):
             raise InputError(f"No `prompt` column; found {near!r}: was it meant? Rename it to `prompt`.")
-        return Columns("pairwise", prompt, ("chosen", "rejected"), scores if needs_prior else ())
+        return Columns("pairwise", prompt, ("chosen", "rejected"), read)
     if in_group:
-        conversation = ("chosen", "rejected") if is_pairwise else ()
-        return Columns("groups", "prompt", in_group[:1], in_group[1:], conversation)
-    if {"prompt", "completion", "label"} <= set(found):
+        beside = ("chosen", "rejected") if is_pairwise else ()
+        rewrite = _with_shown_chat if is_pairwise else Columns.rewrite
+        return Columns("groups", "prompt", in_group[:1], in_group[1:], beside=beside, rewrite=rewrite)
+    if is_labelled:
         if needs_pairs:
             raise _no_pairs(found, label_methods)
-        return Columns("labelled", "prompt", ("completion",), (), label="label")
+        return Columns("labelled", "prompt", ("completion",), label="label")
+    listed = next((responses for responses, _ in GROUP_COLUMNS if {"prompt", responses} <= set(found)), None)
+    if listed and not (needs_prior or needs_pairs or needs_labels):
+        return Columns("groups", "prompt", (listed,))
     raise _no_shape(found)
+
+
+def _layout(found: Sequence[str]) -> Columns | None:
+    return next((columns for names, columns in LAYOUTS.items() if set(names) <= set(found)), None)
 
 
 def _near(wanted: str, found: Sequence[str]) -> str | None:
@@ -296,12 +290,61 @@ def _listed(columns: Sequence[str]) -> str:
 # --- rows ---
 
 
+@dataclass(frozen=True)
+class _GroupBuilder:
+    """Builds a group of a row, or says by a `BadRow` why there is none."""
+
+    columns: Columns
+    pairing: Pairing
+    needs_pairs: bool
+
+    def group(self, row: Row, number: int) -> Group:
+        """The group of a row in one of the plain shapes."""
+        if self.columns.shape == "pairwise":
+            return _read_pair(row, self.columns, number)
+        if self.columns.shape == "groups":
+            return self._read_group(row, number)
+        return _read_labelled(row, self.columns, number)
+
+    def _read_group(self, row: Row, number: int) -> Group:
+        columns = self.columns
+        prompt = _text(row, columns.prompt or "")
+        items, names = _several(row, columns.responses, "missing_field")
+        contents = [_as_text(item, name) for item, name in zip(items, names, strict=True)]
+        scores = _group_scores(row, columns, len(contents))
+        _check_responses(contents, names)
+        prompt, contents = separate_prompt(prompt, contents, names)
+        _check_prompt(prompt, columns)
+        _check_responses(contents, names)
+        if columns.preference:
+            pairs = _preferred(_number(row.get(columns.preference), columns.preference))
+        else:
+            chosen = self.pairing.choose(prompt, contents, scores) if scores else []
+            pairs = [Pair(*indices) for indices in chosen]
+        unequal = tuple(pair for pair in pairs if contents[pair.chosen] != contents[pair.rejected])
+        if self.needs_pairs and not pairs:
+            column = columns.preference or columns.scores[-1]
+            raise BadRow("tied_scores", column, scores or row.get(column))
+        if self.needs_pairs and not unequal:
+            raise BadRow("equal_responses", names[pairs[0].rejected], contents[pairs[0].rejected])
+        return Group(prompt, _responses(contents, scores or [None] * len(contents)), unequal, number)
+
+
+def _preferred(strength: float) -> list[Pair]:
+    """The pair of two responses of which the second is better by `strength`; none at zero."""
+    if strength == 0:
+        return []
+    return [Pair(1, 0, margin=strength) if strength > 0 else Pair(0, 1, margin=-strength)]
+
+
 def _read_pair(row: Row, columns: Columns, number: int) -> Group:
     prompt = _text(row, columns.prompt) if columns.prompt else None
     contents = [_text(row, column) for column in columns.responses]
     _check_responses(contents, columns.responses)
     if contents[0] == contents[1]:
         raise BadRow("equal_responses", columns.responses[1], contents[1])
+    if prompt is None:
+        contents = _read_transcripts(contents)
     prompt, contents = separate_prompt(prompt, contents, columns.responses)
     _check_prompt(prompt, columns)
     _check_responses(contents, columns.responses)
@@ -311,33 +354,6 @@ def _read_pair(row: Row, columns: Columns, number: int) -> Group:
     return Group(prompt, _responses(contents, numbers or [None, None]), (Pair(0, 1),), number)
 
 
-def _read_group(row: Row, columns: Columns, number: int, pair_rule: str) -> Group:
-    (responses_column,), (scores_column,) = columns.responses, columns.scores
-    prompt = _text(row, columns.prompt or "")
-    contents = [_as_text(item, responses_column) for item in _items(row, responses_column, "missing_field")]
-    scores = [_number(item, scores_column) for item in _items(row, scores_column, "missing_score")]
-    if len(contents) != len(scores):
-        why = f"there are {len(contents)} responses and {len(scores)} scores"
-        raise BadRow("missing_score", scores_column, scores, why)
-    names = [responses_column] * len(contents)
-    _check_responses(contents, names)
-    if isinstance(prompt, str) and columns.conversation and isinstance(row.get("chosen"), list):
-        # Sets with both shapes write the responses as text; only chosen and rejected show that it is chat.
-        prompt, _ = separate_prompt(
-            prompt, [_text(row, name) for name in columns.conversation], columns.conversation
-        )
-    prompt, contents = separate_prompt(prompt, contents, names)
-    _check_prompt(prompt, columns)
-    _check_responses(contents, names)
-    pairs = PAIR_RULES[pair_rule](scores)
-    if not pairs:
-        raise BadRow("tied_scores", scores_column, scores)
-    unequal = tuple(Pair(i, j) for i, j in pairs if contents[i] != contents[j])
-    if not unequal:
-        raise BadRow("equal_responses", responses_column, contents[pairs[0][1]])
-    return Group(prompt, _responses(contents, scores), unequal, number)
-
-
 def _read_labelled(row: Row, columns: Columns, number: int) -> Group:
     (completion,) = columns.responses
     contents = [_text(row, completion)]
@@ -345,7 +361,24 @@ def _read_labelled(row: Row, columns: Columns, number: int) -> Group:
     prompt, contents = separate_prompt(_text(row, columns.prompt or ""), contents, columns.responses)
     _check_prompt(prompt, columns)
     _check_responses(contents, columns.responses)
-    return Group(prompt, (Response(contents[0], label=_label(row, columns.label or "")),), (), number)
+    score = next((_number(row.get(column), column) for column in columns.scores), None)
+    label = _label(row, columns.label) if columns.label else None
+    return Group(prompt, (Response(contents[0], score, label),), (), number)
+
+
+def _with_shown_chat(row: Row) -> Row:
+    """Sets with both shapes write the responses as text; only chosen and rejected show that it is chat."""
+    prompt, shown = row.get("prompt"), ("chosen", "rejected")
+    if not isinstance(prompt, str) or not isinstance(row.get("chosen"), list):
+        return row
+    messages, _ = separate_prompt(prompt, [_text(row, name) for name in shown], shown)
+    return {**row, "prompt": list(messages)}
+
+
+def _read_transcripts(contents: list[Text]) -> list[Text]:
+    """Messages where all texts are transcripts of a dialogue."""
+    chats = [chat for content in contents if (chat := transcript(content))]
+    return [tuple(chat) for chat in chats] if len(chats) == len(contents) else contents
 
 
 def _label_pairs(group: Group) -> Group:
@@ -363,11 +396,26 @@ def _responses(contents: Sequence[Text], scores: Sequence[float | None]) -> tupl
     return tuple(Response(content, score) for content, score in zip(contents, scores, strict=True))
 
 
-def _items(row: Row, column: str, rule: str) -> list[Any]:
-    value = row.get(column)
+def _several(row: Row, columns: Sequence[str], rule: str) -> tuple[list[Any], list[str]]:
+    """What several columns hold, or the items of the list in one; and the column of each."""
+    if len(columns) > 1:
+        return [row.get(column) for column in columns], list(columns)
+    value = row.get(columns[0])
     if not isinstance(value, list) or not value:
-        raise BadRow(rule, column, value, "it must be a list with an item per response")
-    return value
+        raise BadRow(rule, columns[0], value, "it must be a list with an item per response")
+    return value, [columns[0]] * len(value)
+
+
+def _group_scores(row: Row, columns: Columns, count: int) -> list[float]:
+    """A score for each of the responses; none where the columns have none."""
+    if not columns.scores:
+        return []
+    items, names = _several(row, columns.scores, "missing_score")
+    scores = [_number(item, name) for item, name in zip(items, names, strict=True)]
+    if len(scores) != count:
+        why = f"there are {count} responses and {len(scores)} scores"
+        raise BadRow("missing_score", names[0], scores, why)
+    return scores
 
 
 def _text(row: Row, column: str) -> Text:

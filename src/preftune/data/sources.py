@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedIOBase
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,11 +33,19 @@ class Table(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one file, or of one `datasets.Dataset`."""
+    """Rows of one file, or of one `datasets.Dataset`.
+
+    Attributes:
+        name: for messages.
+        columns: every column of any row.
+        rows: an empty one stands for an unreadable line, so that the numbers of the others stay.
+        unreadable: numbers of those.
+    """
 
     name: str
     columns: tuple[str, ...]
     rows: Table
+    unreadable: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,14 @@ class Rows:
     def columns(self) -> tuple[str, ...]:
         """Every column of any file, in the order of appearance."""
         return tuple(dict.fromkeys(column for part in self.parts for column in part.columns))
+
+    @property
+    def unreadable(self) -> frozenset[int]:
+        """Numbers of the rows that stand for unreadable lines."""
+        starts = accumulate((len(part.rows) for part in self.parts), initial=0)
+        return frozenset(
+            start + row for start, part in zip(starts, self.parts, strict=False) for row in part.unreadable
+        )
 
     def __len__(self) -> int:
         return sum(len(part.rows) for part in self.parts)
@@ -72,7 +89,7 @@ class Rows:
         return locate
 
 
-def read_rows(source: Any, split: str = "train") -> Rows:
+def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "error") -> Rows:
     """Read a source of preference data.
 
     Args:
@@ -80,6 +97,8 @@ def read_rows(source: Any, split: str = "train") -> Rows:
             .parquet); a folder of such files or one written by `save_to_disk`; or a hub name, `org/name` or
             `org/name:config`. What exists on disk is never looked up on the hub.
         split: the split to read. A `Dataset` is already one split, so it is not asked.
+        unreadable_line: stop with an `error` at a line of a JSON Lines file that is no JSON object, or
+            `drop` it.
 
     Raises:
         InputError: the source does not exist, cannot be read, or has no such split.
@@ -88,10 +107,10 @@ def read_rows(source: Any, split: str = "train") -> Rows:
         return Rows((_from_object(source, split),))
     path = Path(source).expanduser()
     if path.is_dir():
-        return _read_folder(path, split)
+        return _read_folder(path, split, unreadable_line)
     if path.exists():
         _require_train(split, str(source))
-        return Rows((_read_file(path),))
+        return Rows((_read_file(path, unreadable_line),))
     hub_name = HUB_NAME.fullmatch(source) if isinstance(source, str) else None
     if hub_name is None or _suffix(path) in READERS:
         raise _no_such_path(path)
@@ -162,17 +181,17 @@ def _require_train(split: str, source: str) -> None:
         )
 
 
-def _read_file(path: Path) -> Part:
+def _read_file(path: Path, unreadable_line: str) -> Part:
     reader = READERS.get(_suffix(path))
     if reader is None:
         raise InputError(
             f"{path}: files ending in {_suffix(path) or 'nothing'} cannot be read. "
             f"Convert it to one of {', '.join(READERS)}."
         )
-    return reader(path)
+    return reader(path, unreadable_line)
 
 
-def _read_folder(folder: Path, split: str) -> Rows:
+def _read_folder(folder: Path, split: str, unreadable_line: str) -> Rows:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         import datasets
 
@@ -191,7 +210,7 @@ def _read_folder(folder: Path, split: str) -> Rows:
             raise _no_such_split(split, str(folder), sorted({name for name in named.values() if name}))
     else:
         _require_train(split, str(folder))
-    return Rows(tuple(_read_file(file) for file in files))
+    return Rows(tuple(_read_file(file, unreadable_line) for file in files))
 
 
 def _named_split(name: str, split: str) -> str | None:
@@ -202,11 +221,7 @@ def _named_split(name: str, split: str) -> str | None:
     return None
 
 
-def _part(path: Path, rows: list[dict[str, Any]]) -> Part:
-    return Part(str(path), tuple(dict.fromkeys(column for row in rows for column in row)), rows)
-
-
-def _read_json(path: Path) -> Part:
+def _read_json(path: Path, unreadable_line: str) -> Part:
     """Read JSON Lines, or a JSON list of objects: the first character tells them apart."""
     try:
         with _open(path) as file:
@@ -214,9 +229,14 @@ def _read_json(path: Path) -> Part:
             while start.isspace() or start in (b"\xef", b"\xbb", b"\xbf"):
                 start = file.read(1)
             file.seek(0)
-            return _part(path, _json_list(file, path) if start == b"[" else list(_json_lines(file, path)))
+            lines = (
+                _json_list(file, path) if start == b"[" else list(_json_lines(file, path, unreadable_line))
+            )
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: the gzip file is damaged or cut ({error}). Write it again.") from error
+    rows = [line or {} for line in lines]
+    columns = tuple(dict.fromkeys(column for row in rows for column in row))
+    return Part(str(path), columns, rows, frozenset(n for n, line in enumerate(lines) if line is None))
 
 
 def _open(path: Path) -> BufferedIOBase:
@@ -225,19 +245,28 @@ def _open(path: Path) -> BufferedIOBase:
     return path.open("rb")
 
 
-def _json_lines(file: BufferedIOBase, path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(file: BufferedIOBase, path: Path, unreadable_line: str) -> Iterator[dict[str, Any] | None]:
+    """The objects of the lines that are not blank; None for one that is unreadable."""
     for number, line in enumerate(file, start=1):
-        if line.strip():
-            row = _parse(line, f"{path} line {number}")
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"{path} line {number}: {shorten(row)} is not a JSON object. Write one object per line."
-                )
-            yield row
+        if not line.strip():
+            continue
+        try:
+            yield _json_object(line, f"{path} line {number}")
+        except InputError as error:
+            if unreadable_line == "error":
+                raise InputError(f"{error} Or set data.rules.unreadable_line=drop.") from error
+            yield None
 
 
-def _json_list(file: BufferedIOBase, path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = _parse(file.read(), str(path))
+def _json_object(line: bytes, where: str) -> dict[str, Any]:
+    row = _parse(line, where)
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {shorten(row)} is not a JSON object. Write one object per line.")
+    return row
+
+
+def _json_list(file: BufferedIOBase, path: Path) -> list[dict[str, Any] | None]:
+    rows: list[dict[str, Any] | None] = _parse(file.read(), str(path))
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(
@@ -265,7 +294,7 @@ def _parse(data: bytes, where: str) -> Any:
     return value
 
 
-def _read_csv(path: Path) -> Part:
+def _read_csv(path: Path, _unreadable_line: str) -> Part:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -279,7 +308,7 @@ def _read_csv(path: Path) -> Part:
     return Part(str(path), tuple(table.column_names), table.to_pylist())
 
 
-def _read_parquet(path: Path) -> Part:
+def _read_parquet(path: Path, _unreadable_line: str) -> Part:
     import datasets
     import pyarrow as pa
     from pyarrow import parquet
@@ -291,7 +320,7 @@ def _read_parquet(path: Path) -> Part:
     return _from_object(datasets.Dataset(table), "train", str(path))
 
 
-READERS = {
+READERS: dict[str, Callable[[Path, str], Part]] = {
     ".jsonl": _read_json,
     ".json": _read_json,
     ".jsonl.gz": _read_json,

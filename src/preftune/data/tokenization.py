@@ -328,11 +328,14 @@ def _keep_end(prompt: Int32[np.ndarray, "tokens"], length: int, bos: int | None)
 
 
 def fingerprint_groups(groups: Iterable[TokenizedGroup]) -> str:
-    """SHA-256 over what is trained on: token ids, pairs, gaps, labels and auxiliary rewards, in order."""
+    """SHA-256 over what is trained on: token ids, pairs, gaps, margins, labels, rewards, in order."""
     digest = hashlib.sha256()
     for group in groups:
         pairs = [(pair.chosen, pair.rejected, pair.gap) for pair in group.pairs]
         digest.update(f"group {pairs}".encode())
+        margins = [pair.margin for pair in group.pairs if pair.margin is not None]
+        if margins:
+            digest.update(f"margins {margins}".encode())
         for ids in (group.prompt, *group.responses):
             digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
         if group.labels is not None:
