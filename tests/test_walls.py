@@ -75,12 +75,13 @@ def test_objectives_import_only_torch() -> None:
 
 
 def test_calibration_needs_no_torch() -> None:
-    """Calibrating scores works on numbers: numpy, the standard library, groups and the error."""
-    allowed = {"numpy", "jaxtyping", *sys.stdlib_module_names}
-    ours = ("preftune.data.groups.", "preftune.errors.")
+    """Calibrating scores works on numbers: numpy, scipy, the standard library, groups and the error."""
+    allowed = {"numpy", "scipy", "jaxtyping", *sys.stdlib_module_names}
+    ours = ("preftune.data.groups.", "preftune.errors.", "preftune.rewards.reliability.")
     foreign = {
         module
-        for module in imported_modules(SOURCE / "rewards" / "calibration.py")
+        for name in ("calibration.py", "reliability.py")
+        for module in imported_modules(SOURCE / "rewards" / name)
         if module.split(".")[0] not in allowed and not module.startswith(ours)
     }
     assert foreign == set()

@@ -202,6 +202,90 @@ def test_header_comes_from_the_run_folder(tmp_path: Path, two_runs: dict[str, Pa
     }
 
 
+def share(value: float, low: float, high: float) -> dict[str, float]:
+    """A share with its interval as in summary.json."""
+    return {"share": value, "low": low, "high": high}
+
+
+PRIOR_AGAINST_LABELS: dict[str, Any] = {
+    "negative_gap": "drop",
+    "negative": 100,
+    "pairs": 1400,
+    "mean_gap": 0.5,
+    "histogram": HISTOGRAM,
+    "share_below_05": 0.0,
+    "share_above_95": 1.0,
+    "warning": None,
+    "reliability": {
+        "pairs": 1500,
+        "ties": 0,
+        "agreement": share(0.9333, 0.9196, 0.9449),
+        "expected_calibration_error": 0.0421,
+        "bins": [
+            {"pairs": 300, "probability": 0.624, "agreement": share(0.6666, 0.6115, 0.7177)},
+            {"pairs": 1200, "probability": 0.976, "agreement": share(1.0, 0.9968, 1.0)},
+        ],
+    },
+}
+
+
+def with_priors(folder: Path, train: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> Path:
+    """A run folder whose summary has these reports on the prior."""
+    return run_folder(
+        folder,
+        train={"pairs": 1400, "prior": train},
+        evaluation={"pairs": 1400, "prior": evaluation},
+    )
+
+
+def test_a_prior_is_shown_against_the_labels(tmp_path: Path) -> None:
+    """Each split has a diagram that names every bin, and a row of figures; shares have Wilson intervals.
+
+    Of 1,400 pairs none is under 0.05, so that up to z^2 / (1400 + z^2) = 0.003 may be.
+    """
+    folder = with_priors(tmp_path / "run", PRIOR_AGAINST_LABELS, PRIOR_AGAINST_LABELS)
+    page = render(tmp_path, {"prior": folder})
+    parsed = Page(page)
+    described = (
+        "share of labels that agree, by stated probability: 0.67 (0.61 to 0.72) at 0.62, 300 pairs; "
+        "1.00 (1.00 to 1.00) at 0.98, 1,200 pairs."
+    )
+    assert parsed.figures[-2:] == [f"prior: {split} pairs: {described}" for split in ("training", "held-out")]
+    assert parsed.rows["Run"] == [
+        "Pairs",
+        "Agreement",
+        "ECE",
+        "Gaps under 0.05",
+        "Gaps over 0.95",
+        "Negative gaps",
+    ]
+    assert parsed.rows["prior"] == [
+        "1,500 held-out",
+        "0.93 (0.92 to 0.94)",
+        "0.042",
+        "0.00 (0.00 to 0.00)",
+        "1.00 (1.00 to 1.00)",
+        "100, dropped",
+    ]
+    assert "1,500 training" in page
+    assert {"300", "1,200"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", page))
+    assert "built from the same scores" not in page
+    assert len(parsed.ids) == len(set(parsed.ids))
+
+
+def test_a_prior_that_no_label_contradicts_proves_nothing(tmp_path: Path) -> None:
+    """Agreement throughout, ties apart, is what pairs built from the scores have: the page says so."""
+    # 1,300 pairs agree and 200 ties by half: 1,400 of 1,500.
+    against = PRIOR_AGAINST_LABELS["reliability"] | {"ties": 200, "agreement": share(14 / 15, 0.9196, 0.9449)}
+    folder = with_priors(tmp_path / "run", PRIOR_AGAINST_LABELS | {"reliability": against}, None)
+    assert "built from the same scores" in render(tmp_path, {"prior": folder})
+
+
+def test_a_prior_of_an_earlier_version_has_no_diagram(tmp_path: Path, two_runs: dict[str, Path]) -> None:
+    """Summaries without figures on reliability still give a page, and no empty section."""
+    assert "Prior against the labels" not in render(tmp_path, two_runs)
+
+
 def test_text_of_others_is_escaped(tmp_path: Path) -> None:
     """Run names, prompts, responses, notes and configurations cannot become markup."""
     evil = '<script>alert("&")</script>'

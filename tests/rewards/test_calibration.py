@@ -1,5 +1,6 @@
 """From raw scores to gaps: every calibration by hand, and what happens to negative gaps."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from preftune.data.groups import Group, Pair, Response
 from preftune.errors import InputError
@@ -149,6 +152,49 @@ def test_equal_scores_are_not_negative() -> None:
         groups, report = apply_prior([duel(0.5, 0.5), duel(0.9, 0.1)], IDENTITY, policy)
         assert [group.pairs[0].gap for group in groups] == [0.0, 0.8]
         assert report.negative == 0
+
+
+SCORED = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20)
+
+
+@pytest.mark.parametrize("policy", ["drop", "swap", "clip"])
+@given(scores=SCORED)
+def test_negative_pairs_are_counted_where_they_go(policy: str, scores: list[tuple[float, float]]) -> None:
+    """No pair is lost uncounted, every gap left is in [0, 1], and none is negative a second time."""
+    negative = sum(chosen < rejected for chosen, rejected in scores)
+    groups = [duel(*pair, row) for row, pair in enumerate([*scores, (1.0, 0.0)])]
+    kept, report = apply_prior(groups, IDENTITY, policy)
+    assert report.negative == negative
+    counts = {"drop": report.dropped, "swap": report.swapped, "clip": report.clipped}
+    assert counts == {"drop": 0, "swap": 0, "clip": 0} | {policy: negative}
+    assert report.pairs == sum(report.histogram) == len(groups) - report.dropped
+    assert report.dropped_groups == report.dropped
+    left = [pair.gap for group in kept for pair in group.pairs]
+    assert all(gap is not None and 0 <= gap <= 1 for gap in left)
+    if policy != "clip":
+        assert apply_prior(kept, IDENTITY, "error")[0] == kept
+
+
+@given(scores=SCORED)
+def test_quantiles_depend_on_order_alone(scores: list[tuple[float, float]]) -> None:
+    """A strictly increasing change of the scale leaves every gap of `quantile` as it is."""
+    # Exact for numbers this coarse, so that no two scores become one.
+    coarse = [(float(round(256 * chosen)), float(round(256 * rejected))) for chosen, rejected in scores]
+    groups = [duel(*pair) for pair in coarse]
+    bent = [duel(chosen**3 - 7.0, rejected**3 - 7.0) for chosen, rejected in coarse]
+    for one, other in zip(groups, bent, strict=True):
+        gap = fit_calibration("quantile", 1.0, groups).gap(one.pairs[0], one)
+        assert fit_calibration("quantile", 1.0, bent).gap(other.pairs[0], other) == gap
+
+
+@pytest.mark.parametrize("kind", CALIBRATIONS)
+def test_more_score_for_the_chosen_never_means_a_smaller_gap(kind: str) -> None:
+    """Every calibration is monotonic: gaps rise with the chosen score and fall with the rejected one."""
+    scores = [0.0, 0.1, 0.25, 0.5, 0.8, 1.0]
+    for lower, higher in itertools.pairwise(scores):
+        for other in scores:
+            assert gap_of(kind, duel(lower, other)) <= gap_of(kind, duel(higher, other))
+            assert gap_of(kind, duel(other, lower)) >= gap_of(kind, duel(other, higher))
 
 
 def test_groups_without_pairs_pass_unchanged() -> None:

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from preftune.report.figures import (
     RewardRow,
     RunLine,
     gap_panel,
+    reliability_panel,
     rewards_panel,
     steps_panel,
     tradeoff_panel,
@@ -17,6 +19,7 @@ from preftune.report.folders import RunRecord
 from preftune.report.formatting import format_number
 from preftune.report.samples import SampleRewards
 from preftune.report.tradeoff import SweepPoint, planes, tradeoff_table
+from preftune.rewards.reliability import share_interval
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def figure_blocks(records: Sequence[RunRecord], rewards: Mapping[str, SampleRewa
         _margin_figure(records),
         _reward_figure(records, rewards),
         _gap_figure(records),
+        _reliability_figure(records),
     ]
     return [block for block in blocks if block is not None]
 
@@ -179,3 +183,61 @@ def _gap_figure(records: Sequence[RunRecord]) -> FigureBlock | None:
     )
     warnings = [f" {record.name}: {prior['warning']}" for record, prior in priors if prior.get("warning")]
     return FigureBlock("Prior gap", caption + "".join(warnings), panels)
+
+
+def _reliability_figure(records: Sequence[RunRecord]) -> FigureBlock | None:
+    priors = [
+        (record, pairs, prior)
+        for record in records
+        for split, pairs in {"train": "training pairs", "evaluation": "held-out pairs"}.items()
+        # Summaries of earlier versions have a prior and no reliability.
+        if (prior := (record.summary.get(split) or {}).get("prior")) and prior.get("reliability")
+    ]
+    if not priors:
+        return None
+    panels = [
+        reliability_panel(
+            f"reliability{place}",
+            f"{record.name}: {pairs}",
+            record.index,
+            prior["reliability"]["bins"],
+        )
+        for place, (record, pairs, prior) in enumerate(priors)
+    ]
+    caption = (
+        "A gap δ states the probability (1 + δ) / 2 that the chosen response is better. Points: for pairs of "
+        "about the same stated probability (of the response that the prior favours), the share whose label "
+        "favours it too, before negative gaps are dealt with; equal rewards agree by half. Above them the "
+        "number of pairs. On the dashed line the probabilities are true, above it too timid, below it too "
+        "bold; the expected calibration error (ECE) is the mean distance from it. Intervals are 95% "
+        "(Wilson), with pairs taken as independent."
+    )
+    if any(_agrees_throughout(prior["reliability"]) for _, _, prior in priors):
+        caption += (
+            " Where no label contradicts the prior, the pairs may have been built from the same scores, and "
+            "agreement and calibration then say nothing."
+        )
+    heads = ["Run", "Pairs", "Agreement", "ECE", "Gaps under 0.05", "Gaps over 0.95", "Negative gaps"]
+    rows = [[record.name, *_reliability_cells(pairs, prior)] for record, pairs, prior in priors]
+    return FigureBlock("Prior against the labels", caption, panels, heads, rows)
+
+
+def _agrees_throughout(reliability: Mapping[str, Any]) -> bool:
+    # Every pair that is no tie agrees by 1, every tie by a half.
+    most = 1 - reliability["ties"] / reliability["pairs"] / 2
+    return math.isclose(reliability["agreement"]["share"], most)
+
+
+def _reliability_cells(pairs: str, prior: Mapping[str, Any]) -> list[str]:
+    """The cells of a prior's row; both ends of the gap are shares of the pairs that remain."""
+    reliability = prior["reliability"]
+    agreement = reliability["agreement"]
+    ends = [share_interval(prior[key], prior["pairs"]) for key in ("share_below_05", "share_above_95")]
+    done = {"drop": "dropped", "swap": "swapped", "clip": "clipped to 0", "error": "none allowed"}
+    return [
+        f"{format_number(reliability['pairs'], 0)} {pairs.removesuffix(' pairs')}",
+        format_number(agreement["share"], 2, interval=(agreement["low"], agreement["high"])),
+        format_number(reliability["expected_calibration_error"], 3),
+        *(format_number(end.share, 2, interval=(end.low, end.high)) for end in ends),
+        f"{format_number(prior['negative'], 0)}, {done[prior['negative_gap']]}",
+    ]

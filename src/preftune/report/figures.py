@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -185,6 +186,50 @@ def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: 
         counts = ", ".join(str(count) for count in histogram)
         described = f"{title}: pairs per tenth from 0 to 1: {counts}; mean gap {format_number(mean, 2)}."
         return _svg(figure, key, described)
+
+
+def reliability_panel(key: str, title: str, index: int, bins: Sequence[Mapping[str, Any]]) -> str:
+    """How often labels agree with a prior, by the probability it states, with the number of pairs.
+
+    Args:
+        key: unique on the page; the SVG's ids start with it.
+        title: whose prior on which pairs.
+        index: of the run, which decides the colour.
+        bins: as in summary.json, by rising probability.
+    """
+    colour = _colour(index)
+    with _panel(title) as (figure, axes):
+        figure.subplots_adjust(left=0.16, right=0.96, top=0.78, bottom=0.17)
+        axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+        for place, found in enumerate(bins):
+            x, agreement = found["probability"], found["agreement"]
+            axes.plot([x, x], [agreement["low"], agreement["high"]], color=colour, linewidth=1.5, alpha=0.5)
+            axes.plot(
+                [x], [agreement["share"]], color=colour, marker=_marker(index), markersize=5.5, clip_on=False
+            )
+            axes.annotate(
+                format_number(found["pairs"], 0),
+                (x, 1.03 + 0.09 * (place % 2)),  # numbers of neighbours would touch
+                xycoords=axes.get_xaxis_transform(),
+                ha="center",
+                color=MUTED,
+                fontsize=8,
+            )
+        axes.set_title(title, pad=26)
+        axes.set_xlim(0.49, 1.01)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("probability the prior states, (1 + |δ|) / 2")
+        axes.set_ylabel("labels that agree")
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        described = "; ".join(_describe_bin(found) for found in bins)
+        return _svg(figure, key, f"{title}: share of labels that agree, by stated probability: {described}.")
+
+
+def _describe_bin(found: Mapping[str, Any]) -> str:
+    agreement = found["agreement"]
+    share = format_number(agreement["share"], 2, interval=(agreement["low"], agreement["high"]))
+    return f"{share} at {format_number(found['probability'], 2)}, {format_number(found['pairs'], 0)} pairs"
 
 
 def tradeoff_panel(key: str, plane: Plane, indices: Mapping[str, int]) -> str:

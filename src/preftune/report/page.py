@@ -138,6 +138,8 @@ def _table_rows(
     ]
     if any(record.prior for record in records):
         rows.append(("Mean prior gap", [_mean_gap(record) for record in records]))
+    if any(record.summary.get("value_explained_variance") is not None for record in records):
+        rows.append(("Auxiliary reward, share explained by V", measured("value_explained_variance", 2)))
     if rewards:
         pairs = [rewards.get(record.name) for record in records]
         rows.append(("Sample reward, before", [_interval(pair.before if pair else None) for pair in pairs]))

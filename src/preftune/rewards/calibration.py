@@ -17,6 +17,7 @@ from jaxtyping import Float64
 
 from preftune.data.groups import Group, Pair, Response
 from preftune.errors import InputError
+from preftune.rewards.reliability import Reliability, fit_temperature, reliability
 
 Fitted = Mapping[str, tuple[float, ...]]
 """What a calibration learned from the training scores, by name."""
@@ -123,11 +124,7 @@ class Calibration:
                 "out for 1"
             )
         if self.temperature != 1 and not CALIBRATIONS[self.kind].has_temperature:
-            users = " and ".join(name for name, kind in CALIBRATIONS.items() if kind.has_temperature)
-            raise InputError(
-                f"temperature = {self.temperature!r} has no effect on calibration {self.kind!r}, only "
-                f"on {users}: leave it out, or choose one of those"
-            )
+            raise _useless_temperature(self.kind, self.temperature)
 
     def reward(self, response: Response, row: int) -> float:
         """Prior reward r of a response, in [0, 1].
@@ -185,18 +182,24 @@ class Calibration:
         return cls(saved["kind"], saved["temperature"], fitted)
 
 
-def fit_calibration(kind: str, temperature: float, groups: Sequence[Group]) -> Calibration:
+def fit_calibration(kind: str, temperature: float | Literal["fit"], groups: Sequence[Group]) -> Calibration:
     """Fit on the training groups' scores, all responses that have one, in a pair or not.
 
     Args:
         kind: a name in CALIBRATIONS.
-        temperature: 1 unless the kind has one.
+        temperature: 1 unless the kind has one; `fit` for the one that makes the labels of the training pairs
+            likeliest under sigma((s_w - s_l) / T).
         groups: the training split only, so that the others are judged on its scale.
 
     Raises:
-        InputError: the kind or the temperature cannot be used, a score is not finite, or there are no scores
-            to fit on.
+        InputError: the kind or the temperature cannot be used, a score is missing or not finite, or there
+            are no scores to fit on.
     """
+    if temperature == "fit":
+        unfitted = Calibration(kind)
+        if not CALIBRATIONS[kind].has_temperature:
+            raise _useless_temperature(kind, temperature)
+        return replace(unfitted, temperature=fit_temperature(_score_differences(unfitted, groups)))
     unfitted = Calibration(kind, temperature)
     fit = CALIBRATIONS[kind].fit
     if fit is None:
@@ -217,7 +220,7 @@ def fit_calibration(kind: str, temperature: float, groups: Sequence[Group]) -> C
 
 @dataclass(frozen=True)
 class PriorReport:
-    """What the prior looks like on the data, after negative gaps were dealt with.
+    """What the prior looks like on the data: against the labels, and after negative gaps were dealt with.
 
     Attributes:
         negative_gap: the policy for them.
@@ -229,6 +232,7 @@ class PriorReport:
         histogram: their number in ten equal bins over [0, 1].
         share_below_05, share_above_95: their shares with delta < 0.05 and > 0.95.
         warning: what to know before training with these gaps, or None.
+        reliability: the prior against the labels, before negative gaps were dealt with.
     """
 
     negative_gap: str
@@ -243,6 +247,7 @@ class PriorReport:
     share_below_05: float
     share_above_95: float
     warning: str | None
+    reliability: Reliability
 
 
 def apply_prior(
@@ -264,24 +269,42 @@ def apply_prior(
     """
     if negative_gap not in _NEGATIVE_GAP:
         raise InputError(f"negative_gap = {negative_gap!r} must be one of {', '.join(_NEGATIVE_GAP)}")
-    negative = 0
+    given: list[float] = []
     with_gaps: list[Group] = []
     for group in groups:
         pairs: list[Pair] = []
         for pair in group.pairs:
             gap = calibration.gap(pair, group)
-            negative += gap < 0
+            given.append(gap)
             kept = replace(pair, gap=gap) if gap >= 0 else _NEGATIVE_GAP[negative_gap](pair, group, gap)
             pairs.extend([kept] if kept else [])
         if pairs or not group.pairs:
             with_gaps.append(replace(group, pairs=tuple(pairs)))
     gaps = np.array([pair.gap for group in with_gaps for pair in group.pairs], dtype=np.float64)
+    negative = sum(gap < 0 for gap in given)
     if not len(gaps):
         raise InputError(
             f"no pair is left for the prior ({negative} had a negative gap and negative_gap is "
             f"{negative_gap!r}): check which column is chosen and whether a higher score is better"
         )
-    return with_gaps, _report(gaps, negative_gap, negative, len(groups) - len(with_gaps))
+    against_labels = reliability(np.array(given, dtype=np.float64))
+    return with_gaps, _report(gaps, negative_gap, negative, len(groups) - len(with_gaps), against_labels)
+
+
+def with_margins(groups: Sequence[Group]) -> list[Group]:
+    """Set every pair's margin to its raw score difference; without scores, the data's own margin stays.
+
+    It is negative where the scores contradict the preference.
+
+    Raises:
+        InputError: a pair has neither scores nor a margin, or one that is not finite.
+    """
+
+    def completed(pair: Pair, group: Group) -> Pair:
+        chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
+        return replace(pair, margin=_score_difference(pair, chosen, rejected, group.row))
+
+    return [replace(group, pairs=tuple(completed(pair, group) for pair in group.pairs)) for group in groups]
 
 
 def _drop(pair: Pair, group: Group, gap: float) -> None:
@@ -319,7 +342,11 @@ _NEGATIVE_GAP: Mapping[str, Callable[[Pair, Group, float], Pair | None]] = {
 
 
 def _report(
-    gaps: Float64[np.ndarray, "pairs"], negative_gap: str, negative: int, dropped_groups: int
+    gaps: Float64[np.ndarray, "pairs"],
+    negative_gap: str,
+    negative: int,
+    dropped_groups: int,
+    against_labels: Reliability,
 ) -> PriorReport:
     counts, _ = np.histogram(gaps, bins=10, range=(0.0, 1.0))
     mean = float(gaps.mean())
@@ -336,6 +363,7 @@ def _report(
         share_below_05=float((gaps < 0.05).mean()),
         share_above_95=float((gaps > 0.95).mean()),
         warning=_warning(mean, float((gaps < 0.05).mean())),
+        reliability=against_labels,
     )
 
 
@@ -361,14 +389,33 @@ def _warning(mean_gap: float, share_below_05: float) -> str | None:
     return None
 
 
+def _useless_temperature(kind: str, temperature: float | Literal["fit"]) -> InputError:
+    users = " and ".join(name for name, found in CALIBRATIONS.items() if found.has_temperature)
+    return InputError(
+        f"temperature = {temperature!r} has no effect on calibration {kind!r}, only on {users}: leave it "
+        "out, or choose one of those"
+    )
+
+
+def _score_differences(calibration: Calibration, groups: Sequence[Group]) -> Float64[np.ndarray, "pairs"]:
+    """Score of chosen less that of rejected of every pair."""
+    differences = []
+    for group in groups:
+        for pair in group.pairs:
+            calibration.gap(pair, group)  # refuses a pair that the calibration could not use
+            chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
+            differences.append(_score_difference(pair, chosen, rejected, group.row))
+    return np.array(differences, dtype=np.float64)
+
+
 def _score_difference(pair: Pair, chosen: Response, rejected: Response, row: int) -> float:
     """Scores where both responses have one, else the margin."""
     if chosen.score is not None and rejected.score is not None:
         return _finite(chosen.score, "score", row) - _finite(rejected.score, "score", row)
     if pair.margin is None:
         raise InputError(
-            f"row {row}: a pair has neither two scores nor a margin, and calibration 'bradley_terry' needs "
-            "one or the other: add them, or leave the row out"
+            f"row {row}: a pair has neither two scores nor a margin, and one or the other is needed: add "
+            "them, or leave the row out"
         )
     return _finite(pair.margin, "margin", row)
 
