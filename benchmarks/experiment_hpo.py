@@ -214,10 +214,11 @@ def markdown(measure: str, results: dict[str, Any]) -> str:
         "tokens",
         "value's explained variance, by seed",
     )
+    runs = len(results["weights"]) * len(SEEDS)
     lines = [
-        f"Written {results['date']}: {len(results['weights']) * len(SEEDS)} runs of {results['steps']} steps, "
-        f"seeds {SEEDS}, {results['prompts']} held-out prompts with {SAMPLES_PER_PROMPT} samples each for every "
-        f"seed. The untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
+        f"Written {results['date']}: {runs} runs of {results['steps']} steps, seeds {SEEDS}, "
+        f"{results['prompts']} held-out prompts with {SAMPLES_PER_PROMPT} samples each for every seed. The "
+        f"untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
         f"{start['tokens']:.0f} tokens. Differences are to weight 0, with 95% intervals: of the measure "
         "paired by prompt, of accuracy paired by seed.",
         "",

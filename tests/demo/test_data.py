@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from preftune.demo.data import DATA_FILE, SPLITS, demo_rows
+from preftune.demo.data import DATA_FILE, SPLITS, best_and_worst, demo_rows
 from preftune.demo.make_data import scored_row, statistics, write_rows
 from preftune.demo.prompts import demo_prompts
 
@@ -50,3 +50,9 @@ def test_the_file_is_reproducible(rows, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     assert gzip.decompress(first.read_bytes()) == gzip.decompress(DATA_FILE.read_bytes())
     assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_best_and_worst_make_the_same_pair() -> None:
+    """Without the other responses a row has the same pair: the first of the best and of the worst."""
+    row = {"prompt": "p", "responses": ["a", "b", "c", "d"], "scores": [0.5, 0.2, 0.9, 0.2]}
+    assert best_and_worst(row) == {"prompt": "p", "responses": ["b", "c"], "scores": [0.2, 0.9]}

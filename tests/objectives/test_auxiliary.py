@@ -27,7 +27,12 @@ from preftune.objectives import (
 E = math.e
 NO_PAIRS = torch.tensor([], dtype=torch.int64)
 
-METHODS_AND_PRIORS = [(name, prior) for name, method in METHODS.items() for prior in method.priors]
+METHODS_AND_PRIORS = [
+    (name, prior)
+    for name, method in METHODS.items()
+    if method.trains_policy and not method.learns_auxiliary
+    for prior in method.priors
+]
 
 
 def two_responses() -> ScoredResponses:

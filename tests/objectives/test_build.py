@@ -15,6 +15,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
     "hinge": {"beta": 0.1},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
+    "alol": {"clip": 0.9, "reference_free": False, "value_weight": 1.0},
+    "dro_v": {"tau": 1.0, "value_weight": 1.0},
+    "modpo": {"beta": 0.1, "preference_weight": 0.5},
+    "bradley_terry": {"margin": False, "center_weight": 0.0},
 }
 
 AUXILIARY_DEFAULTS = {
@@ -32,9 +37,21 @@ NEEDS: dict[str, set[str]] = {
     "cpo": {"pairs"},
     "hinge": {"pairs", "reference"},
     "kto": {"reference", "labels", "divergence"},
+    "offline_ppo": {"reference", "auxiliary", "value"},
+    "alol": {"reference", "auxiliary", "value"},
+    "dro_v": {"reference", "auxiliary", "value"},
+    "modpo": {"pairs", "reference", "auxiliary"},
+    "bradley_terry": {"pairs", "score"},
 }
 
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge"]
+
+OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
+
+REFUSE_AUXILIARY = {
+    **dict.fromkeys(OF_AUXILIARY_REWARDS, "learns from the auxiliary rewards itself"),
+    "bradley_terry": "trains no policy",
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,13 +71,20 @@ def test_method_is_dpo_unless_given() -> None:
 def test_resolving_twice_changes_nothing(method: str) -> None:
     """A resolved configuration can be written down and read back."""
     prior = "reward_gap" if method in TAKE_THE_PRIOR else "none"
-    resolved = resolve({"method": method, "prior": prior, "beta": 3, "auxiliary": {"temperature": 1}})
+    weight = 0 if method in REFUSE_AUXILIARY else 1
+    number = next(name for name, value in DEFAULTS[method].items() if isinstance(value, float))
+    auxiliary = {"temperature": 1, "weight": weight}
+    resolved = resolve({"method": method, "prior": prior, number: 0.25, "auxiliary": auxiliary})
+    assert resolved[number] == 0.25
     assert resolve(resolved) == resolved
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_needs(method: str) -> None:
-    """Methods of pairs need pairs, those with log-ratios the reference, kto labels and the divergence."""
+    """Methods of pairs need pairs, those with log-ratios the reference, kto labels and the divergence.
+
+    Those of auxiliary rewards need them, and the value unless the rewards are compared within a pair.
+    """
     assert build({"method": method}).needs == NEEDS[method]
 
 
@@ -70,12 +94,33 @@ def test_the_prior_needs_the_gap(method: str) -> None:
     assert build({"method": method, "prior": "reward_gap"}).needs == {*NEEDS[method], "prior_gap"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in REFUSE_AUXILIARY])
 def test_auxiliary_goes_with_any_method(method: str) -> None:
     """An empty `auxiliary` has all its defaults and adds rewards and their value to what is needed."""
     settings = {"method": method, "auxiliary": {}}
     assert resolve(settings) == {**resolve({"method": method}), "auxiliary": AUXILIARY_DEFAULTS}
     assert build(settings).needs == {*NEEDS[method], "auxiliary", "value"}
+
+
+@pytest.mark.parametrize("method", REFUSE_AUXILIARY)
+def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
+    """The rewards would be learned from twice, or there is no policy; weight 0 is none.
+
+    The message names the method, the reason and the methods that take it.
+    """
+    refused = f"auxiliary cannot be added to method '{method}', which {REFUSE_AUXILIARY[method]}"
+    with pytest.raises(ValueError, match=refused) as caught:
+        resolve({"method": method, "auxiliary": {}})
+    assert str(caught.value).endswith("remove auxiliary, or choose one of dpo, ipo, simpo, cpo, hinge, kto")
+    assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
+
+
+def test_a_reward_model_needs_margins_only_if_asked() -> None:
+    """`margin` adds the pair's margin to what is needed, and a weight the term that centres scores."""
+    assert build({"method": "bradley_terry", "margin": True}).needs == {"pairs", "score", "margin"}
+    centred = build({"method": "bradley_terry", "center_weight": 0.01})
+    assert [part.name for part in centred.parts] == ["preference", "centring"]
+    assert [part.name for part in build({"method": "bradley_terry"}).parts] == ["preference"]
 
 
 def test_auxiliary_of_weight_zero_needs_nothing() -> None:
@@ -134,6 +179,31 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
             "remove prior",
             "dpo, ipo, simpo, cpo, hinge",
         ],
+    ),
+    "prior without a rejected score alone": (
+        {"method": "modpo", "prior": "reward_gap"},
+        ["not defined for method 'modpo'", "one of dpo, ipo, simpo, cpo, hinge"],
+    ),
+    "ppo": ({"method": "PPO"}, ["method = 'PPO'", "did you mean 'offline_ppo'?"]),
+    "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "between 0 and 1", "out for 0.5"]),
+    "no clip": ({"method": "alol", "clip": None}, ["clip = None", "between 0 and 1", "out for 0.9"]),
+    "reference_free": ({"method": "alol", "reference_free": "yes"}, ["reference_free = 'yes'", "true or"]),
+    "zero tau": ({"method": "dro_v", "tau": 0}, ["tau = 0", "> 0", "leave tau out for 1.0"]),
+    "no preference": (
+        {"method": "modpo", "preference_weight": 0},
+        ["preference_weight = 0", "> 0 and at most 1", "out for 0.5"],
+    ),
+    "more than the preference": ({"method": "modpo", "preference_weight": 1.5}, ["preference_weight = 1.5"]),
+    "value's weight": ({"method": "alol", "value_weight": 0}, ["value_weight = 0", "> 0"]),
+    "reward model's name": ({"method": "reward_model"}, ["did you mean 'bradley_terry'?"]),
+    "margin as a number": ({"method": "bradley_terry", "margin": 1.0}, ["margin = 1.0", "true or false"]),
+    "negative centring": (
+        {"method": "bradley_terry", "center_weight": -0.01},
+        ["center_weight = -0.01", ">= 0", "leave center_weight out for 0.0"],
+    ),
+    "reward model with a prior": (
+        {"method": "bradley_terry", "prior": "reward_gap"},
+        ["not defined for method 'bradley_terry'", "one of dpo, ipo, simpo, cpo, hinge"],
     ),
     "misspelt option": (
         {"method": "cpo", "likelihood_wieght": 0.1},

@@ -38,6 +38,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cpo_sums": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2, "likelihood_reduction": "sum"},
     "hinge": {"method": "hinge", "beta": 0.1},
     "kto": {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75},
+    "offline_ppo": {"method": "offline_ppo", "clip": 0.5, "value_weight": 2.0},
+    "alol": {"method": "alol", "clip": 0.9, "value_weight": 2.0},
+    "alol_free": {"method": "alol", "reference_free": True, "value_weight": 2.0},
+    "dro_v": {"method": "dro_v", "tau": 2.0, "value_weight": 2.0},
+    "modpo": {"method": "modpo", "beta": 0.5, "preference_weight": 0.5},
+    "bradley_terry": {"method": "bradley_terry"},
+    "bradley_terry_margin": {"method": "bradley_terry", "margin": True, "center_weight": 0.01},
 }
 
 TAKE_THE_PRIOR = [
@@ -51,9 +58,13 @@ def with_prior(name: str) -> dict[str, Any]:
 
 
 def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> ScoredResponses:
-    """l_w = -4 on 2 tokens, l_l = -6 on 4 tokens; rho_w = -5, rho_l = -4: so h_w = 1, h_l = -2; z0 = 0.5."""
+    """l_w = -4 on 2 tokens, l_l = -6 on 4 tokens; rho_w = -5, rho_l = -4: so h_w = 1, h_l = -2; z0 = 0.5.
+
+    R is 0 and 1, and V 0.5 of both: so A = -0.5 and 0.5. The scores s are l, and the margin is 0.5.
+    """
+    logps = torch.tensor([-4.0, -6.0], dtype=dtype, requires_grad=True)
     return ScoredResponses(
-        logps=torch.tensor([-4.0, -6.0], dtype=dtype, requires_grad=True),
+        logps=logps,
         lengths=torch.tensor([2, 4]),
         chosen=torch.tensor([0]),
         rejected=torch.tensor([1]),
@@ -61,17 +72,25 @@ def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> Sc
         prior_gap=None if gap is None else torch.tensor([gap], dtype=dtype),
         labels=torch.tensor([True, False]),
         divergence=torch.tensor(0.5, dtype=dtype),
+        auxiliary=torch.tensor([0.0, 1.0], dtype=torch.promote_types(dtype, torch.float32)),
+        values=torch.tensor([0.5, 0.5], dtype=torch.promote_types(dtype, torch.float32)),
+        scores=logps,
+        margins=torch.tensor([0.5], dtype=dtype),
     )
 
 
 def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> ScoredResponses:
-    """Pairs of responses of different lengths; pair i has the responses i, desirable, and i + pairs, not."""
+    """Pairs of responses of different lengths; pair i has the responses i, desirable, and i + pairs, not.
+
+    The scores are the log-probabilities.
+    """
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 40, (2 * pairs,), generator=generator)
     logps = -lengths * torch.rand(2 * pairs, generator=generator, dtype=dtype) * 3
     reference = logps + torch.randn(2 * pairs, generator=generator, dtype=dtype)
     return ScoredResponses(
         logps=logps.requires_grad_(),
+        scores=logps,
         lengths=lengths,
         chosen=torch.arange(pairs),
         rejected=torch.arange(pairs) + pairs,
@@ -79,6 +98,9 @@ def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) 
         prior_gap=torch.rand(pairs, generator=generator, dtype=dtype),
         labels=torch.arange(2 * pairs) < pairs,
         divergence=torch.rand((), generator=generator, dtype=dtype),
+        auxiliary=torch.randn(2 * pairs, generator=generator, dtype=dtype),
+        values=torch.randn(2 * pairs, generator=generator, dtype=dtype).requires_grad_(),
+        margins=torch.rand(pairs, generator=generator, dtype=dtype),
     )
 
 
@@ -143,6 +165,28 @@ BY_HAND = {
         0.75 * sigma(-0.25) + 0.375 * sigma(-1.25),
         (-0.375 * sigma(0.25) * sigma(-0.25), 0.1875 * sigma(1.25) * sigma(-1.25)),
     ),
+    "offline_ppo": (
+        VARIANTS["offline_ppo"],
+        None,
+        0.25 * (math.e - math.exp(-2)) + 0.25,
+        (0.25 * math.e, -0.25 * math.exp(-2)),
+    ),
+    "alol": (VARIANTS["alol"], None, 1.5 * math.exp(-2) + 0.25, (0.0, -0.25 * math.exp(-2))),
+    "alol_free": (VARIANTS["alol_free"], None, 1.5 + 0.25, (0.0, -0.25)),
+    "dro_v": (VARIANTS["dro_v"], None, 26.5 / 8 + 26.5 / 2, (1.25, -2.25)),
+    "modpo": (VARIANTS["modpo"], None, math.log1p(math.exp(-4.0)), (-sigma(-4.0), sigma(-4.0))),
+    "bradley_terry": (
+        VARIANTS["bradley_terry"],
+        None,
+        math.log1p(math.exp(-2.0)),
+        (-sigma(-2.0), sigma(-2.0)),
+    ),
+    "bradley_terry_margin": (
+        VARIANTS["bradley_terry_margin"],
+        None,
+        math.log1p(math.exp(-1.5)) + 1.0,
+        (-sigma(-1.5) - 0.2, sigma(-1.5) - 0.2),
+    ),
 }
 
 
@@ -165,6 +209,14 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - hinge, beta 0.1: 1 - 0.3 = 0.7; half: 1 - 0.2 = 0.8. Gradient -0.1 (1, -delta).
     - kto, beta 0.5, weights 1.5 and 0.75, z0 = 0.5: beta (h_w - z0) = 0.25 and beta (z0 - h_l) = 1.25, the
       mean of two responses. The slope of 1 - sigma(x) is -sigma(x) sigma(-x).
+    - offline_ppo, clip 0.5: q = e and e^-2, and neither is held where A = -0.5 and 0.5: the losses are 0.5 e
+      and -0.5 e^-2. The value's squares of 0.25 add 2 * 0.5 * 0.25, as they do with alol.
+    - alol: the first is left out, the second is 0.5 e^-2 * 6 nats; without the reference 0.5 * 6.
+    - dro_v, tau 2: the residuals A - 2 h are -2.5 and 4.5, their squares 6.25 + 20.25 = 26.5. The policy has
+      26.5 / 4 / 2 and the slopes -residual / 2, the value 2 * 26.5 / 2 / 2.
+    - modpo, beta 0.5, w 0.5: u = 1 * 3 - 1 * (0 - 1) = 4, and the slope is beta / w = 1.
+    - bradley_terry: u = -4 + 6 = 2; with the margin 1.5, and centred by 0.01 (-4 - 6)^2 = 1, of which both
+      scores have the slope 0.02 * -10.
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]
     prior = {} if gap is None else {"prior": "reward_gap"}
@@ -236,6 +288,7 @@ def test_gap_of_zero_leaves_the_rejected_response_alone(name: str) -> None:
     gap=st.floats(0, 1, width=32),
     labels=st.lists(st.booleans(), min_size=2, max_size=2),
     divergence=st.floats(0, 1e4, width=32),
+    rewards=st.lists(st.floats(-(2.0**20), 2.0**20, width=32), min_size=2, max_size=2),
 )
 def test_finite_at_extremes(
     logps: list[float],
@@ -244,11 +297,15 @@ def test_finite_at_extremes(
     gap: float,
     labels: list[bool],
     divergence: float,
+    rewards: list[float],
 ) -> None:
-    """All stays finite for log-probabilities down to -1e4, any gap, any labels and z0 up to 1e4."""
+    """All stays finite for log-probabilities down to -1e4, any gap and labels, z0 to 1e4, rewards to 1e6."""
     for name in VARIANTS:
+        own = torch.tensor(logps, requires_grad=True)
         responses = ScoredResponses(
-            logps=torch.tensor(logps, requires_grad=True),
+            logps=own,
+            scores=own,
+            margins=torch.tensor([rewards[0]]),
             lengths=torch.tensor(lengths),
             chosen=torch.tensor([0]),
             rejected=torch.tensor([1]),
@@ -256,6 +313,8 @@ def test_finite_at_extremes(
             prior_gap=torch.tensor([gap]),
             labels=torch.tensor(labels),
             divergence=torch.tensor(divergence),
+            auxiliary=torch.tensor(rewards),
+            values=torch.tensor([0.5, -0.5]),
         )
         losses, total, gradient = run(with_prior(name), responses)
         assert total.isfinite()
@@ -273,15 +332,16 @@ def test_pairs_do_not_touch_each_other(seed: int, row: int, name: str) -> None:
     changed[[row, row + 6]] -= 3.0
     lengths = before.lengths.clone()
     lengths[[row, row + 6]] += 2
-    after = replace(before, logps=changed.requires_grad_(), lengths=lengths)
+    after = replace(before, logps=changed.requires_grad_(), scores=changed, lengths=lengths)
     pairs = torch.arange(6) != row
     others = {6: pairs, 12: pairs.repeat(2)}  # by pair, or by response
     first, second = build(settings)(before), build(settings)(after)
     for term in first.terms:
         old, new = first.terms[term].values, second.terms[term].values
         assert torch.equal(old[others[len(old)]], new[others[len(new)]]), term
-        (old_gradient,) = torch.autograd.grad(old.sum(), before.logps)
-        (new_gradient,) = torch.autograd.grad(new.sum(), after.logps)
+        # A value's term has no gradient here, and that is 0.
+        (old_gradient,) = torch.autograd.grad(old.sum(), before.logps, materialize_grads=True)
+        (new_gradient,) = torch.autograd.grad(new.sum(), after.logps, materialize_grads=True)
         assert torch.equal(old_gradient[others[12]], new_gradient[others[12]]), term
     for metric, old in first.metrics.items():
         assert torch.equal(old[others[len(old)]], second.metrics[metric][others[len(old)]]), metric
@@ -293,8 +353,14 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
     assert responses.reference_logps is not None
     assert responses.prior_gap is not None
     assert responses.labels is not None
+    assert responses.auxiliary is not None
+    assert responses.values is not None
+    assert responses.logps is not None
+    assert responses.margins is not None
     return ScoredResponses(
         logps=responses.logps[rows],
+        scores=responses.logps[rows],
+        margins=responses.margins[pairs],
         lengths=responses.lengths[rows],
         chosen=torch.arange(len(pairs)),
         rejected=torch.arange(len(pairs)) + len(pairs),
@@ -302,6 +368,8 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
         prior_gap=responses.prior_gap[pairs],
         labels=responses.labels[rows],
         divergence=responses.divergence,
+        auxiliary=responses.auxiliary[rows],
+        values=responses.values[rows],
     )
 
 
@@ -342,7 +410,11 @@ def test_token_mean_is_not_a_mean_of_means() -> None:
 def test_one_response_may_be_in_many_pairs() -> None:
     """Pairs are indices: a response chosen twice counts, and is trained, twice."""
     responses = replace(
-        one_pair(), chosen=torch.tensor([0, 0]), rejected=torch.tensor([1, 1]), prior_gap=torch.ones(2)
+        one_pair(),
+        chosen=torch.tensor([0, 0]),
+        rejected=torch.tensor([1, 1]),
+        prior_gap=torch.ones(2),
+        margins=torch.full((2,), 0.5),
     )
     counts = count_units(responses.lengths, responses.chosen)
     assert {unit: count.item() for unit, count in counts.items()} == {
@@ -355,6 +427,26 @@ def test_one_response_may_be_in_many_pairs() -> None:
         _, twice, _ = run(settings, responses)
         _, once, _ = run(settings, one_pair())
         torch.testing.assert_close(twice, once)
+
+
+def test_a_reward_model_has_no_log_probabilities() -> None:
+    """Its metrics are scores alone: -4 and -6 for the pair, 2 apart, and the square of their sum, 100."""
+    pair = replace(one_pair(), logps=None, reference_logps=None)
+    losses = build(VARIANTS["bradley_terry_margin"])(pair)
+    assert {name: values.item() for name, values in losses.metrics.items()} == {
+        "rewards/chosen": -4.0,
+        "rewards/rejected": -6.0,
+        "rewards/margins": 2.0,
+        "rewards/accuracies": 1.0,
+        "loss/preference": pytest.approx(math.log1p(math.exp(-1.5))),
+        "loss/centring": 100.0,
+    }
+
+
+def test_a_policy_needs_log_probabilities() -> None:
+    """Responses with scores alone are refused by a method that trains a policy."""
+    with pytest.raises(ValueError, match="logps is None"):
+        build({"method": "simpo"})(replace(one_pair(), logps=None))
 
 
 REWARDS_BY_HAND = {

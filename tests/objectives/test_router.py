@@ -24,6 +24,9 @@ def responses(router_loss: float, lengths: list[int]) -> ScoredResponses:
         router_loss=torch.tensor(router_loss, requires_grad=True),
         labels=torch.arange(len(lengths)) % 2 == 0,
         divergence=torch.tensor(0.0),
+        auxiliary=torch.zeros(len(lengths)),
+        values=torch.zeros(len(lengths)),
+        scores=logps,
     )
 
 

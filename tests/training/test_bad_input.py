@@ -263,3 +263,104 @@ def test_an_output_folder_with_a_run_is_not_overwritten(
     assert "--resume" in errors
     assert "--overwrite" in errors
     assert (folder / "config.yaml").read_text(encoding="utf-8") == "{}"
+
+
+def test_unknown_reward(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """A misspelt reward names the measures there are, and the one that was meant."""
+    config["rewards"] = {"reading_grad": {}}
+    message = refused("objective.auxiliary.weight=0.1")
+    assert (
+        "rewards.reading_grad: there is no measure 'reading_grad' (did you mean 'reading_grade'?)" in message
+    )
+    assert "toxicity_words, " in message
+
+
+def test_a_wrong_reward_is_refused_even_where_it_is_not_trained_on(
+    refused: Callable[..., str], config: dict[str, Any]
+) -> None:
+    """At weight 0 a mistake in the rewards is still one: a sweep would meet it after hours."""
+    config["rewards"] = {"length": {}}
+    assert "rewards.length.target" in refused("objective.auxiliary.weight=0")
+
+
+def test_auxiliary_without_rewards(refused: Callable[..., str]) -> None:
+    """An auxiliary term needs something to reward; the message names a way to say what, and a way out."""
+    message = refused("objective.auxiliary.weight=0.1")
+    assert "rewards.reading_grade.goal=minimise" in message
+    assert "remove objective.auxiliary" in message
+
+
+def test_auxiliary_that_is_no_mapping(refused: Callable[..., str]) -> None:
+    """A bare number says where it belongs."""
+    assert "write auxiliary.weight = 0.1" in refused("objective.auxiliary=0.1")
+
+
+def test_misspelt_auxiliary_option(refused: Callable[..., str]) -> None:
+    """The path of the option is named, with the one that was meant."""
+    message = refused("objective.auxiliary.temprature=1")
+    assert "'auxiliary.temprature'" in message
+    assert "did you mean 'temperature'?" in message
+
+
+def test_a_reward_column_missing_in_some_rows(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """The count, the first row and the choice are named."""
+    config["rewards"] = {"column:grade": {}}
+    for split in ("train", "evaluation"):
+        for row in range(16 if split == "train" else 5):
+            edit(config["data"][split], row, grade_chosen=1.0, grade_rejected=2.0)
+    for row in (3, 7):
+        edit(config["data"]["train"], row, grade_rejected=None)
+    message = refused("objective.auxiliary.weight=0.1")
+    assert "2 of 16 rows" in message
+    assert "row 3" in message
+    assert "data.rules.missing_reward=drop" in message
+
+
+def test_a_reward_function_that_fails(
+    refused: Callable[..., str], config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that gives NaN on one row stops the run before training, with the reward and the row."""
+    (tmp_path / "own_rewards.py").write_text(
+        "def brevity(completions, **columns):\n"
+        "    return [float('nan') if '.' in str(c[0]['content'][-1:]) else 1.0 for c in completions]\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config["rewards"] = {"own_rewards:brevity": {}}
+    message = refused("objective.auxiliary.weight=0.1")
+    assert "reward 'own_rewards:brevity' gave nan" in message
+    assert "row 0" in message
+
+
+def test_a_step_too_small_for_the_divergence(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """One prompt a step gives no estimate; the message says what batch size would."""
+    del config["prior"]
+    message = refused("objective={method: kto}", "training.per_device_train_batch_size=1", "batches=null")
+    assert "training.per_device_train_batch_size=2" in message
+
+
+def test_labels_of_one_kind(refused: Callable[..., str], config: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing is learned from desirable responses alone; the counts are named."""
+    file = tmp_path / "labelled.jsonl"
+    rows = [{"prompt": f"p {row}", "completion": f"c {row}", "label": True} for row in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config["data"] = {"train": str(file)}
+    del config["prior"]
+    assert "8 desirable and 0 undesirable" in refused("objective={method: kto}")
+
+
+def test_labels_where_pairs_are_needed(
+    refused: Callable[..., str], config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Labelled responses have no pairs; the method that learns from them is named."""
+    file = tmp_path / "labelled.jsonl"
+    file.write_text('{"prompt": "p", "completion": "c", "label": true}\n', encoding="utf-8")
+    config["data"]["train"] = str(file)
+    assert "objective.method=kto" in refused("objective={method: dpo}")
+
+
+def test_no_prior_for_labels(refused: Callable[..., str]) -> None:
+    """The prior weighs a rejected response against its chosen one, which labels do not have."""
+    message = refused("objective.method=kto")
+    assert "prior = 'reward_gap' is not defined for method 'kto'" in message
+    assert "dpo, ipo, simpo, cpo, hinge" in message

@@ -18,13 +18,20 @@ def demo_rows(split: str, path: Path = DATA_FILE) -> list[Row]:
         return [row for line in lines if (row := json.loads(line))["split"] == split]
 
 
-def write_splits(folder: Path) -> dict[str, Path]:
+def write_splits(folder: Path, train: Sequence[Row], held_out: Sequence[Row]) -> dict[str, Path]:
     """Write `train.jsonl` and `held_out.jsonl`, and return their paths by split."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {split: folder / f"{split}.jsonl" for split in SPLITS}
-    for split, path in paths.items():
-        write_jsonl(path, demo_rows(split))
+    for path, rows in zip(paths.values(), (train, held_out), strict=True):
+        write_jsonl(path, rows)
     return paths
+
+
+def best_and_worst(row: Row) -> Row:
+    """The row with its first best and first worst response alone, which is all that its pair is made of."""
+    scores = row["scores"]
+    kept = sorted({scores.index(max(scores)), scores.index(min(scores))})
+    return row | {key: [row[key][index] for index in kept] for key in ("responses", "scores")}
 
 
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from preftune.demo.data import Row, demo_rows, write_jsonl, write_splits
+from preftune.demo.data import Row, best_and_worst, demo_rows, write_jsonl, write_splits
 from preftune.demo.model import demo_model_dir
 from preftune.errors import InputError
 from preftune.online.sampling import sample_responses
@@ -53,9 +53,11 @@ TRAINING: dict[str, Any] = {
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 2,
     "per_device_train_batch_size": 4,
-    "max_steps": 20,
+    "max_steps": 16,
     "save_strategy": "no",
 }
+TRAINING_PROMPTS = 64
+"""As many as the steps take: the rest would only be scored under the reference."""
 SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
 
@@ -131,11 +133,12 @@ def run_demo(output: Path, model: str | None = None) -> None:
     model = model or str(demo_model_dir())
     for name in ("summary.json", "report.html"):
         (output / name).unlink(missing_ok=True)
-    data = write_splits(output / "data")
-    held_out = demo_rows("held_out")
+    train, held_out = demo_rows("train")[:TRAINING_PROMPTS], demo_rows("held_out")
+    # Held-out pairs need no other responses, and evaluation is quicker without them.
+    data = write_splits(output / "data", train, [best_and_worst(row) for row in held_out])
     threads = _useful_threads()
     torch.set_num_threads(threads)
-    console.print(f"Model {model}, {threads} thread(s), {len(demo_rows('train'))} training prompts")
+    console.print(f"Model {model}, {threads} thread(s), {len(train)} training prompts")
 
     console.rule("Before: what the model answers to held-out prompts")
     samples = {"before": sample_rewards(model, held_out, progress=True)}

@@ -34,7 +34,15 @@ from preftune.objectives.methods import (
     methods_without_pairs,
     resolve,
 )
-from preftune.objectives.parts import ChosenLikelihood, Margin, Part
+from preftune.objectives.offline_rl import (
+    ClippedSurrogate,
+    LeftoverLikelihood,
+    RewardMargin,
+    RewardRegression,
+    SoftValueRegression,
+    importance_ratio,
+)
+from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Losses, Need, ScoredResponses, Term, Unit, count_units
 from preftune.objectives.router import RouterBalance
@@ -45,6 +53,7 @@ from preftune.objectives.scores import (
     log_ratio,
     mean_log_likelihood,
     mean_log_ratio,
+    reward_score,
 )
 
 __all__ = [
@@ -53,9 +62,12 @@ __all__ = [
     "PRIORS",
     "SCORE_NEEDS",
     "AdvantageLikelihood",
+    "Centring",
     "ChosenLikelihood",
+    "ClippedSurrogate",
     "Hinge",
     "LabelBalance",
+    "LeftoverLikelihood",
     "Link",
     "Logistic",
     "Losses",
@@ -67,10 +79,13 @@ __all__ = [
     "Part",
     "Prior",
     "ProspectUtility",
+    "RewardMargin",
+    "RewardRegression",
     "RouterBalance",
     "Score",
     "ScoredResponses",
     "Settings",
+    "SoftValueRegression",
     "Square",
     "Standardization",
     "Term",
@@ -78,6 +93,7 @@ __all__ = [
     "ValueRegression",
     "build",
     "count_units",
+    "importance_ratio",
     "label_balance",
     "log_likelihood",
     "log_ratio",
@@ -85,4 +101,5 @@ __all__ = [
     "mean_log_ratio",
     "methods_without_pairs",
     "resolve",
+    "reward_score",
 ]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from preftune.objectives.responses import Need, ScoredResponses, Term
-from preftune.objectives.scores import log_ratio
+from preftune.objectives.scores import log_likelihood, log_ratio
 
 BALANCED = (1.0, 4 / 3)
 """Between which lambda_D n_D / (lambda_U n_U) should lie (KTO, first version, Eq. 8)."""
@@ -67,12 +67,12 @@ class ProspectUtility:
         # 1 - sigma(x) = sigma(-x), which keeps its digits where sigma(x) is nearly 1.
         lost = torch.sigmoid(-self.beta * gain)
         values = torch.where(desirable, self.desirable_weight * lost, self.undesirable_weight * lost)
-        reward = self.beta * ratio
+        reward, logps = self.beta * ratio, log_likelihood(responses)
         metrics = {
             f"loss/{self.name}": values,
             "kl": divergence.expand(len(values)),
-            "logps/chosen": responses.logps[desirable],
-            "logps/rejected": responses.logps[~desirable],
+            "logps/chosen": logps[desirable],
+            "logps/rejected": logps[~desirable],
             "rewards/chosen": reward[desirable],
             "rewards/rejected": reward[~desirable],
             "rewards/margins": reward[responses.chosen] - reward[responses.rejected],

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,14 @@ from torch import Tensor
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Logistic, Square
-from preftune.objectives.parts import ChosenLikelihood, Margin, Part, Reduction
+from preftune.objectives.offline_rl import (
+    ClippedSurrogate,
+    LeftoverLikelihood,
+    RewardMargin,
+    RewardRegression,
+    SoftValueRegression,
+)
+from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part, Reduction
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Losses, Need, ScoredResponses
 from preftune.objectives.router import RouterBalance
@@ -21,6 +28,7 @@ from preftune.objectives.scores import (
     log_ratio,
     mean_log_likelihood,
     mean_log_ratio,
+    reward_score,
 )
 
 Value = float | bool | str
@@ -29,7 +37,8 @@ Value = float | bool | str
 Settings = dict[str, Value | dict[str, Value]]
 """An objective as words: options by name, and those of `auxiliary` by name in a mapping of their own."""
 
-_Logps = TypeVar("_Logps", Tensor, Tensor | None)
+MEAN = 0.5
+"""The expectile that is the mean."""
 
 _FIELD_OF: dict[Need, str] = {
     "pairs": "chosen",
@@ -40,6 +49,8 @@ _FIELD_OF: dict[Need, str] = {
     "divergence": "divergence",
     "auxiliary": "auxiliary",
     "value": "values",
+    "score": "scores",
+    "margin": "margins",
 }
 
 
@@ -80,12 +91,18 @@ class Objective:
                 )
         # Once and for all parts: autograd then adds up their gradients in float32 as well.
         responses = replace(
-            responses, logps=_wide(responses.logps), reference_logps=_wide(responses.reference_logps)
+            responses,
+            logps=_wide(responses.logps),
+            reference_logps=_wide(responses.reference_logps),
+            scores=_wide(responses.scores),
         )
-        metrics = {
-            "logps/chosen": responses.logps[responses.chosen],
-            "logps/rejected": responses.logps[responses.rejected],
-        }
+        metrics = {}
+        if "score" not in self.needs:
+            logps = log_likelihood(responses)
+            metrics = {
+                "logps/chosen": logps[responses.chosen],
+                "logps/rejected": logps[responses.rejected],
+            }
         terms = {}
         for part in self.parts:
             terms[part.name], explained = part(responses)
@@ -143,6 +160,47 @@ def kto(_: Prior, *, beta: float, desirable_weight: float, undesirable_weight: f
     return (ProspectUtility(beta, desirable_weight, undesirable_weight),)
 
 
+def offline_ppo(
+    _: Prior, *, standardization: Standardization, clip: float, value_weight: float
+) -> tuple[Part, ...]:
+    """-min(q A, clip(q, 1 - eps, 1 + eps) A), and V the mean of R: PPO Eq. 7, offline as in KTO's paper."""
+    return (
+        ClippedSurrogate(clip, standardization),
+        ValueRegression(value_weight, MEAN, standardization),
+    )
+
+
+def alol(
+    _: Prior, *, standardization: Standardization, clip: float, reference_free: bool, value_weight: float
+) -> tuple[Part, ...]:
+    """-sg(clip(q, 1 - eps, 1 + eps) max(A, 0)) l, and V the mean of R: A-LoL, q = 1 if `reference_free`."""
+    return (
+        LeftoverLikelihood(clip, reference_free, standardization),
+        ValueRegression(value_weight, MEAN, standardization),
+    )
+
+
+def dro_v(_: Prior, *, standardization: Standardization, tau: float, value_weight: float) -> tuple[Part, ...]:
+    """(A - tau h)^2 / 2, for the policy over tau and for V: DRO-V Eq. 7 and 8."""
+    return (
+        RewardRegression(tau, standardization),
+        SoftValueRegression(value_weight, tau, standardization),
+    )
+
+
+def modpo(
+    _: Prior, *, standardization: Standardization, beta: float, preference_weight: float
+) -> tuple[Part, ...]:
+    """-log sigma(beta / w (h_w - h_l) - (1 - w) / w (R_w - R_l)): MODPO Eq. 11."""
+    return (RewardMargin(beta, preference_weight, standardization),)
+
+
+def bradley_terry(_: Prior, *, margin: bool, center_weight: float) -> tuple[Part, ...]:
+    """-log sigma(s_w - s_l - m) + c (s_w + s_l)^2, with m = 0 unless `margin`."""
+    preference = Margin(reward_score, Logistic(beta=1.0), data_margin=margin)
+    return (preference, Centring(center_weight)) if center_weight else (preference,)
+
+
 @dataclass(frozen=True)
 class Rule:
     """Which values an option takes: `holds` decides, `text` says it to people."""
@@ -159,6 +217,7 @@ POSITIVE = Rule("a finite number > 0", lambda value: _is_number(value) and cast(
 BELOW_ONE = Rule(
     "a number between 0 and 1, without them", lambda value: _is_number(value) and 0 < cast(float, value) < 1
 )
+SHARE = Rule("a number > 0 and at most 1", lambda value: _is_number(value) and 0 < cast(float, value) <= 1)
 NOT_NEGATIVE = Rule("a finite number >= 0", lambda value: _is_number(value) and cast(float, value) >= 0)
 SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
 REDUCTION = Rule(
@@ -191,8 +250,10 @@ class Method:
         summary: one line for people.
         source: the paper, and the equation with the prior.
         options: its settings by name.
-        compose: prior and settings to parts.
+        compose: prior and settings to parts; a method of auxiliary rewards also takes `standardization`.
         priors: names of the priors it is defined with.
+        learns_auxiliary: it learns from auxiliary rewards itself, so that `auxiliary` cannot be added.
+        trains_policy: it trains a policy, and not a reward model, whose likelihood `auxiliary` could weigh.
     """
 
     summary: str
@@ -200,9 +261,12 @@ class Method:
     options: Mapping[str, Option]
     compose: Callable[..., tuple[Part, ...]]
     priors: tuple[str, ...] = tuple(PRIORS)
+    learns_auxiliary: bool = False
+    trains_policy: bool = True
 
 
 _BETA = "scale of the implicit reward; a larger one keeps the policy closer to where it started"
+_VALUE_WEIGHT = Option(1.0, POSITIVE, "weight of the value's regression")
 
 METHODS: Mapping[str, Method] = {
     "dpo": Method(
@@ -262,6 +326,66 @@ METHODS: Mapping[str, Method] = {
         # MaPPO weighs a rejected response against its chosen one, and here is no pair.
         priors=("none",),
     ),
+    # Of the methods of auxiliary rewards, three have no pairs, and the margin of modpo has R beside the
+    # rejected score: no paper says whether a prior would weigh that too.
+    "offline_ppo": Method(
+        "policy gradient with the clipped ratio to the reference, on the advantage of auxiliary rewards",
+        "offline PPO of KTO, arXiv 2402.01306, Section 3.3; PPO, arXiv 1707.06347, Eq. 7",
+        {
+            "clip": Option(0.5, BELOW_ONE, "how far a whole response's ratio may leave 1"),
+            "value_weight": _VALUE_WEIGHT,
+        },
+        offline_ppo,
+        priors=("none",),
+        learns_auxiliary=True,
+    ),
+    "alol": Method(
+        "likelihood of responses with a positive advantage, weighted by it and the ratio to the reference",
+        "A-LoL, arXiv 2305.14718, Section 2; the clipping of PPO, arXiv 1707.06347, Eq. 7",
+        {
+            "clip": Option(0.9, BELOW_ONE, "how far a whole response's ratio may leave 1"),
+            "reference_free": Option(False, SWITCH, "leave the ratio, and the reference, out"),
+            "value_weight": _VALUE_WEIGHT,
+        },
+        alol,
+        priors=("none",),
+        learns_auxiliary=True,
+    ),
+    "dro_v": Method(
+        "squared distance of the log-ratio to the reference from the advantage of auxiliary rewards",
+        "DRO-V, arXiv 2405.19107, Eq. 7 and 8",
+        {
+            "tau": Option(1.0, POSITIVE, "weight of the log-ratio; a larger one keeps the policy closer"),
+            "value_weight": _VALUE_WEIGHT,
+        },
+        dro_v,
+        priors=("none",),
+        learns_auxiliary=True,
+    ),
+    "modpo": Method(
+        "dpo with a margin from the pair's auxiliary rewards",
+        "MODPO, arXiv 2310.03708, Eq. 11",
+        {
+            "beta": Option(0.1, POSITIVE, _BETA),
+            "preference_weight": Option(0.5, SHARE, "w, of the preference; 1 - w is the auxiliary rewards'"),
+        },
+        modpo,
+        priors=("none",),
+        learns_auxiliary=True,
+    ),
+    "bradley_terry": Method(
+        "a reward model: logistic loss on the difference of the scores it gives",
+        "InstructGPT, arXiv 2203.02155, Eq. 1; margin: Llama 2, arXiv 2307.09288, Eq. 2; centring: arXiv "
+        "2312.09244, Eq. 2",
+        {
+            "margin": Option(False, SWITCH, "the chosen score must be higher by the pair's own margin"),
+            "center_weight": Option(0.0, NOT_NEGATIVE, "weight of the squared sum of a pair's scores"),
+        },
+        bradley_terry,
+        # The prior is what a reward model is trained for.
+        priors=("none",),
+        trains_policy=False,
+    ),
 }
 
 
@@ -278,7 +402,7 @@ AUXILIARY: Mapping[str, Option] = {
     "reduction": Option("token_mean", REDUCTION, "mean over all response tokens, or sums per response"),
     "cap": Option(None, POSITIVE, "largest factor exp(advantage / temperature)"),
 }
-"""Options of `auxiliary`, which goes with any method: the auxiliary terms of HPO (arXiv 2405.17956)."""
+"""Options of `auxiliary`: HPO's terms (arXiv 2405.17956), which go with any method without its own."""
 
 
 def resolve(settings: Mapping[str, object]) -> Settings:
@@ -310,6 +434,16 @@ def resolve(settings: Mapping[str, object]) -> Settings:
         raise ValueError(
             f"auxiliary = {auxiliary!r} must be a mapping: write auxiliary.weight = {auxiliary!r}, or leave "
             "auxiliary out"
+        )
+    takes_auxiliary = method.trains_policy and not method.learns_auxiliary
+    if not takes_auxiliary and cast(dict[str, Value], resolved.get("auxiliary", {})).get("weight"):
+        others = [
+            name for name, other in METHODS.items() if other.trains_policy and not other.learns_auxiliary
+        ]
+        learns = "learns from the auxiliary rewards itself" if method.learns_auxiliary else "trains no policy"
+        raise ValueError(
+            f"auxiliary cannot be added to method {method_name!r}, which {learns}: remove auxiliary, or "
+            f"choose one of {', '.join(others)}"
         )
     return resolved
 
@@ -360,9 +494,11 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
     prior = PRIORS[cast(str, resolved.pop("prior"))]
     auxiliary = cast(dict[str, Any], resolved.pop("auxiliary", {}))
     router_loss_weight = cast(float, resolved.pop("router_loss_weight", 0.0))
-    parts = [*method.compose(prior, **resolved)]
+    standardization = standardization or Standardization()
+    own = {"standardization": standardization} if method.learns_auxiliary else {}
+    parts = [*method.compose(prior, **resolved, **own)]
     if auxiliary.get("weight"):
-        parts += _auxiliary(standardization or Standardization(), **auxiliary)
+        parts += _auxiliary(standardization, **auxiliary)
     if router_loss_weight:
         parts.append(RouterBalance(router_loss_weight))
     return Objective(tuple(parts))
@@ -390,9 +526,9 @@ def _auxiliary(
     )
 
 
-def _wide(logps: _Logps) -> _Logps:
+def _wide(values: Tensor | None) -> Tensor | None:
     """Half precision leaves too few bits of a sum over hundreds of tokens to subtract it from another."""
-    return None if logps is None else logps.to(torch.promote_types(logps.dtype, torch.float32))
+    return None if values is None else values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _metric(values: Tensor) -> Tensor:
@@ -426,7 +562,16 @@ def _fix(key: str, value: object, option: Option) -> str:
     return f"set a value that is, or leave {key} out for {option.default!r}"
 
 
-_NAMES_ELSEWHERE = {"sigmoid": "dpo", "slic": "hinge", "mappo": "reward_gap"}
+_NAMES_ELSEWHERE = {
+    "sigmoid": "dpo",
+    "slic": "hinge",
+    "mappo": "reward_gap",
+    "ppo": "offline_ppo",
+    "a_lol": "alol",
+    "dro": "dro_v",
+    "reward": "bradley_terry",
+    "reward_model": "bradley_terry",
+}
 """What other libraries and papers call things, by our names."""
 
 

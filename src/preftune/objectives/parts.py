@@ -1,7 +1,7 @@
 """The summands of an objective. A published loss is one of them, or a few side by side."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +9,13 @@ from torch import Tensor
 from preftune.objectives.links import Link
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Need, ScoredResponses, Term, Unit
-from preftune.objectives.scores import SCORE_NEEDS, Score, log_likelihood, mean_log_likelihood
+from preftune.objectives.scores import (
+    SCORE_NEEDS,
+    Score,
+    log_likelihood,
+    mean_log_likelihood,
+    reward_score,
+)
 
 Reduction = Literal["token_mean", "sum"]
 """Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
@@ -44,12 +50,14 @@ class Margin:
         link: how the margin becomes a loss.
         prior: where delta comes from.
         reward: the score that `rewards/*` report as beta * score; `score` itself unless given.
+        data_margin: whether s_w must exceed s_l by the pair's own margin, as the data gives it.
     """
 
     score: Score
     link: Link
     prior: Prior = PRIORS["none"]
     reward: Score | None = None
+    data_margin: bool = False
 
     @property
     def name(self) -> str:
@@ -60,7 +68,7 @@ class Margin:
     def needs(self) -> frozenset[Need]:
         """Pairs, and what score and prior need; a score that is not in SCORE_NEEDS checks for itself."""
         scores = (self.score, self.reward or self.score)
-        own: frozenset[Need] = frozenset({"pairs"})
+        own: frozenset[Need] = frozenset({"pairs", "margin"}) if self.data_margin else frozenset({"pairs"})
         return own.union(self.prior.needs, *(SCORE_NEEDS.get(score, frozenset()) for score in scores))
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
@@ -68,6 +76,8 @@ class Margin:
         score = self.score(responses)
         delta = self.prior.delta(responses).to(score.dtype)
         margin = score[responses.chosen] - delta * score[responses.rejected]
+        if self.data_margin:
+            margin = margin - cast(Tensor, responses.margins).to(score.dtype)
         reward = score if self.reward is None else self.reward(responses)
         metrics = self._reward_metrics(reward, responses)
         if "prior_gap" in self.prior.needs:
@@ -119,3 +129,34 @@ class ChosenLikelihood:
         # is averaged over pairs: there only a per-token number can be read beside the loss.
         shown = values if self.reduction == "sum" else -mean_log_likelihood(responses)[responses.chosen]
         return Term(values, _UNIT_OF[self.reduction], self.weight), {f"loss/{self.name}": shown}
+
+
+@dataclass(frozen=True)
+class Centring:
+    """weight * (s_w + s_l)^2: keeps a reward model's scores around 0 (arXiv 2312.09244, Eq. 2).
+
+    A preference fixes only the difference of two scores; this fixes what is added to both.
+
+    With s_w = 1 and s_l = -3 it is weight * 4.
+
+    Attributes:
+        weight: its factor in the total loss.
+    """
+
+    weight: float
+
+    @property
+    def name(self) -> str:
+        """The term's name."""
+        return "centring"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Pairs, and scores of a reward model."""
+        return frozenset({"pairs", "score"})
+
+    def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
+        """The term per pair."""
+        score = reward_score(responses)
+        values = (score[responses.chosen] + score[responses.rejected]) ** 2
+        return Term(values, "pairs", self.weight), {f"loss/{self.name}": values}

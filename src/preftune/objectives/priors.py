@@ -27,7 +27,7 @@ class Prior:
 
 def one(responses: ScoredResponses) -> Float[Tensor, "pairs"]:
     """The factor 1: the maximum-likelihood form, which is the plain method."""
-    return torch.ones(len(responses.rejected), device=responses.logps.device)
+    return torch.ones(len(responses.rejected), device=responses.rejected.device)
 
 
 def reward_gap(responses: ScoredResponses) -> Float[Tensor, "pairs"]:

@@ -7,16 +7,30 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Need = Literal["pairs", "reference", "prior_gap", "router_loss", "labels", "divergence", "auxiliary", "value"]
-"""What a part of an objective cannot work without, beyond the policy's own log-probabilities."""
+Need = Literal[
+    "pairs",
+    "reference",
+    "prior_gap",
+    "router_loss",
+    "labels",
+    "divergence",
+    "auxiliary",
+    "value",
+    "score",
+    "margin",
+]
+"""What a part of an objective cannot work without, beyond the policy's own log-probabilities.
+
+With "score" it works without those: what is trained is a reward model.
+"""
 
 
 @dataclass(frozen=True)
 class ScoredResponses:
-    """Responses with their log-probabilities, and the pairs among them.
+    """Responses with their log-probabilities or scores, and the pairs among them.
 
     Attributes:
-        logps: log pi_theta(y given x) summed over response tokens, in nats.
+        logps: log pi_theta(y given x) summed over response tokens, in nats; None from a reward model.
         lengths: number of response tokens (the end-of-sequence token included).
         chosen: index of each pair's chosen response.
         rejected: index of each pair's rejected response.
@@ -28,9 +42,11 @@ class ScoredResponses:
         divergence: z0 >= 0, an estimate of KL(policy || reference) over the whole step, in nats (KTO).
         auxiliary: auxiliary reward R, on any scale (HPO, arXiv 2405.17956).
         values: V(x) of each response's prompt, in standard units of R.
+        scores: what the reward model that is trained gives each response.
+        margins: by how much each pair's chosen response should outscore the rejected one.
     """
 
-    logps: Float[Tensor, "responses"]
+    logps: Float[Tensor, "responses"] | None
     lengths: Int[Tensor, "responses"]
     chosen: Int[Tensor, "pairs"]
     rejected: Int[Tensor, "pairs"]
@@ -41,6 +57,8 @@ class ScoredResponses:
     divergence: Float[Tensor, ""] | None = None
     auxiliary: Float[Tensor, "responses"] | None = None
     values: Float[Tensor, "responses"] | None = None
+    scores: Float[Tensor, "responses"] | None = None
+    margins: Float[Tensor, "pairs"] | None = None
 
 
 Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens"]

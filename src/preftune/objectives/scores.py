@@ -1,4 +1,7 @@
-"""What a response is scored by: log-probabilities in nats, summed or per token, with or without reference."""
+"""What a response is scored by.
+
+Log-probabilities in nats, summed or per token, with or without reference; or the number a reward model gives.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +15,13 @@ Score = Callable[[ScoredResponses], Float[Tensor, "responses"]]
 
 
 def log_likelihood(responses: ScoredResponses) -> Float[Tensor, "responses"]:
-    """Sum l = log pi_theta(y given x) over response tokens."""
+    """Sum l = log pi_theta(y given x) over response tokens.
+
+    Raises:
+        ValueError: the responses carry no log-probabilities.
+    """
+    if responses.logps is None:
+        raise ValueError("logps is None, but a likelihood needs it: score the responses with a policy")
     return responses.logps
 
 
@@ -29,7 +38,7 @@ def log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     """
     if responses.reference_logps is None:
         raise ValueError("reference_logps is None, but a log-ratio needs it: score the reference policy too")
-    return responses.logps - responses.reference_logps
+    return log_likelihood(responses) - responses.reference_logps
 
 
 def mean_log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
@@ -41,11 +50,23 @@ def mean_log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     return log_ratio(responses) / _token_counts(responses)
 
 
+def reward_score(responses: ScoredResponses) -> Float[Tensor, "responses"]:
+    """What the reward model that is trained gives each response.
+
+    Raises:
+        ValueError: the responses carry no scores.
+    """
+    if responses.scores is None:
+        raise ValueError("scores is None, but a reward model's loss needs it: score with a reward model")
+    return responses.scores
+
+
 SCORE_NEEDS: Mapping[Score, frozenset[Need]] = {
     log_likelihood: frozenset(),
     mean_log_likelihood: frozenset(),
     log_ratio: frozenset({"reference"}),
     mean_log_ratio: frozenset({"reference"}),
+    reward_score: frozenset({"score"}),
 }
 
 

@@ -37,7 +37,7 @@ def load_config(model: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise _unreadable(model, error) from None
+        raise unreadable(model, error) from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"model={model} is a {config.model_type}, which is no causal language model")
     return config
@@ -52,7 +52,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise _unreadable(model, error) from None
+        raise unreadable(model, error) from None
 
 
 def load_language_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -64,7 +64,7 @@ def load_language_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise _unreadable(model, error) from None
+        raise unreadable(model, error) from None
 
 
 def generation_device() -> torch.device:
@@ -87,7 +87,8 @@ def generation_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
 
 
-def _unreadable(model: str, error: Exception) -> InputError:
+def unreadable(model: str, error: Exception) -> InputError:
+    """What to raise where transformers could not read a model."""
     reason = str(error).strip().splitlines()[0]
     return InputError(
         f"model={model} is neither a folder with a whole model nor a name the hub knows, or the hub cannot "

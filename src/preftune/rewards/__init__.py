@@ -8,6 +8,7 @@ from preftune.rewards.calibration import (
     PriorReport,
     apply_prior,
     fit_calibration,
+    with_margins,
 )
 from preftune.rewards.measures import MEASURES, Measure
 from preftune.rewards.measuring import MeasuredGroups, RewardReport, Spread, measure_groups
@@ -29,4 +30,5 @@ __all__ = [
     "fit_calibration",
     "measure",
     "measure_groups",
+    "with_margins",
 ]

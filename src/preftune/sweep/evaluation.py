@@ -101,7 +101,6 @@ def read_held_out(config: RunConfig, sampling: Sampling) -> HeldOut:
     loaded = load_groups(
         config.data.evaluation,
         split=config.data.evaluation_split,
-        pair_rule=config.data.pair_rule,
         needs_pairs=False,
         keep_columns=True,
         rules=RowRules(config.data.rules),

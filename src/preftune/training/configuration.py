@@ -1,13 +1,23 @@
 """The configuration of a run: a YAML file, `key=value` overrides, and every error before heavy work."""
 
 import difflib
+import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from preftune.data.pairing import COUNTED_RULES
 from preftune.errors import InputError
 
 
@@ -60,6 +70,11 @@ class DataSection(_Section):
     evaluation_split: str = "train"
     pair_rule: str = "best_worst"
     evaluation_pair_rule: str | None = Field(None, description="of held-out data; pair_rule unless given")
+    pairs_per_prompt: int | None = Field(None, gt=0, description="for max_margin_topk")
+    pair_seed: int = Field(0, ge=0, description="for best_random")
+    length_penalty: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="off a score per character, where pairs are chosen"
+    )
     max_length: int = Field(1024, ge=2, description="tokens of prompt and response together")
     max_prompt_length: int = Field(512, ge=1, description="tokens of the prompt")
     rules: dict[str, str] = Field(default_factory=dict, description="what to do with bad rows: docs/data.md")
@@ -77,6 +92,15 @@ class DataSection(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _pairs_are_counted(self) -> "DataSection":
+        if self.pairs_per_prompt and not COUNTED_RULES & {self.pair_rule, self.evaluation_pair_rule}:
+            raise ValueError(
+                f"pairs_per_prompt={self.pairs_per_prompt} is not read by pair_rule={self.pair_rule}; set "
+                f"pair_rule={' or '.join(sorted(COUNTED_RULES))}, or remove the number"
+            )
+        return self
+
 
 class BatchesSection(_Section):
     """Steps filled to a number of tokens, in place of a number of groups."""
@@ -85,16 +109,23 @@ class BatchesSection(_Section):
     tokens_per_row: int | None = Field(None, gt=0, description="most tokens in one pass through the model")
 
 
+def _temperature(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "fit" or (is_number and 0 < cast(float, value) < math.inf):
+        return value
+    raise ValueError("give a number > 0, or fit for the likeliest on the training pairs")
+
+
 class PriorSection(_Section):
     """How raw scores become the reward gap; read when the objective's prior is `reward_gap`."""
 
     calibration: str = "sigmoid"
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Annotated[float | Literal["fit"], BeforeValidator(_temperature)] = 1.0
     negative_gap: Literal["drop", "swap", "clip", "error"] = "error"
 
 
 class ValueHeadSection(_Section):
-    """The estimate of V(x) in the advantage; read when the objective has an auxiliary term."""
+    """The estimate of V(x) in the advantage; read when the objective has a value."""
 
     width: int = Field(default=256, gt=0, description="of its two hidden layers")
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -109,7 +140,7 @@ class RunConfig(_Section):
         model_dtype: data type of the weights.
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
-        rewards: options of `preftune.rewards.auxiliary_rewards` by name, for the objective's auxiliary term.
+        rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
         training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
@@ -157,6 +188,7 @@ TRL_KEYS: dict[str, str] = {
     "router_aux_loss_coef": "objective.router_loss_weight",
     "simpo_gamma": "objective.gamma",
     "desirable_weight": "objective.desirable_weight",
+    "center_rewards_coefficient": "objective.center_weight",
     "undesirable_weight": "objective.undesirable_weight",
     "model_name_or_path": "model",
     "train_dataset": "data.train",

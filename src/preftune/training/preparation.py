@@ -39,6 +39,7 @@ from preftune.rewards import (
     auxiliary_rewards,
     fit_calibration,
     measure_groups,
+    with_margins,
 )
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
@@ -355,10 +356,13 @@ def _rewards(
             )
         return ()
     if not rewards:
+        method = config.objective["method"]
+        own = objectives.METHODS[method].learns_auxiliary
+        cause = f"objective.method={method} learns from auxiliary rewards"
         raise InputError(
-            "objective.auxiliary is set, and the section `rewards` names no reward: add one, such as "
-            "rewards.reading_grade.goal=minimise (`preftune score --list` lists them), or remove "
-            "objective.auxiliary"
+            f"{cause if own else 'objective.auxiliary is set'}, and the section `rewards` names no reward: "
+            "add one, such as rewards.reading_grade.goal=minimise (`preftune score --list` lists them), or "
+            f"{'choose another method' if own else 'remove objective.auxiliary'}"
         )
     return rewards
 
@@ -368,8 +372,8 @@ def _standardization(train: PreparedData) -> Standardization:
     if scale > 0:
         return Standardization(mean, scale)
     logger.warning(
-        "all %d responses have the auxiliary reward %.4g, so all advantages are equal and the auxiliary term "
-        "is plain likelihood; choose rewards that tell responses apart",
+        "all %d responses have the auxiliary reward %.4g, so all advantages are equal, and what "
+        "objective.auxiliary adds is plain likelihood; choose rewards that tell responses apart",
         len(train.auxiliary),
         mean,
     )
@@ -400,6 +404,8 @@ class _Splits:
                     config.prior.calibration, config.prior.temperature, groups
                 )
                 groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+            if "margin" in self.needs:
+                groups = with_margins(groups)
         if prior:
             self._describe(prior)
         elif config.prior != PriorSection():
@@ -428,7 +434,10 @@ class _Splits:
             source,
             split=split,
             pair_rule=pair_rule,
-            needs_prior="prior_gap" in self.needs,
+            pairs_per_prompt=self.config.data.pairs_per_prompt,
+            pair_seed=self.config.data.pair_seed,
+            length_penalty=self.config.data.length_penalty,
+            needs_prior=not self.needs.isdisjoint({"prior_gap", "margin"}),
             needs_pairs="pairs" in self.needs,
             needs_labels="labels" in self.needs,
             label_methods=objectives.methods_without_pairs(),

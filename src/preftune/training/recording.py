@@ -99,7 +99,7 @@ class Recorder(TrainerCallback):
     def summary(self) -> dict[str, Any]:
         """Figures of the run: held-out metrics at its start and end, speed and memory.
 
-        Changes are None where the untrained policy was not evaluated.
+        Changes are None where the untrained policy was not evaluated, and of a reward model.
         """
         evaluations = [line for line in self._lines if "eval_loss" in line]
         before, after = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
@@ -124,7 +124,7 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _change(metric: str, before: dict[str, Any], after: dict[str, Any]) -> float | None:
-    if before.get("step") != 0 or after.get("step") == 0:
+    if before.get("step") != 0 or after.get("step") == 0 or metric not in after:
         return None
     change: float = after[metric] - before[metric]
     return change

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
@@ -20,9 +21,12 @@ from preftune.errors import InputError
 from preftune.policy import (
     Policy,
     ReferenceCache,
+    RewardModel,
     ValueHead,
     load_config,
     load_language_model,
+    load_reward_model,
+    padding_token,
     reference_identity,
 )
 from preftune.policy.allocator import keep_freed_memory
@@ -41,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 REWARDS_FILE = "rewards.json"
+CALIBRATION_FILE = "calibration.json"
 
 
 def train(
@@ -79,20 +84,14 @@ def train(
         keep_freed_memory()
     # Adapters start at random numbers, which the seed decides too.
     set_seed(prepared.arguments.seed)
-    # On its device from the start: what is tried there at construction decides how prompts are shared.
-    model = _load_model(config).to(prepared.arguments.device)
-    policy = Policy(
-        model,
-        router_loss="router_loss" in prepared.objective.needs,
-        value_head=_value_head(prepared),
-    )
+    policy = _reward_model(prepared) if "score" in prepared.objective.needs else _policy(prepared)
     # Only now is it certain that the new run starts, and an old one may go.
     if state.is_main_process:
         _start_folder(prepared, folder, record, keep=resume)
     state.wait_for_everyone()
     train_groups = prepared.train.groups
     evaluation_groups = prepared.evaluation.groups if prepared.evaluation else None
-    if "reference" in prepared.objective.needs:
+    if "reference" in prepared.objective.needs and isinstance(policy, Policy):
         train_groups, evaluation_groups = _with_reference(
             prepared, policy, progress and state.is_main_process
         )
@@ -184,17 +183,49 @@ def _last_checkpoint(folder: Path) -> str | None:
 def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not keep:
-        for name in ("metrics.jsonl", "summary.json", "report.html", VALUE_HEAD_FILE, REWARDS_FILE):
+        written = ("metrics.jsonl", "summary.json", "report.html")
+        for name in (*written, VALUE_HEAD_FILE, REWARDS_FILE, CALIBRATION_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in (CHECKPOINT_FOLDER, MODEL_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
     resolved = prepared.config.model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
     write_json(folder / "environment.json", record)
+    if prepared.calibration:
+        # Scores of other data are placed on this scale by Calibration.from_dict.
+        fitted_on = {"data": prepared.train.fingerprint}
+        write_json(folder / CALIBRATION_FILE, prepared.calibration.to_dict() | fitted_on)
     if prepared.standardization:
         # What it takes to read the value head: which reward it expects, and on what scale.
         rewards = {"rewards": prepared.config.rewards, **asdict(prepared.standardization)}
         write_json(folder / REWARDS_FILE, rewards)
+
+
+def _policy(prepared: PreparedRun) -> Policy:
+    # On its device from the start: what is tried there at construction decides how prompts are shared.
+    model = _load_model(prepared.config).to(prepared.arguments.device)
+    return Policy(
+        model,
+        router_loss="router_loss" in prepared.objective.needs,
+        value_head=_value_head(prepared),
+    )
+
+
+def _reward_model(prepared: PreparedRun) -> RewardModel:
+    if "router_loss" in prepared.objective.needs:
+        raise InputError(
+            "objective.router_loss_weight: a reward model's forward pass gives no load-balancing loss; set "
+            "objective.router_loss_weight=0"
+        )
+    config, tokenizer = prepared.config, prepared.tokenizer
+    groups = [group for data in prepared.splits.values() for group in data.groups]
+    used = np.unique(np.concatenate([ids for group in groups for ids in (group.prompt, *group.responses)]))
+    vocabulary = load_config(config.model).get_text_config().vocab_size
+    tokenizer.pad_token = padding_token(tokenizer, used.tolist(), vocabulary)
+    dtype = getattr(torch, config.model_dtype)
+    model = load_reward_model(config.model, dtype, tokenizer.pad_token_id)
+    # On its device from the start, as a policy.
+    return RewardModel(_as_trained(model, config, "SEQ_CLS").to(prepared.arguments.device))
 
 
 def _value_head(prepared: PreparedRun) -> ValueHead | None:
@@ -207,7 +238,7 @@ def _value_head(prepared: PreparedRun) -> ValueHead | None:
 
 def _explained_variance(prepared: PreparedRun, evaluation: dict[str, Any]) -> float | None:
     """Share of the held-out auxiliary reward's variance that V explains, 1 - Var(R - V) / Var(R)."""
-    if prepared.standardization is None or prepared.evaluation is None:
+    if "value" not in prepared.objective.needs or prepared.evaluation is None:
         return None
     variance = float(prepared.evaluation.auxiliary.var())
     residual = evaluation["eval_auxiliary/squared_error"] - evaluation["eval_auxiliary/advantage"] ** 2
@@ -216,8 +247,13 @@ def _explained_variance(prepared: PreparedRun, evaluation: dict[str, Any]) -> fl
 
 def _load_model(config: RunConfig) -> "torch.nn.Module | PeftModel":
     model = load_language_model(config.model, getattr(torch, config.model_dtype))
+    return _as_trained(model, config, "CAUSAL_LM")
+
+
+def _as_trained(model: torch.nn.Module, config: RunConfig, task: str) -> "torch.nn.Module | PeftModel":
+    """The model itself, or with the adapter that is trained; `task` is peft's name of its form."""
     if config.lora:
-        return _with_lora(model, config.lora)
+        return _with_lora(model, config.lora, task)
     if config.model_dtype == "bfloat16":
         logger.warning(
             "all weights are trained in bfloat16, which rounds small updates away; prefer "
@@ -226,7 +262,7 @@ def _load_model(config: RunConfig) -> "torch.nn.Module | PeftModel":
     return model
 
 
-def _with_lora(model: torch.nn.Module, lora: LoraSection) -> "PeftModel":
+def _with_lora(model: torch.nn.Module, lora: LoraSection, task: str) -> "PeftModel":
     from peft import LoraConfig, get_peft_model
 
     try:
@@ -236,7 +272,7 @@ def _with_lora(model: torch.nn.Module, lora: LoraSection) -> "PeftModel":
                 r=lora.rank,
                 lora_alpha=lora.alpha,
                 target_modules=lora.target_modules,
-                task_type="CAUSAL_LM",
+                task_type=task,
             ),
         )
     except ValueError as error:

@@ -17,13 +17,13 @@ from transformers.trainer_utils import EvalLoopOutput
 from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
 from preftune.objectives import Objective, ScoredResponses, Unit, count_units
-from preftune.policy import Policy
+from preftune.policy import PackedReader
 from preftune.training.batches import Row, StepSampler, fill, plan_steps
 from preftune.training.configuration import BatchesSection, ValueHeadSection
 from preftune.training.tally import Tally
 
 Batch = dict[str, PackedBatch]
-"""The one input of `Policy.forward`."""
+"""The one input of what is trained, a policy or a reward model."""
 Step = list[Batch]
 """Rows that a process takes between two exchanges of gradients; there is at least one."""
 Counts = dict[Unit, Tensor]
@@ -74,7 +74,7 @@ def _join(steps: list[Step]) -> Step:
 
 
 class PreferenceTrainer(Trainer):
-    """Trains a policy on any objective; it knows neither methods nor data sets.
+    """Trains a policy or a reward model on any objective; it knows neither methods nor data sets.
 
     Losses are exact over accumulation and processes: every term is divided by the number of its items
     (pairs, tokens) in the whole optimizer step, not by a mean of micro-batches' means.
@@ -82,7 +82,7 @@ class PreferenceTrainer(Trainer):
 
     def __init__(
         self,
-        policy: Policy,
+        policy: PackedReader,
         objective: Objective,
         arguments: TrainingArguments,
         train_groups: Sequence[TokenizedGroup],
