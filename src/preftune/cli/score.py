@@ -1,5 +1,6 @@
 """`preftune score`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,54 +13,95 @@ def score(
     data: Annotated[
         str | None, typer.Argument(help="File, folder or hub name of the data.", show_default=False)
     ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC", help="What scores the responses for the prior: score_chosen and score_rejected."
+        ),
+    ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="What to measure: NAME[:option=value,...], or module:function. Repeatable."),
+        typer.Option(metavar="SPEC", help="What else to measure, as columns of its name. Repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="JSONL file to write: each row with the measurements added.")
+        Path | None, typer.Option(help="JSONL file to write: each row with the scores added.")
     ] = None,
     split: Annotated[str, typer.Option(help="The split to read.")] = "train",
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub name of the model whose tokens `length` counts.")
     ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the own code of a model named by `hf:`.")
+    ] = False,
     list_measures: Annotated[
-        bool, typer.Option("--list", help="Show what can be measured and exit.")
+        bool, typer.Option("--list", help="Show what scores can come from and exit.")
     ] = False,
 ) -> None:
-    """Measure every response of a data set: reading level, length, toxicity, a function of your own."""
+    """Score every response of a data set: a reward model, a judge, reading level, a function of your own.
+
+    SPEC is SOURCE or SOURCE:option=value,option=value, where SOURCE is one of
+
+    - `hf:MODEL` a reward model, by folder or hub name
+    - `judge:MODEL` a model behind an OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)
+    - `policy:MODEL:reference=MODEL` the implicit reward of a tuned model
+    - `column:NAME` a column of the data (for the prior)
+    - `module:function` a function of your own
+    - a built-in measure: `--list` shows them, with all options
+
+    A call that was killed continues when it is started again. `torchrun -m preftune score ...` shares the
+    work among processes.
+    """
     if list_measures:
-        _print_measures()
+        _print_sources()
         return
-    given = {"DATA": data, "--reward": reward, "--output": output}
+    given = {"DATA": data, "--prior or --reward": prior or reward, "--output": output}
     missing = [name for name, value in given.items() if not value]
-    if data is None or output is None or not reward:
+    if data is None or output is None or missing:
         raise InputError(
-            f"{', '.join(missing)} missing: give DATA --reward NAME --output FILE.jsonl, or --list for "
-            "the names"
+            f"{', '.join(missing)} missing: give DATA --prior SPEC --reward SPEC --output FILE.jsonl, or "
+            "--list for what SPEC can be"
         )
 
     from preftune.rewards.score_file import score_file
 
-    written = score_file(data, output, reward, split=split, tokenizer=tokenizer, progress=True)
-    typer.echo(f"Done: {written} rows in {output}")
+    is_main = os.environ.get("RANK", "0") == "0"
+    written = score_file(
+        data,
+        output,
+        reward or [],
+        prior=prior,
+        split=split,
+        tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
+        progress=is_main,
+    )
+    if is_main:
+        typer.echo(f"Done: {written} rows in {output}")
 
 
-def _print_measures() -> None:
+def _print_sources() -> None:
+    from collections.abc import Mapping
+
     from rich.console import Console
     from rich.table import Table
 
-    from preftune.rewards.measures import MEASURES
+    from preftune.rewards.measures import MEASURES, Option
+    from preftune.rewards.sources import SOURCES
 
-    table = Table("name", "what", "range", "goal", "options")
+    def listed(options: Mapping[str, Option]) -> str:
+        return "\n".join(f"{key}: {option.summary}; {option.rule}" for key, option in options.items())
+
+    scorers = Table("source", "what", "options")
+    for prefix, source in SOURCES.items():
+        scorers.add_row(f"{prefix}:NAME", source.summary, listed(source.options))
+    measures = Table("name", "what", "range", "goal", "options")
     for name, measure in MEASURES.items():
         low, high = measure.range
-        options = [f"{key}: {option.summary}; {option.rule}" for key, option in measure.options.items()]
-        table.add_row(
+        measures.add_row(
             name,
             measure.summary,
             f"{'' if low is None else f'{low:g}'} .. {'' if high is None else f'{high:g}'}".strip(),
             measure.goal or "give a target",
-            "\n".join(options),
+            listed(measure.options),
         )
-    Console().print(table)
+    Console().print(scorers, measures)

@@ -45,13 +45,15 @@ def train(
 
     resolved = load_config(config, overrides or [])
 
+    import torch
     import yaml
     from accelerate import PartialState
 
     from preftune.training.preparation import prepare
     from preftune.training.run import train as run_training
 
-    is_main = PartialState().is_main_process
+    # Without `cpu`, processes on a machine without accelerator would each be the main one.
+    is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     if dry_run:
         prepared = prepare(resolved, progress=is_main)
         if is_main:

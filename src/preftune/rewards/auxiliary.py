@@ -209,7 +209,7 @@ def resolve_reward(
     source = str(options.get("measure", name))
     _check_source(path, source)
     known = MEASURES[source].options if source in MEASURES else {}
-    _check_options(path, source, options, {**OF_EVERY_REWARD, **known})
+    check_options(path, source, options, {**OF_EVERY_REWARD, **known})
     goal, target = _aim(path, source, options)
     return AuxiliaryReward(
         name,
@@ -230,7 +230,12 @@ def _check_source(path: str, source: str) -> None:
         )
 
 
-def _check_options(path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+def check_options(path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+    """Hold options against what a source takes; `path` is where they stand, for messages.
+
+    Raises:
+        InputError: an option is unknown, has a wrong value or is lacking.
+    """
     for key, value in options.items():
         if key not in known:
             raise InputError(

@@ -1,52 +1,57 @@
-"""Measurements of a data set's responses, written into it as columns that `column:NAME` reads back."""
+"""Scores of a data set's responses, written into it as the columns that a run's prior and rewards read."""
 
+import hashlib
 import json
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from preftune.data import LoadedGroups, load_groups, read_rows
+from preftune.data import Group, LoadedGroups, fingerprint_rows, load_groups, read_rows
+from preftune.data.shapes import GROUP_COLUMNS
 from preftune.errors import InputError
-from preftune.rewards.auxiliary import (
-    COLUMN_PREFIX,
-    OF_EVERY_REWARD,
-    AuxiliaryReward,
-    resolve_reward,
-)
+from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.measuring import measure_groups
+from preftune.rewards.scoring import Answer, Shards, launched_processes, score_missing
+from preftune.rewards.sources import Scoring, resolve_source
 from preftune.writing import write_whole
 
 logger = logging.getLogger(__name__)
 
-SPECIFICATION = re.compile(r"(?P<measure>.+?)(?::(?P<options>\w+=.*))?", re.DOTALL)
+KEY_LENGTH = 12
+SCORES_OF = dict(reversed(GROUP_COLUMNS))
+"""The column that a run reads the scores of a group from, by the column of its responses."""
 
 
 def score_file(
     data: str,
     output: Path,
-    specifications: Sequence[str],
+    rewards: Sequence[str] = (),
     *,
+    prior: str | None = None,
     split: str = "train",
     tokenizer: str | None = None,
+    trust_remote_code: bool = False,
     progress: bool = False,
 ) -> int:
-    """Write the rows of a data set with a column of raw measurements for each reward.
+    """Write the rows of a data set with columns of raw scores.
 
-    The column has the measure's or the function's name. Pairs get NAME_chosen and NAME_rejected, groups a
-    list under NAME, single responses a number.
+    A reward's column has its name: pairs get NAME_chosen and NAME_rejected, groups a list under NAME, single
+    responses a number. The prior's are those that a run reads scores from: score_chosen and score_rejected,
+    a list under `scores`, or `score`. Groups in the layout of a public set get `prompt` and `responses`
+    with it, since a run reads the layout's own scores.
+
+    Finished scores stand in `.part` files beside `output`, named by a hash of the data and of what scores:
+    the same call continues there and gives the same file, on any number of processes.
 
     Args:
         data: any source that `load_groups` reads.
         output: JSON Lines.
-        specifications: `NAME` or `NAME:option=value,option=value`, with a name in `MEASURES` or
-            `module:function`.
+        rewards: what to score by, see `resolve_source`.
+        prior: the same for the prior.
         split: the split to read.
         tokenizer: folder or hub name, for measures that count tokens.
+        trust_remote_code: run code of models that have their own.
         progress: show a bar per reward.
 
     Returns:
@@ -57,73 +62,143 @@ def score_file(
     """
     if output.exists():
         raise InputError(f"--output {output} exists; move it, or give another name")
-    rewards = _rewards(specifications, tokenizer)
-    loaded = load_groups(data, split=split, needs_pairs=False, keep_columns=True)
-    table = read_rows(data, split)
-    taken = [name for reward in rewards for name in _columns(reward.name, loaded) if name in table.columns]
-    if taken:
-        raise InputError(f"{data} has the column {taken[0]!r} already: rename or remove it")
-    if loaded.report.dropped:
-        logger.warning("%s", loaded.report.summary())
-    measured = measure_groups(loaded.groups, rewards, loaded.report.locate, progress=progress)
-    numbers = {name: iter(values.tolist()) for name, values in measured.measurements.items()}
-    rows, lines = list(table), []
-    for group in measured.groups:
-        row = dict(rows[group.row])
-        for name, values in numbers.items():
-            row.update(_cells(name, loaded, [next(values) for _ in group.responses]))
-        lines.append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    write_whole(output, "".join(lines))
-    return len(lines)
-
-
-def _columns(name: str, loaded: LoadedGroups) -> tuple[str, ...]:
-    return (f"{name}_chosen", f"{name}_rejected") if loaded.columns.shape == "pairwise" else (name,)
-
-
-def _cells(name: str, loaded: LoadedGroups, numbers: list[float]) -> Mapping[str, Any]:
-    columns = _columns(name, loaded)
-    if len(columns) == 2:
-        return dict(zip(columns, numbers, strict=True))
-    return {name: numbers if loaded.columns.shape == "groups" else numbers[0]}
-
-
-# --- what is asked for ---
-
-
-def _rewards(specifications: Sequence[str], tokenizer: str | None) -> list[AuxiliaryReward]:
-    loaded = None
+    processes = launched_processes()
+    loaded_tokenizer = None
     if tokenizer is not None:
         from preftune.policy import load_tokenizer
 
-        loaded = load_tokenizer(tokenizer)
-    rewards: list[AuxiliaryReward] = []
-    for specification in specifications:
-        source, options = _parse(specification)
-        name = source.rpartition(":")[2]
-        if name in [reward.name for reward in rewards]:
-            raise InputError(f"--reward {specification}: there is a column {name!r} already; measure it once")
-        # Only measurements are written, so that it does not matter what is wanted of them.
-        settings = {"measure": source, "goal": "maximise", **options}
-        rewards.append(resolve_reward(f"--reward {source}", name, settings, loaded))
-    return rewards
+        loaded_tokenizer = load_tokenizer(tokenizer)
+    table = read_rows(data, split)
 
-
-def _parse(specification: str) -> tuple[str, dict[str, Any]]:
-    """A measure and its options, whose values are YAML."""
-    match = SPECIFICATION.fullmatch(specification)
-    if match is None or match["measure"].startswith(COLUMN_PREFIX):
-        raise InputError(
-            f"--reward {specification!r} must be a measure or module:function: give one of "
-            f"{', '.join(MEASURES)}"
+    def resolve(flag: str, specification: str) -> Scoring:
+        return resolve_source(
+            flag,
+            specification,
+            tokenizer=loaded_tokenizer,
+            locate=table.locate,
+            trust_remote_code=trust_remote_code,
         )
-    options = {}
-    for part in re.split(r",(?=\w+=)", match["options"] or ""):
-        key, _, value = part.partition("=")
-        if key in OF_EVERY_REWARD:
-            raise InputError(f"--reward {specification}: {key} belongs in a run's configuration; remove it")
-        try:
-            options.update({key: yaml.safe_load(value)} if key else {})
-        except yaml.YAMLError:
-            raise InputError(f"--reward {specification}: {value!r} is not YAML; quote it") from None
-    return match["measure"], options
+
+    _check_rewards(rewards)
+    _check_prior(prior)
+    scorings = [resolve("--reward", specification) for specification in rewards]
+    loaded = load_groups(data, split=split, needs_pairs=False, keep_columns=True)
+    columns = [_reward_columns(scoring.name, loaded) for scoring in scorings]
+    if prior is not None:
+        scorings.append(resolve("--prior", prior))
+        columns.append(_prior_columns(loaded))
+    _check_columns(columns, table.columns, data)
+    if loaded.report.dropped:
+        logger.warning("%s", loaded.report.summary())
+
+    answers = [Answer(group, place) for group in loaded.groups for place in range(len(group.responses))]
+    content = _fingerprint(loaded.groups)
+    shards = [Shards(output, _key(content, scoring)) for scoring in scorings]
+    # Nobody writes the output before everybody has seen that there is none.
+    processes.wait()
+    for scoring, finished in zip(scorings, shards, strict=True):
+        score_missing(scoring.scorer, answers, finished, processes, title=scoring.name, progress=progress)
+    processes.wait()
+    if processes.rank == 0:
+        scores = [_in_order(finished.scores(), len(answers)) for finished in shards]
+        plain = prior is not None and not _is_plain(loaded)
+        write_whole(output, "".join(_lines(list(table), loaded, columns, scores, plain=plain)))
+        for finished in shards:
+            finished.remove()
+    return len(loaded.groups)
+
+
+def _lines(
+    rows: Sequence[Mapping[str, Any]],
+    loaded: LoadedGroups,
+    columns: Sequence[tuple[str, ...]],
+    scores: Sequence[Sequence[float]],
+    *,
+    plain: bool,
+) -> Iterable[str]:
+    """The rows with their scores, as JSON Lines."""
+    stop = 0
+    for group in loaded.groups:
+        start, stop = stop, stop + len(group.responses)
+        row = dict(rows[group.row])
+        if plain:
+            row |= {"prompt": group.prompt, "responses": [response.content for response in group.responses]}
+        for names, numbers in zip(columns, scores, strict=True):
+            own = numbers[start:stop]
+            if len(names) == 2:
+                row.update(zip(names, own, strict=True))
+            else:
+                row[names[0]] = own if loaded.columns.shape == "groups" else own[0]
+        yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+
+def _in_order(scores: Mapping[int, float], count: int) -> list[float]:
+    return [scores[index] for index in range(count)]
+
+
+# --- columns ---
+
+
+def _reward_columns(name: str, loaded: LoadedGroups) -> tuple[str, ...]:
+    return (f"{name}_chosen", f"{name}_rejected") if loaded.columns.shape == "pairwise" else (name,)
+
+
+def _prior_columns(loaded: LoadedGroups) -> tuple[str, ...]:
+    """Those that a run reads the scores from."""
+    if loaded.columns.shape == "pairwise":
+        return "score_chosen", "score_rejected"
+    if loaded.columns.shape == "labelled":
+        return ("score",)
+    return (SCORES_OF.get(loaded.columns.responses[0], "scores"),)
+
+
+def _is_plain(loaded: LoadedGroups) -> bool:
+    """Whether a run would read scores beside the responses as they stand."""
+    columns = loaded.columns
+    return columns.shape != "groups" or (columns.prompt == "prompt" and columns.responses[0] in SCORES_OF)
+
+
+def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], data: str) -> None:
+    written = [name for names in columns for name in names]
+    taken = [name for name in written if name in found]
+    if taken:
+        raise InputError(f"{data} has the column {taken[0]!r} already: rename or remove it")
+    twice = [name for name in written if written.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"{twice[0]!r} would be there twice: there is a column {twice[0]!r} already; measure it once, or "
+            "give one of them another name (NAME:name=OTHER)"
+        )
+
+
+def _check_rewards(rewards: Sequence[str]) -> None:
+    for specification in rewards:
+        if specification.startswith(COLUMN_PREFIX):
+            raise InputError(
+                f"--reward {specification}: the data has that column, and a run reads it as it is; leave it "
+                "out (--prior takes columns)"
+            )
+
+
+def _check_prior(prior: str | None) -> None:
+    name = (prior or "").partition(":")[0]
+    if name in MEASURES and MEASURES[name].goal != "maximise":
+        raise InputError(
+            f"--prior {prior}: more {name} is not better, and a prior's score is higher for the better "
+            "response: use it as a --reward, or give a function of your own"
+        )
+
+
+# --- what decides the scores ---
+
+
+def _fingerprint(groups: Sequence[Group]) -> str:
+    """A hash of all that a scorer may read of the data."""
+    digest = hashlib.sha256(fingerprint_rows(groups).encode())
+    for group in groups:
+        digest.update(json.dumps(group.columns, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _key(content: str, scoring: Scoring) -> str:
+    return hashlib.sha256(repr((content, scoring.content)).encode()).hexdigest()[:KEY_LENGTH]

@@ -1,0 +1,105 @@
+"""`policy:` the implicit reward of a tuned model: log pi_theta(y given x) - log pi_ref(y given x)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from preftune.data import LengthLimits, RowReport, RowRules, TokenizedGroup, tokenize_groups
+from preftune.errors import InputError
+from preftune.rewards.model_content import Precision, model_content, scoring_precision
+from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+
+TRUNCATED = RowRules({"prompt_too_long": "truncate", "response_too_long": "truncate"})
+
+
+class ImplicitReward:
+    """h = l - rho of every response in nats, summed over its tokens; times beta it is DPO's reward.
+
+    See `Scorer`. Text becomes tokens as in training, by the tuned model's tokenizer and template.
+    """
+
+    workers = 1
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        reference: str,
+        max_length: int = 1024,
+        max_prompt_length: int = 512,
+        precision: Precision | None = None,
+        row_tokens: int = 4096,
+    ) -> None:
+        """Read both configurations and tokenizers.
+
+        Args:
+            model: folder or hub name of the tuned model.
+            reference: folder or hub name of what it started from.
+            max_length: prompt + response, in tokens; longer responses lose their end.
+            max_prompt_length: longer prompts lose their start.
+            precision: None is bf16 where that is fast.
+            row_tokens: tokens of a packed row, unless one prompt with its responses has more.
+
+        Raises:
+            InputError: a model cannot be read, or the two do not share a vocabulary.
+        """
+        from preftune.policy import load_config, load_tokenizer
+
+        for name in (model, reference):
+            load_config(name)
+        self._models = (model, reference)
+        self._tokenizer = load_tokenizer(model)
+        if self._tokenizer.get_vocab() != load_tokenizer(reference).get_vocab():
+            raise InputError(
+                f"policy:{model} and reference={reference} have different vocabularies: the reference is the "
+                "model that the tuning started from"
+            )
+        self._limits = LengthLimits(max_length, max_prompt_length)
+        self._row_tokens = row_tokens
+        self._device, self._dtype = scoring_precision(precision)
+        self.identity = repr((*map(model_content, self._models), str(self._dtype)))
+
+    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+        """Packed rows of groups of like length, the longest first, each prompt once."""
+        # Without its pairs a group has all its responses scored.
+        groups = [replace(answer.group, pairs=()) for answer in answers if answer.place == 0]
+        report = RowReport(rows=len(groups))
+        tokenized = tokenize_groups(groups, self._tokenizer, self._limits, TRUNCATED, report)
+        firsts = [place for place, answer in enumerate(answers) if answer.place == 0]
+        rows: list[list[tuple[int, TokenizedGroup]]] = []
+        room = 0
+        for first, group in sorted(
+            zip(firsts, tokenized, strict=True), key=lambda item: -item[1].packed_tokens
+        ):
+            if group.packed_tokens > room:
+                rows.append([])
+                room = self._row_tokens
+            rows[-1].append((first, group))
+            room -= group.packed_tokens
+        return [
+            Unit(
+                tuple(first + place for first, group in row for place in range(len(group.responses))),
+                [group for _, group in row],
+            )
+            for row in rows
+        ]
+
+    @contextmanager
+    def ready(self) -> Iterator[ScoreUnit]:
+        """Both models in memory."""
+        import torch
+
+        from preftune.data.packing import pack
+        from preftune.policy import Policy, load_language_model
+
+        policy, reference = (
+            Policy(load_language_model(name, self._dtype).to(self._device)).eval() for name in self._models
+        )
+
+        def score(unit: Unit) -> list[float]:
+            batch = pack(unit.inputs).to(self._device)
+            with torch.inference_mode():
+                log_ratios = policy(batch).logps - reference(batch).logps
+            return [float(log_ratio) for log_ratio in log_ratios.tolist()]
+
+        yield score

@@ -1,0 +1,281 @@
+"""`hf:` a sequence classification model as a reward model: one score for each response."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from preftune.data import LengthLimits, RowReport, tokenize_groups
+from preftune.data.rules import shorten
+from preftune.errors import InputError
+from preftune.rewards.model_content import Precision, model_content, scoring_precision
+from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+
+if TYPE_CHECKING:
+    import transformers
+
+logger = logging.getLogger(__name__)
+
+TOKENS_KEY = "preftune_tokens"
+"""Where a model's configuration says how it was given its text: a name in `TOKENS`."""
+ANSWERS_PER_CALL = 1024
+NO_LIMITS = LengthLimits(max_length=2**31, max_prompt_length=2**30)
+Truncation = Literal["start", "end", "error"]
+
+
+class RewardModel:
+    """A reward model that reads each prompt with one response. See `Scorer`.
+
+    Configuration and tokenizer are read at once, the weights (safetensors only) when there is work.
+    """
+
+    workers = 1
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        label: int | str | None = None,
+        tokens: str | None = None,
+        max_length: int | None = None,
+        truncation: Truncation = "start",
+        precision: Precision | None = None,
+        batch_tokens: int = 16_384,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Read what there is besides the weights.
+
+        Args:
+            model: folder or hub name.
+            label: number or name of the output that is the score; may be left out where there is one.
+            tokens: a name in `TOKENS`; None is the one that the configuration names, else `template`.
+            max_length: longest conversation, in tokens; None is as long as the model and tokenizer allow.
+            truncation: what a longer one loses, its start (BOS stays) or its end; or an error.
+            precision: None is bf16 where that is fast.
+            batch_tokens: tokens in a batch, padding included.
+            trust_remote_code: run the model's own code.
+
+        Raises:
+            InputError: the model cannot be read, has no scores, or an option does not fit it.
+        """
+        self._name = model
+        self._trust = trust_remote_code
+        config, self._tokenizer = self._read()
+        self._label = _label_index(model, config, label)
+        found = tokens or getattr(config, TOKENS_KEY, "template")
+        if found not in TOKENS:
+            raise InputError(f"hf:{model}: {TOKENS_KEY}={found!r} must be {' or '.join(TOKENS)}: set tokens")
+        self._tokens = TOKENS[found]
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        longest = min(positions or 2**30, self._tokenizer.model_max_length)
+        if max_length is not None and max_length > longest:
+            raise InputError(
+                f"hf:{model}: max_length={max_length} is more than its {longest} tokens: lower it"
+            )
+        self._max_length = max_length or longest
+        self._truncation = truncation
+        self._batch_tokens = batch_tokens
+        self._device, self._dtype = scoring_precision(precision)
+        self.identity = repr(
+            (model_content(model), self._label, found, self._max_length, str(self._dtype), batch_tokens)
+        )
+
+    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+        """Batches of conversations of like length, the longest first."""
+        whole = self._tokens(self._tokenizer, answers)
+        encoded = [self._cut(ids, answer) for ids, answer in zip(whole, answers, strict=True)]
+        too_long = sum(len(ids) > self._max_length for ids in whole)
+        if too_long:
+            logger.warning(
+                "hf:%s: %d of %d conversations are longer than %d tokens and lose their %s",
+                *(self._name, too_long, len(answers), self._max_length, self._truncation),
+            )
+        batches: list[list[int]] = []
+        longest = 0
+        for place in sorted(range(len(encoded)), key=lambda place: -len(encoded[place])):
+            if not batches or longest * (len(batches[-1]) + 1) > self._batch_tokens:
+                batches.append([])
+                longest = len(encoded[place])
+            batches[-1].append(place)
+        return [Unit(tuple(batch), [encoded[place] for place in batch]) for batch in batches]
+
+    @contextmanager
+    def ready(self) -> Iterator[ScoreUnit]:
+        """The model in memory."""
+        model = self._load().to(self._device).eval()
+        yield lambda unit: self._scores(model, unit.inputs)
+
+    def _scores(self, model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
+        import torch
+
+        width = max(map(len, rows))
+        text_config = model.config.get_text_config()
+        own_pad = text_config.pad_token_id
+        # The score is read at the last token that is not the pad token. A model that has none reads the last
+        # one of all, so that for it padding must be a token which no row has.
+        pad = own_pad if own_pad is not None else _absent(rows)
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        text_config.pad_token_id = pad
+        try:
+            with torch.inference_mode():
+                logits = model(input_ids=ids.to(self._device), attention_mask=mask.to(self._device)).logits
+        finally:
+            text_config.pad_token_id = own_pad
+        return [float(score) for score in logits.float().reshape(len(rows), -1)[:, self._label].tolist()]
+
+    def _cut(self, ids: list[int], answer: Answer) -> list[int]:
+        if len(ids) <= self._max_length:
+            return ids
+        if self._truncation == "error":
+            raise InputError(
+                f"hf:{self._name}: row {answer.group.row}, response {answer.place} "
+                f"({shorten(answer.content)}) has {len(ids)} tokens with its prompt, and the model takes "
+                f"{self._max_length}: shorten it, or set truncation=start or truncation=end"
+            )
+        if self._truncation == "end":
+            return ids[: self._max_length]
+        # In ChatML the start of every turn may be the BOS: that one has no place of its own.
+        bos = self._tokenizer.bos_token_id
+        kept = 1 if ids[0] == bos and ids.count(bos) == 1 else 0
+        return ids[:kept] + ids[len(ids) - self._max_length + kept :]
+
+    def _read(self) -> "tuple[transformers.PretrainedConfig, transformers.PreTrainedTokenizerBase]":
+        from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoTokenizer
+
+        try:
+            config = AutoConfig.from_pretrained(self._name, trust_remote_code=self._trust)
+            tokenizer = AutoTokenizer.from_pretrained(self._name, trust_remote_code=self._trust)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from None
+        if not self._trust and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise InputError(
+                f"hf:{self._name} is a {config.model_type}, which is no sequence classification model"
+            )
+        return config, tokenizer
+
+    def _load(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                self._name,
+                dtype=self._dtype,
+                use_safetensors=True,
+                trust_remote_code=self._trust,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from None
+        if report["missing_keys"]:
+            # A plain language model would load too, with a random score head.
+            raise InputError(
+                f"hf:{self._name} has no weights for {', '.join(sorted(report['missing_keys']))}: give a "
+                "model that was trained to score"
+            )
+        return model
+
+    def _unreadable(self, error: Exception) -> InputError:
+        reason = str(error).strip().splitlines()[0]
+        return InputError(
+            f"hf:{self._name} is neither a folder with a whole reward model nor a name the hub knows, or "
+            f"the hub cannot be reached, or it needs --trust-remote-code: {reason}"
+        )
+
+
+def _label_index(model: str, config: "transformers.PretrainedConfig", label: int | str | None) -> int:
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    if label is None and len(names) == 1:
+        return 0
+    if isinstance(label, int) and 0 <= label < len(names):
+        return label
+    if label in names:
+        return names.index(str(label))
+    given = f"label={label} is none of its outputs" if label is not None else "needs a label"
+    listed = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
+    raise InputError(f"hf:{model}: {given}: set label to one of {listed}")
+
+
+def _absent(rows: Sequence[Sequence[int]]) -> int:
+    """The smallest token id that no row has."""
+    used = {token for row in rows for token in row}
+    return next(token for token in range(len(used) + 1) if token not in used)
+
+
+# --- conversations to tokens ---
+
+
+def template_tokens(
+    tokenizer: "transformers.PreTrainedTokenizerBase", answers: Sequence[Answer]
+) -> list[list[int]]:
+    """Whole conversations as the tokenizer's chat template writes them, to its last token.
+
+    A text prompt becomes a user message. Without a template, text is prompt and response joined, and EOS.
+    There is one BOS: the template's, or where it writes none the tokenizer's, if that puts one before text.
+
+    Raises:
+        InputError: there are messages and no template, or it refuses them.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    is_chat = bool(tokenizer.chat_template)
+    adds_bos = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
+    found: list[list[int]] = []
+    for start in range(0, len(answers), ANSWERS_PER_CALL):
+        texts = [_written(tokenizer, answer) for answer in answers[start : start + ANSWERS_PER_CALL]]
+        for ids in tokenizer(texts, add_special_tokens=not is_chat, verbose=False)["input_ids"]:
+            row = list(ids)
+            if adds_bos and row[:1] != [bos]:
+                row = [bos, *row]
+            elif adds_bos and row[:2] == [bos, bos]:
+                row = row[1:]
+            if not is_chat and eos is not None and row[-1:] != [eos]:
+                row.append(eos)
+            found.append(row)
+    return found
+
+
+def _written(tokenizer: "transformers.PreTrainedTokenizerBase", answer: Answer) -> str:
+    """The conversation as text."""
+    from jinja2 import TemplateError
+
+    prompt, response = answer.group.prompt, answer.content
+    if not tokenizer.chat_template:
+        if isinstance(prompt, str) and isinstance(response, str):
+            return prompt + response
+        raise InputError(
+            f"row {answer.group.row} holds messages, and the reward model's tokenizer has no chat template: "
+            "set its chat_template, or give plain text"
+        )
+    asked = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    given = ({"role": "assistant", "content": response},) if isinstance(response, str) else response
+    try:
+        return str(tokenizer.apply_chat_template([*asked, *given], tokenize=False))
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in (*asked, *given))
+        raise InputError(
+            f"row {answer.group.row}: the reward model's chat template refuses the roles {roles}: {error}"
+        ) from error
+
+
+def training_tokens(
+    tokenizer: "transformers.PreTrainedTokenizerBase", answers: Sequence[Answer]
+) -> list[list[int]]:
+    """Prompt and response as `preftune train` gives them to a model: text stays text, end of turn is last.
+
+    Raises:
+        InputError: as `tokenize_groups`.
+    """
+    # Without its pairs a group has all its responses scored.
+    groups = [replace(answer.group, pairs=()) for answer in answers if answer.place == 0]
+    tokenized = tokenize_groups(groups, tokenizer, NO_LIMITS, report=RowReport(rows=len(groups)))
+    return [np.concatenate((group.prompt, ids)).tolist() for group in tokenized for ids in group.responses]
+
+
+TOKENS: dict[str, Callable[..., list[list[int]]]] = {
+    "template": template_tokens,
+    "training": training_tokens,
+}
+"""How a conversation becomes token ids."""

@@ -1,0 +1,250 @@
+"""Where the scores of `preftune score` come from, by what is written on the command line."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from preftune.data.rules import suggest
+from preftune.errors import InputError
+from preftune.rewards.auxiliary import (
+    OF_EVERY_REWARD,
+    AuxiliaryReward,
+    Where,
+    check_options,
+    resolve_reward,
+)
+from preftune.rewards.implicit import ImplicitReward
+from preftune.rewards.judge import Judge
+from preftune.rewards.measures import MEASURES, Option, is_finite_number
+from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
+from preftune.rewards.model_content import model_content
+from preftune.rewards.reward_model import TOKENS, RewardModel
+from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, Unit
+
+if TYPE_CHECKING:
+    import transformers
+
+SPECIFICATION = re.compile(r"(?P<source>.+?)(?::(?P<options>\w+=.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of scorer that is named by a prefix and what follows it.
+
+    Attributes:
+        summary: one line for people.
+        build: the scorer, from what follows the prefix and its options.
+        options: its settings by name.
+        runs_code: whether `build` takes `trust_remote_code`.
+    """
+
+    summary: str
+    build: Callable[..., Scorer]
+    options: Mapping[str, Option] = field(default_factory=dict)
+    runs_code: bool = False
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_temperature(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and is_finite_number(value) and value >= 0)
+
+
+def _choice(*names: str) -> Callable[[object], bool]:
+    return lambda value: value in names
+
+
+NAME = Option("a column's name", _is_name, "the column's name (what follows the last slash or colon)")
+PRECISION = Option("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 where fast)")
+
+SOURCES: Mapping[str, Source] = {
+    "hf": Source(
+        "a reward model: folder or hub name of a sequence classification model",
+        RewardModel,
+        {
+            "label": Option(
+                "an output's number or name",
+                lambda value: _is_name(value) or value == 0 or _is_count(value),
+                "the score (the only output)",
+            ),
+            "tokens": Option(
+                " or ".join(TOKENS),
+                _choice(*TOKENS),
+                "the whole chat template, or as in training (what the model says, else template)",
+            ),
+            "max_length": Option("an int >= 1", _is_count, "longest conversation in tokens (the model's)"),
+            "truncation": Option(
+                "start, end or error", _choice("start", "end", "error"), "what longer ones lose (start)"
+            ),
+            "precision": PRECISION,
+            "batch_tokens": Option("an int >= 1", _is_count, "tokens in a batch (16384)"),
+        },
+        runs_code=True,
+    ),
+    "judge": Source(
+        "a model's name at OPENAI_BASE_URL, which rates from 1 to 10; key in OPENAI_API_KEY",
+        Judge,
+        {
+            "temperature": Option(
+                "a number >= 0, or null",
+                _is_temperature,
+                "of sampling, null for the endpoint's (0)",
+            ),
+            "workers": Option("an int >= 1", _is_count, "requests at the same time (8)"),
+        },
+    ),
+    "policy": Source(
+        "implicit reward of a tuned model: log-probability of the response less the reference's",
+        ImplicitReward,
+        {
+            "reference": Option("a folder or hub name", _is_name, "what it was tuned from", is_required=True),
+            "max_length": Option("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
+            "max_prompt_length": Option("an int >= 1", _is_count, "the prompt's tokens (512)"),
+            "precision": PRECISION,
+            "row_tokens": Option("an int >= 1", _is_count, "tokens in a packed row (4096)"),
+        },
+    ),
+}
+"""Scorers by prefix."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One thing that is asked for.
+
+    Attributes:
+        name: of the column.
+        scorer: what gives the numbers.
+        content: what decides them besides the data: source, options and identity.
+    """
+
+    name: str
+    scorer: Scorer
+    content: tuple[Any, ...]
+
+
+def resolve_source(
+    flag: str,
+    specification: str,
+    *,
+    tokenizer: "transformers.PreTrainedTokenizerBase | None" = None,
+    locate: Where = "row {}".format,
+    trust_remote_code: bool = False,
+) -> Scoring:
+    """What a specification names: `SOURCE` or `SOURCE:option=value,option=value`, values in YAML.
+
+    Args:
+        flag: where it was given, for messages.
+        specification: the source is a prefix in `SOURCES` with what it takes, a name in `MEASURES`,
+            `column:NAME` or `module:function`.
+        tokenizer: for measures that count tokens.
+        locate: names a row of the data for messages.
+        trust_remote_code: run code of models that have their own.
+
+    Raises:
+        InputError: there is no such source, an option does not fit it, or what it names cannot be loaded.
+    """
+    text, options = _parse(flag, specification)
+    path = f"{flag} {text}"
+    prefix, _, rest = text.partition(":")
+    if prefix in SOURCES and rest:
+        source = SOURCES[prefix]
+        check_options(path, prefix, options, {"name": NAME, **source.options})
+        name = options.pop("name", rest.rstrip("/").rpartition("/")[2])
+        code = {"trust_remote_code": trust_remote_code} if source.runs_code else {}
+        scorer = source.build(rest, **options, **code)
+    else:
+        if text not in MEASURES and ":" not in text:
+            raise InputError(
+                f"{path}: there is no such source{suggest(text, [*MEASURES, *SOURCES])}: give one of "
+                f"{', '.join(MEASURES)}, {', '.join(f'{prefix}:NAME' for prefix in SOURCES)}, column:NAME or "
+                "module:function"
+            )
+        name = options.pop("name", text.rpartition(":")[2])
+        # Only measurements are written, so that it does not matter what is wanted of them.
+        settings = {"measure": text, "goal": "maximise", **options}
+        scorer = Measurement(
+            resolve_reward(path, name, settings, tokenizer), text, options, tokenizer, locate
+        )
+    return Scoring(name, scorer, (text, sorted(options.items()), scorer.identity))
+
+
+def _parse(flag: str, specification: str) -> tuple[str, dict[str, Any]]:
+    match = SPECIFICATION.fullmatch(specification)
+    if match is None:
+        raise InputError(f"{flag} {specification!r} names nothing: give one of {', '.join(MEASURES)}")
+    options: dict[str, Any] = {}
+    for part in re.split(r",(?=\w+=)", match["options"] or ""):
+        key, _, value = part.partition("=")
+        if key in OF_EVERY_REWARD:
+            raise InputError(f"{flag} {specification}: {key} belongs in a run's configuration; remove it")
+        try:
+            options.update({key: yaml.safe_load(value)} if key else {})
+        except yaml.YAMLError:
+            raise InputError(f"{flag} {specification}: {value!r} is not YAML; quote it") from None
+    return match["source"], options
+
+
+class Measurement:
+    """A measure, a column or a function as a `Scorer`: some hundred rows at a time, in the data's order."""
+
+    workers = 1
+
+    def __init__(
+        self,
+        reward: AuxiliaryReward,
+        source: str,
+        options: Mapping[str, Any],
+        tokenizer: "transformers.PreTrainedTokenizerBase | None",
+        locate: Where,
+    ) -> None:
+        self._reward = reward
+        self._locate = locate
+        parts = [_code(source) if source not in MEASURES and not reward.column else b""]
+        if source in MEASURES and "model" in options:
+            parts.append(model_content(str(options["model"])).encode())
+        if source in MEASURES and MEASURES[source].needs_tokenizer and tokenizer is not None:
+            parts.append(hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).digest())
+        self.identity = repr(parts)
+
+    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+        """Whole groups, as many as a measure gets at once in training."""
+        firsts = [place for place, answer in enumerate(answers) if answer.place == 0]
+        starts = firsts[::GROUPS_PER_CALL]
+        return [
+            Unit(
+                tuple(range(start, stop)),
+                [answer.group for answer in answers[start:stop] if answer.place == 0],
+            )
+            for start, stop in zip(starts, [*starts[1:], len(answers)], strict=True)
+        ]
+
+    @contextmanager
+    def ready(self) -> Iterator[ScoreUnit]:
+        """The measure, which loads what it needs by itself."""
+
+        def score(unit: Unit) -> list[float]:
+            measured = measure_groups(unit.inputs, [self._reward], self._locate)
+            return [float(number) for number in measured.measurements[self._reward.name].tolist()]
+
+        yield score
+
+
+def _code(reference: str) -> bytes:
+    """The source file of the module that `module:function` names; empty where it has none to read."""
+    spec = importlib.util.find_spec(reference.partition(":")[0])
+    file = Path(spec.origin) if spec and spec.origin else None
+    return file.read_bytes() if file and file.is_file() else b""
