@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from preftune.objectives.parts import pair_rewards
 from preftune.objectives.responses import Need, ScoredResponses, Term
 from preftune.objectives.scores import log_likelihood, log_ratio
 
@@ -69,14 +70,13 @@ class ProspectUtility:
         values = torch.where(desirable, self.desirable_weight * lost, self.undesirable_weight * lost)
         reward, logps = self.beta * ratio, log_likelihood(responses)
         metrics = {
+            **pair_rewards(reward, responses),
             f"loss/{self.name}": values,
             "kl": divergence.expand(len(values)),
             "logps/chosen": logps[desirable],
             "logps/rejected": logps[~desirable],
             "rewards/chosen": reward[desirable],
             "rewards/rejected": reward[~desirable],
-            "rewards/margins": reward[responses.chosen] - reward[responses.rejected],
-            "rewards/accuracies": reward[responses.chosen] > reward[responses.rejected],
         }
         return Term(values, unit="responses"), metrics
 

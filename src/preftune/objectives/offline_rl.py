@@ -16,6 +16,7 @@ from torch import Tensor
 
 from preftune.objectives.auxiliary import LARGEST_EXPONENT, Standardization, ValueRegression
 from preftune.objectives.links import Logistic
+from preftune.objectives.parts import pair_rewards
 from preftune.objectives.responses import Need, ScoredResponses, Term
 from preftune.objectives.scores import log_likelihood, log_ratio
 
@@ -72,7 +73,7 @@ class ClippedSurrogate:
             f"loss/{self.name}": values,
             "policy/ratio": ratio,
             "policy/clipped": held < free,
-            **_by_pair(log_ratio(responses), responses),
+            **pair_rewards(log_ratio(responses), responses),
         }
         return Term(values, "responses"), metrics
 
@@ -120,7 +121,7 @@ class LeftoverLikelihood:
             f"loss/{self.name}": values,
             "policy/factor": factor,
             "policy/kept": advantage > 0,
-            **_by_pair(score(responses), responses),
+            **pair_rewards(score(responses), responses),
         }
         return Term(values, "responses"), metrics
 
@@ -157,7 +158,7 @@ class RewardRegression:
         """The term per response; tau h by pair where there are."""
         reward = self.tau * log_ratio(responses)
         values = (self.standardization.advantage(responses).detach() - reward) ** 2 / (2 * self.tau)
-        return Term(values, "responses"), {f"loss/{self.name}": values, **_by_pair(reward, responses)}
+        return Term(values, "responses"), {f"loss/{self.name}": values, **pair_rewards(reward, responses)}
 
 
 @dataclass(frozen=True)
@@ -239,17 +240,6 @@ class RewardMargin:
         metrics = {
             f"loss/{self.name}": values,
             "auxiliary/reward": reward,
-            **_by_pair(self.beta * ratio, responses),
+            **pair_rewards(self.beta * ratio, responses),
         }
         return Term(values, "pairs"), metrics
-
-
-def _by_pair(reward: Float[Tensor, "responses"], responses: ScoredResponses) -> dict[str, Tensor]:
-    """Implicit rewards of every pair, where there are pairs; a tie does not count as accurate."""
-    chosen, rejected = reward[responses.chosen], reward[responses.rejected]
-    return {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": chosen > rejected,
-    }

@@ -39,6 +39,17 @@ class Part(Protocol):
         """The term, and metrics per pair."""
 
 
+def pair_rewards(reward: Float[Tensor, "responses"], responses: ScoredResponses) -> dict[str, Tensor]:
+    """Metrics of every pair's implicit rewards; a tie does not count as accurate."""
+    chosen, rejected = reward[responses.chosen], reward[responses.rejected]
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": chosen > rejected,
+    }
+
+
 @dataclass(frozen=True)
 class Margin:
     """link(s_w - delta * s_l): the preference loss of a pair (MaPPO, arXiv 2507.21183, Eq. 8, 12, 14, 16).
@@ -79,24 +90,11 @@ class Margin:
         if self.data_margin:
             margin = margin - cast(Tensor, responses.margins).to(score.dtype)
         reward = score if self.reward is None else self.reward(responses)
-        metrics = self._reward_metrics(reward, responses)
+        metrics = pair_rewards(self.link.beta * reward, responses)
         if "prior_gap" in self.prior.needs:
             metrics["prior/gap"] = delta
         values = self.link(margin)
         return Term(values, unit="pairs"), {**metrics, f"loss/{self.name}": values}
-
-    def _reward_metrics(
-        self, reward: Float[Tensor, "responses"], responses: ScoredResponses
-    ) -> dict[str, Tensor]:
-        """Implicit rewards beta * score of every pair; a tie does not count as accurate."""
-        chosen = self.link.beta * reward[responses.chosen]
-        rejected = self.link.beta * reward[responses.rejected]
-        return {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": chosen > rejected,
-        }
 
 
 @dataclass(frozen=True)
