@@ -104,3 +104,10 @@ def test_one_prompt_has_no_others() -> None:
         InputError, match=r"The 2 rows have one prompt .* Give data with at least two prompts"
     ):
         mismatched([group([1], [10]), group([1], [11])], seed=0, max_length=9)
+
+
+def test_a_row_has_room_for_the_longer_of_both() -> None:
+    """Rows are filled so that neither a group's own responses nor the foreign one exceed them."""
+    own = group([1, 2], [3, 4])
+    long = replace(own, mismatched=group([1, 2], [5] * 9))
+    assert (own.row_tokens, long.packed_tokens, long.row_tokens) == (4, 4, 11)

@@ -208,3 +208,8 @@ def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_
         toxicity_classifier(str(tiny_model_dir))
     with pytest.raises(InputError, match="nothing is neither a folder with a whole text classifier"):
         toxicity_classifier(str(classifier_dir / "nothing"))
+
+
+def test_runs_longer_than_the_text_repeat_nothing() -> None:
+    """However long a run is asked for, a shorter text has none, and it takes no time to say so."""
+    assert repetition("a b a b", n=10**20) == 0.0

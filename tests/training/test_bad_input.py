@@ -364,3 +364,39 @@ def test_no_prior_for_labels(refused: Callable[..., str]) -> None:
     message = refused("objective.method=kto")
     assert "prior = 'reward_gap' is not defined for method 'kto'" in message
     assert "dpo, ipo, simpo, cpo, hinge" in message
+
+
+def test_rewards_that_float32_cannot_hold(refused: Callable[..., str], config: dict[str, Any]) -> None:
+    """A finite number may still be too large to compute with, or too far from zero to vary visibly."""
+    config["rewards"] = {"column:grade": {}}
+    for grade, found in ((1e39, "must stay below 1e+15"), (1.7e9, "cannot tell apart")):
+        for split, rows in (("train", 16), ("evaluation", 5)):
+            for row in range(rows):
+                edit(config["data"][split], row, grade_chosen=grade + row, grade_rejected=grade)
+        assert found in refused("objective.auxiliary.weight=0.1")
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit(0)", "def f(completions, **_): raise SystemExit(0)"])
+def test_a_reward_that_leaves_the_program(
+    body: str,
+    refused: Callable[..., str],
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A user's exit, at import or in a call, is an error of the reward, not the silent end of the run."""
+    name = f"leaves_{len(body)}"
+    (tmp_path / f"{name}.py").write_text(body + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    config["rewards"] = {f"{name}:f": {}}
+    assert "SystemExit" in refused("objective.auxiliary.weight=0.1")
+
+
+def test_numbers_that_no_float_holds(refused: Callable[..., str]) -> None:
+    """A whole number of four hundred digits breaks the rule for the option, without a traceback."""
+    assert "a finite number >= 0" in refused(f"objective.auxiliary.weight=1{'0' * 400}")
+
+
+def test_an_infinite_learning_rate_of_the_value(refused: Callable[..., str]) -> None:
+    """NaN would be exported otherwise."""
+    assert "value_head.learning_rate=inf" in refused("value_head.learning_rate=.inf")

@@ -46,9 +46,9 @@ def train(
     resolved = load_config(config, overrides or [])
 
     import torch
-    import yaml
     from accelerate import PartialState
 
+    from preftune.training.configuration import dump_yaml
     from preftune.training.preparation import prepare
     from preftune.training.run import train as run_training
 
@@ -57,7 +57,7 @@ def train(
     if dry_run:
         prepared = prepare(resolved, progress=is_main)
         if is_main:
-            typer.echo(yaml.safe_dump(prepared.config.model_dump(mode="json"), sort_keys=False))
+            typer.echo(dump_yaml(prepared.config.model_dump(mode="json")))
             typer.echo(json.dumps(prepared.summary(), indent=2))
         return
     run_training(resolved, resume=resume, overwrite=overwrite, progress=is_main)

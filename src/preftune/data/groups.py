@@ -100,3 +100,8 @@ class TokenizedGroup:
     def packed_tokens(self) -> int:
         """Tokens of the group in a packed batch, its prompt counted once."""
         return len(self.prompt) + sum(len(self.responses[index]) for index in self.packed)
+
+    @property
+    def row_tokens(self) -> int:
+        """The same, or those of what is mismatched to it if they are more: a row must hold either."""
+        return max(self.packed_tokens, self.mismatched.packed_tokens if self.mismatched else 0)

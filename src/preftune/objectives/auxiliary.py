@@ -16,8 +16,8 @@ from preftune.objectives.parts import Reduction
 from preftune.objectives.responses import Need, ScoredResponses, Term, Unit
 from preftune.objectives.scores import log_likelihood, mean_log_likelihood
 
-LARGEST_EXPONENT = 60.0
-"""exp(60) is 1e26: beyond it a factor would overflow float32 in a product, and has long been the only one."""
+LARGEST_EXPONENT = 30.0
+"""exp(30) is 1e13, long the only one that counts; the square of a gradient with it still fits in float32."""
 
 _NEEDS: frozenset[Need] = frozenset({"auxiliary", "value"})
 _UNIT_OF: dict[Reduction, Unit] = {"token_mean": "response_tokens", "sum": "responses"}

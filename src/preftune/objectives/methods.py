@@ -1,6 +1,6 @@
 """The published methods, one line each, and `build`: from the words of a configuration to an objective."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -210,7 +210,8 @@ class Rule:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Not isfinite, which refuses whole numbers that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 POSITIVE = Rule("a finite number > 0", lambda value: _is_number(value) and cast(float, value) > 0)

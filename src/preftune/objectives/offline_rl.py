@@ -24,7 +24,7 @@ _NEEDS: frozenset[Need] = frozenset({"reference", "auxiliary", "value"})
 
 
 def importance_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
-    """The ratio q = pi_theta(y given x) / pi_ref(y given x) of whole responses, held at exp(60).
+    """The ratio q = pi_theta(y given x) / pi_ref(y given x) of whole responses, held at exp(30).
 
     Its gradient is q grad log pi, where it is held too: a bad response is never too likely to be unlearned.
     """

@@ -81,7 +81,7 @@ class AuxiliaryReward:
         span = f"{where(0)} to {where(len(answers) - 1)}"
         try:
             found = list(self.measure(asked, answers, columns))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             place = self._first_failure(asked, answers, columns)
             raise InputError(
                 f"reward {self.name!r} failed at {span if place is None else where(place)}: "
@@ -111,7 +111,7 @@ class AuxiliaryReward:
             part = {name: values[low:high] for name, values in columns.items()}
             try:
                 list(self.measure(prompts[low:high], completions[low:high], part))
-            except Exception:
+            except (Exception, SystemExit):
                 return True
             return False
 

@@ -32,5 +32,7 @@ def repetition(text: str, n: int = 4) -> float:
     The `seq-rep-n` of S. Welleck and others, arXiv 1908.04319: 1 - different runs / runs.
     """
     found = [word.lower() for word in words(text)]
+    if n > len(found):
+        return 0.0
     runs = list(zip(*(found[start:] for start in range(n)), strict=False))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -32,7 +32,8 @@ def import_function(reference: str) -> RewardFunction:
         sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    # A module that leaves the program would take the run with it, without a word.
+    except (Exception, SystemExit) as error:
         where = (
             f" (looked in {Path.cwd()} and Python's path)" if isinstance(error, ModuleNotFoundError) else ""
         )

@@ -1,7 +1,7 @@
 """The built-in measures, one entry each: from a text to a number."""
 
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -57,7 +57,8 @@ class Measure:
 
 def is_finite_number(value: object) -> bool:
     """Whether it is an int or a float, not a bool, NaN or infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Not isfinite, which refuses whole numbers that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(value: object) -> bool:

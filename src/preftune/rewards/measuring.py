@@ -14,6 +14,8 @@ from preftune.rewards.auxiliary import AuxiliaryReward, Where, combine
 
 GROUPS_PER_CALL = 256
 """Groups handed to a measure at once: enough for a classifier to sort them by length."""
+LARGEST_REWARD = 1e15
+"""Whose square, summed over many responses, fits in float32."""
 NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 """Columns that TRL keeps from reward functions: they have these under other names."""
 
@@ -81,6 +83,7 @@ def measure_groups(
     kept = _with_columns(groups, rewards, locate, missing)
     measurements = {reward.name: _measurements(kept, reward, locate, progress) for reward in rewards}
     combined = combine(rewards, measurements)
+    _check_range(combined, kept, locate)
     totals = iter(combined.tolist())
     return MeasuredGroups(
         [
@@ -94,6 +97,17 @@ def measure_groups(
             len(groups) - len(kept),
         ),
     )
+
+
+def _check_range(combined: Float64[np.ndarray, "responses"], groups: Sequence[Group], locate: Where) -> None:
+    """Runs compute in float32."""
+    rows = [group.row for group in groups for _ in group.responses]
+    for row, total in zip(rows, combined.tolist(), strict=True):
+        if not abs(total) < LARGEST_REWARD:
+            raise InputError(
+                f"{locate(row)}: the weighted sum of the rewards is {total:.4g}, and it must stay below "
+                f"{LARGEST_REWARD:g}: lower the weights, or scale what is measured"
+            )
 
 
 def _spread(values: Float64[np.ndarray, "responses"]) -> Spread:

@@ -20,6 +20,8 @@ NOT_SWEPT: dict[str, str] = {
     "model": "all points are compared with one starting model",
     "output": "every point gets a folder of its own inside it",
     "rewards": "all points are compared by the same rewards; sweep objective.auxiliary.weight",
+    "data.chat_template_kwargs": "all points are asked the same prompts",
+    "data.max_prompt_length": "all points are asked the same prompts",
     "data.evaluation": "all points are compared on the same prompts",
     "data.evaluation_split": "all points are compared on the same prompts",
 }

@@ -26,10 +26,11 @@ from preftune.report import (
     tradeoff_table,
     write_report,
 )
+from preftune.rewards.model_content import model_content
 from preftune.statistics import Interval
 from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
 from preftune.sweep.points import Point, sweep_points
-from preftune.training.configuration import RunConfig, load_config
+from preftune.training.configuration import RunConfig, dump_yaml, load_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
 from preftune.training.run import MODEL_FOLDER
 from preftune.writing import write_json, write_whole
@@ -150,6 +151,11 @@ def _status(prepared: PreparedRun, overwrite: bool) -> Status:
     if changed:
         return "new"
     if (folder / "summary.json").exists():
+        if not (folder / MODEL_FOLDER).is_dir():
+            raise InputError(
+                f"{folder} is a finished run without its {MODEL_FOLDER}/, which a sweep measures; put it "
+                "back, or move the folder away to train it again"
+            )
         return "finished"
     # transformers writes this file of a checkpoint last.
     return (
@@ -195,7 +201,7 @@ def _train(run: PlannedRun) -> None:
     It reads a file beside the run folder: whoever edits the sweep's configuration changes no point of it.
     """
     file = run.folder.with_name(f"{run.folder.name}.yaml")
-    write_whole(file, yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
+    write_whole(file, dump_yaml(run.config.model_dump(mode="json")))
     for name in (EVALUATION_FILE, SAMPLES_FILE):
         (run.folder / name).unlink(missing_ok=True)
     flag = "--resume" if run.status == "unfinished" else "--overwrite"
@@ -213,12 +219,13 @@ def _evaluate(
     # Its seconds tell a run that was trained again from the one that was measured.
     summary = (folder / "summary.json").read_text(encoding="utf-8") if trained else "{}"
     asked = [(group.prompt, dict(group.columns)) for group in held_out.groups]
-    about = (summary, run.config.model, run.config.model_dtype, run.config.rewards, asdict(sampling), asked)
+    started = (model_content(run.config.model), run.config.model_dtype)
+    about = (summary, *started, run.config.rewards, asdict(sampling), asked, held_out.tokens)
     identity = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
     stored = folder / EVALUATION_FILE
     if stored.exists() and (folder / SAMPLES_FILE).exists():
-        before: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
-        if before["identity"] == identity:
+        before = _stored(stored)
+        if before.get("identity") == identity:
             return before
     found = evaluate(run.config, trained, held_out, sampling, run.device, progress=True)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows]
@@ -227,6 +234,15 @@ def _evaluate(
     record |= {"accuracy": json.loads(summary).get("accuracy"), **_figures(found)}
     write_json(stored, record)
     return record
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """An evaluation on disk; nothing where the file is damaged, so that it is made again."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _figures(found: Evaluation) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def plan_steps(
         own = arguments.per_device_train_batch_size
         size = StepSize(own * arguments.world_size, own, in_tokens=False)
     return StepSampler(
-        [group.packed_tokens for group in groups],
+        [group.row_tokens for group in groups],
         size,
         seed=arguments.seed if arguments.data_seed is None else arguments.data_seed,
         rank=arguments.process_index,

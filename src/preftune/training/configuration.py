@@ -31,9 +31,15 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    _FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+_Loader.add_implicit_resolver(_FLOAT, *_EXPONENT)
+
+
+class _Dumper(yaml.SafeDumper):
+    """What it writes, `_Loader` and other readers of YAML read back as it was: the text "1e5" is quoted."""
+
+
+_Dumper.add_implicit_resolver(_FLOAT, *_EXPONENT)
 
 
 class _Section(BaseModel):
@@ -125,11 +131,11 @@ class PriorSection(_Section):
 
 
 class ValueHeadSection(_Section):
-    """The estimate of V(x) in the advantage; read when the objective has a value."""
+    """The estimate of V(x) in the advantage, whose gradient is clipped apart from the model's."""
 
     width: int = Field(default=256, gt=0, description="of its two hidden layers")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0, description="clipped apart from the model's gradient")
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
 class RunConfig(_Section):
@@ -213,6 +219,8 @@ TRAINING_OWNED: dict[str, str] = {
     "remove_unused_columns": _PACKED,
     "label_names": _PACKED,
     "label_smoothing_factor": _PACKED,
+    "bf16_full_eval": "held-out figures are in the precision of training",
+    "fp16_full_eval": "held-out figures are in the precision of training",
     "train_sampling_strategy": _PACKED,
     "include_for_metrics": _PACKED,
     "neftune_noise_alpha": "noise would reach one of the two policies that are compared",
@@ -224,6 +232,12 @@ TRAINING_OWNED: dict[str, str] = {
     "push_to_hub_token": _SECRET,
 }
 """Fields of `TrainingArguments` that preftune decides, with what to do instead."""
+
+
+def dump_yaml(tree: dict[str, Any]) -> str:
+    """YAML that `load_config` reads back as the same values."""
+    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

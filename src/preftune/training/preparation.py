@@ -53,6 +53,8 @@ from preftune.training.configuration import (
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
+RESOLVED = 1e-5
+"""Least standard deviation of a reward, relative to its mean, of which float32 keeps two digits."""
 
 
 @dataclass(frozen=True)
@@ -289,9 +291,14 @@ def _check_batches(config: RunConfig) -> None:
             )
 
 
+def _context(model_config: PretrainedConfig) -> int | None:
+    """Positions that the model has, where it says so."""
+    return getattr(model_config.get_text_config(), "max_position_embeddings", None)
+
+
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
     """Rows must fit the model, and every process must have a row."""
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    context = _context(model_config)
     for name, data in prepared.splits.items():
         if context and data.longest > context:
             raise InputError(
@@ -313,8 +320,8 @@ def _check_divergence(prepared: PreparedRun) -> None:
         groups = len(prepared.train.groups) // prepared.steps_per_epoch
         if groups < 2:
             raise InputError(
-                f"a step has {groups} prompt, and the estimate of the divergence from the reference is a "
-                "mean over the mismatched responses of a step's prompts, 2 at least: set "
+                f"a step has {groups} prompt on average, and the estimate of the divergence from the "
+                "reference is a mean over the mismatched responses of a step's prompts, 2 at least: set "
                 "training.per_device_train_batch_size=2 (better 8 or more), or batches.tokens_per_step higher"
             )
 
@@ -333,7 +340,7 @@ def _label_balance(objective: objectives.Objective, train: PreparedData) -> obje
 
 def _note_long_groups(prepared: PreparedRun) -> None:
     most = prepared.config.batches and prepared.config.batches.tokens_per_row
-    longer = [group.packed_tokens for group in prepared.train.groups if most and group.packed_tokens > most]
+    longer = [group.row_tokens for group in prepared.train.groups if most and group.row_tokens > most]
     if longer:
         logger.warning(
             "%d groups of data.train have more than batches.tokens_per_row=%d tokens (up to %d) and are rows "
@@ -369,6 +376,12 @@ def _rewards(
 
 def _standardization(train: PreparedData) -> Standardization:
     mean, scale = float(train.auxiliary.mean()), float(train.auxiliary.std())
+    spread = train.rewards.combined.sd if train.rewards else scale
+    if 0 < spread < RESOLVED * abs(mean):
+        raise InputError(
+            f"the auxiliary reward has mean {mean:.6g} and standard deviation {spread:.3g}, which float32 "
+            "cannot tell apart: use a target in place of a goal, or subtract a constant from what is measured"
+        )
     if scale > 0:
         return Standardization(mean, scale)
     logger.warning(
@@ -424,9 +437,10 @@ class _Splits:
             progress=self.progress,
             chat_template_kwargs=config.data.chat_template_kwargs,
         )
+        self._note_unlabelled(groups, tokenized)
         if "divergence" in self.needs:
             with _naming(source):
-                tokenized = mismatched(tokenized, self.seed, config.data.max_length)
+                tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
         return PreparedData(tokenized, report, prior, measured), calibration
 
     def _load(self, source: str, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
@@ -447,6 +461,26 @@ class _Splits:
         if loaded.unused_columns:
             logger.info("%s: columns not used: %s", source, ", ".join(loaded.unused_columns))
         return loaded.groups, loaded.report
+
+    def _note_unlabelled(self, groups: Sequence[Group], tokenized: Sequence[TokenizedGroup]) -> None:
+        """A method of labels leaves out responses without one, from the auxiliary terms too."""
+        if self.rewards and "labels" in self.needs:
+            before = sum(len(group.responses) for group in groups)
+            after = sum(len(group.responses) for group in tokenized)
+            if after < before:
+                logger.warning(
+                    "%d of %d responses are not trained on: they have no label, and the objective learns "
+                    "from labels",
+                    before - after,
+                    before,
+                )
+
+    def _most_tokens(self, groups: Sequence[TokenizedGroup]) -> int:
+        """Tokens that a prompt and a foreign response may have: what the model reads and the run allows."""
+        longest = max(len(group.prompt) + len(response) for group in groups for response in group.responses)
+        context = _context(load_config(self.config.model)) or self.config.data.max_length
+        # Own rows that are longer than the context are refused later, by their own message.
+        return min(self.config.data.max_length, max(context, longest))
 
     def _describe(self, prior: PriorReport) -> None:
         logger.info(

@@ -32,7 +32,7 @@ from preftune.policy import (
 from preftune.policy.allocator import keep_freed_memory
 from preftune.policy.value_head import VALUE_HEAD_FILE
 from preftune.report import write_report
-from preftune.training.configuration import LoraSection, RunConfig
+from preftune.training.configuration import LoraSection, RunConfig, dump_yaml
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare, with_objective_defaults
 from preftune.training.recording import ConsoleProgress, Recorder, environment
 from preftune.training.trainer import PreferenceTrainer
@@ -40,6 +40,7 @@ from preftune.writing import write_json
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], k
         for name in (CHECKPOINT_FOLDER, MODEL_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
     resolved = prepared.config.model_dump(mode="json")
-    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    (folder / "config.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
     write_json(folder / "environment.json", record)
     if prepared.calibration:
         # Scores of other data are placed on this scale by Calibration.from_dict.
@@ -207,7 +208,7 @@ def _policy(prepared: PreparedRun) -> Policy:
     return Policy(
         model,
         router_loss="router_loss" in prepared.objective.needs,
-        value_head=_value_head(prepared),
+        value_head=_value_head(prepared, model),
     )
 
 
@@ -228,24 +229,26 @@ def _reward_model(prepared: PreparedRun) -> RewardModel:
     return RewardModel(_as_trained(model, config, "SEQ_CLS").to(prepared.arguments.device))
 
 
-def _value_head(prepared: PreparedRun) -> ValueHead | None:
+def _value_head(prepared: PreparedRun, model: "PreTrainedModel | PeftModel") -> ValueHead | None:
     if "value" not in prepared.objective.needs:
         return None
     config, arguments = prepared.config, prepared.arguments
-    hidden_size = load_config(config.model).get_text_config().hidden_size
+    # What the vocabulary head reads: some models narrow their last hidden state before it.
+    hidden_size = model.get_output_embeddings().weight.shape[1]
     return ValueHead(hidden_size, config.value_head.width, arguments.seed).to(arguments.device)
 
 
 def _explained_variance(prepared: PreparedRun, evaluation: dict[str, Any]) -> float | None:
     """Share of the held-out auxiliary reward's variance that V explains, 1 - Var(R - V) / Var(R)."""
-    if "value" not in prepared.objective.needs or prepared.evaluation is None:
+    # Only the process that records has the figures.
+    if "eval_auxiliary/squared_error" not in evaluation or prepared.evaluation is None:
         return None
     variance = float(prepared.evaluation.auxiliary.var())
     residual = evaluation["eval_auxiliary/squared_error"] - evaluation["eval_auxiliary/advantage"] ** 2
     return 1 - residual / variance if variance else None
 
 
-def _load_model(config: RunConfig) -> "torch.nn.Module | PeftModel":
+def _load_model(config: RunConfig) -> "PreTrainedModel | PeftModel":
     model = load_language_model(config.model, getattr(torch, config.model_dtype))
     return _as_trained(model, config, "CAUSAL_LM")
 

@@ -236,7 +236,7 @@ class PreferenceTrainer(Trainer):
         longest_first = sorted(groups, key=lambda group: len(group.prompt), reverse=True)
         share = longest_first[self.args.process_index :: self.args.world_size]
         if self._batches and self._batches.tokens_per_row:
-            rows = fill(np.array([group.packed_tokens for group in share]), self._batches.tokens_per_row)
+            rows = fill(np.array([group.row_tokens for group in share]), self._batches.tokens_per_row)
         else:
             rows = fill(np.ones(len(share), dtype=np.int64), self.args.per_device_eval_batch_size)
         return DataLoader(RowDataset(share), batch_sampler=[[row] for row in rows], collate_fn=_join)
