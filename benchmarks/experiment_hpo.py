@@ -29,7 +29,6 @@ from preftune.policy import generation_device, has_fast_bfloat16
 from preftune.statistics import Interval, mean_interval
 
 SEEDS = (0, 1, 2)
-SAMPLES_PER_PROMPT = 2
 MAX_NEW_TOKENS = 64
 HELD_OUT_PROMPTS = 32
 HELD_OUT_RESPONSES = 4
@@ -47,6 +46,7 @@ class Experiment:
         rows: of a split of the data, with prompt, responses and scores.
         training_prompts: how many of them are trained on.
         steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
+        samples: drawn for each held-out prompt.
         shares: weights by process, two or more each; 0 learns from pairs alone and is quick.
     """
 
@@ -54,6 +54,7 @@ class Experiment:
     rows: Callable[[str], list[Row]]
     training_prompts: int
     steps: int
+    samples: int
     shares: tuple[tuple[float, ...], ...]
 
     @property
@@ -64,8 +65,8 @@ class Experiment:
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 80, 10, ((0, 0.03, 0.3), (0.1, 1))),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 10, ((0, 0.1), (0.3, 1))),
+    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 4, ((0, 0.03, 0.3), (0.1, 1))),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 2, ((0, 0.1), (0.3, 1))),
 }
 
 
@@ -113,7 +114,7 @@ def run(name: str) -> Path:
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(configuration(experiment, folder), sort_keys=False), encoding="utf-8")
     seeds = f"training.seed={','.join(map(str, SEEDS))}"
-    sampling = ["--n", str(SAMPLES_PER_PROMPT), "--max-new-tokens", str(MAX_NEW_TOKENS)]
+    sampling = ["--n", str(experiment.samples), "--max-new-tokens", str(MAX_NEW_TOKENS)]
     command = [sys.executable, "-m", "preftune", "sweep", str(file), seeds, *sampling]
     # Small matrices: a process for each core gets more out of two cores than a thread for each.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -217,7 +218,7 @@ def markdown(measure: str, results: dict[str, Any]) -> str:
     runs = len(results["weights"]) * len(SEEDS)
     lines = [
         f"Written {results['date']}: {runs} runs of {results['steps']} steps, seeds {SEEDS}, "
-        f"{results['prompts']} held-out prompts with {SAMPLES_PER_PROMPT} samples each for every seed. The "
+        f"{results['prompts']} held-out prompts with {results['samples']} samples each for every seed. The "
         f"untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
         f"{start['tokens']:.0f} tokens. Differences are to weight 0, with 95% intervals: of the measure "
         "paired by prompt, of accuracy paired by seed.",
@@ -269,6 +270,7 @@ def write(name: str, sweep: Path) -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "steps": experiment.steps,
         "prompts": start["prompts"],
+        "samples": start["n"],
         "start": {
             "measure": [measured[key] for key in ("mean", "low", "high")],
             "tokens": start["tokens"]["mean"],
