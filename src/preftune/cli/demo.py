@@ -14,7 +14,7 @@ def demo(
         str | None, typer.Option(help="Another model than the packaged SmolLM2-135M-Instruct.")
     ] = None,
 ) -> None:
-    """Tune a small real model twice, with DPO and with DPO + MaPPO, and show what the prior changed.
+    """Tune a small real model with DPO, with a prior (MaPPO), and for simpler language too (HPO).
 
     Needs no GPU and no network. It ends with a table, `report.html` and `summary.json`.
     """

@@ -24,16 +24,18 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Tune a model on preference pairs.
+    """Tune a model on preference pairs, labelled responses or rewards.
 
     What people change most:
 
     - `model=PATH_OR_HUB_NAME` the model to tune
     - `data.train=FILE_OR_HUB_NAME` pairs to train on
     - `data.evaluation=FILE_OR_HUB_NAME` held-out pairs
-    - `objective.method=dpo` or ipo, simpo, cpo, hinge
+    - `objective.method=dpo` or ipo, simpo, cpo, hinge, kto; bradley_terry for a reward model
     - `objective.beta=0.1` how far the policy may move
     - `objective.prior=reward_gap` weight the rejected response by how much worse it is (MaPPO)
+    - `objective.auxiliary.weight=0.1` also make likelier what `rewards` want (HPO)
+    - `rewards.reading_grade.goal=minimise` what that is; `preftune score --list` lists more
     - `prior.calibration=sigmoid` how raw scores become rewards in [0, 1]
     - `training.learning_rate=1e-6` and any other field of transformers' TrainingArguments
     - `training.per_device_train_batch_size=8` groups in a batch
