@@ -32,7 +32,7 @@ from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, r
 from preftune.sweep.points import Point, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, load_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
-from preftune.training.run import MODEL_FOLDER
+from preftune.training.run import MODEL_FOLDER, last_checkpoint
 from preftune.writing import write_json, write_whole
 
 START_FOLDER = "start"
@@ -107,11 +107,14 @@ def run_sweep(
             _train(run)
     console.rule(f"Measuring on {len(held_out.groups)} held-out prompts")
     console.print(START)
-    start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling)
+    # Hashed once: weights are large, and every point started from the same.
+    started = model_content(planned[0].config.model)
+    start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling, started)
     records = {}
     for place, run in enumerate(planned, 1):
         console.print(f"{place} of {len(planned)}: {run.point.name}")
-        records[run.point.label] = _evaluate(run.folder, run, run.folder / MODEL_FOLDER, held_out, sampling)
+        trained = run.folder / MODEL_FOLDER
+        records[run.point.label] = _evaluate(run.folder, run, trained, held_out, sampling, started)
     points = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
     _write(output, planned, points, start, records, sampling)
     console.print(_table(points))
@@ -157,10 +160,7 @@ def _status(prepared: PreparedRun, overwrite: bool) -> Status:
                 "back, or move the folder away to train it again"
             )
         return "finished"
-    # transformers writes this file of a checkpoint last.
-    return (
-        "unfinished" if list(folder.glob(f"{CHECKPOINT_FOLDER}/checkpoint-*/trainer_state.json")) else "new"
-    )
+    return "unfinished" if last_checkpoint(folder / CHECKPOINT_FOLDER) else "new"
 
 
 def _changes(folder: Path, prepared: PreparedRun) -> list[str]:
@@ -213,14 +213,29 @@ def _train(run: PlannedRun) -> None:
 
 
 def _evaluate(
-    folder: Path, run: PlannedRun, trained: Path | None, held_out: HeldOut, sampling: Sampling
+    folder: Path,
+    run: PlannedRun,
+    trained: Path | None,
+    held_out: HeldOut,
+    sampling: Sampling,
+    started: str,
 ) -> dict[str, Any]:
-    """The evaluation in a folder, made now where there is none of this model, these prompts and settings."""
+    """The evaluation in a folder, made now where there is none of this model, these prompts and settings.
+
+    `started` is the hash of the starting model's content.
+    """
     # Its seconds tell a run that was trained again from the one that was measured.
     summary = (folder / "summary.json").read_text(encoding="utf-8") if trained else "{}"
     asked = [(group.prompt, dict(group.columns)) for group in held_out.groups]
-    started = (model_content(run.config.model), run.config.model_dtype)
-    about = (summary, *started, run.config.rewards, asdict(sampling), asked, held_out.tokens)
+    about = (
+        summary,
+        started,
+        run.config.model_dtype,
+        run.config.rewards,
+        asdict(sampling),
+        asked,
+        held_out.tokens,
+    )
     identity = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
     stored = folder / EVALUATION_FILE
     if stored.exists() and (folder / SAMPLES_FILE).exists():

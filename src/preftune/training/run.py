@@ -97,7 +97,7 @@ def train(
             prepared, policy, progress and state.is_main_process
         )
 
-    checkpoint = _last_checkpoint(folder / CHECKPOINT_FOLDER) if resume else None
+    checkpoint = last_checkpoint(folder / CHECKPOINT_FOLDER) if resume else None
     if not evaluation_groups or checkpoint:
         prepared.arguments.eval_on_start = False
     recorder = Recorder(folder / "metrics.jsonl")
@@ -174,7 +174,7 @@ def _check_environment(folder: Path, record: dict[str, Any]) -> None:
             )
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end; transformers writes trainer_state.json last."""
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     steps = {int(path.name.removeprefix("checkpoint-")): path for path in whole}
