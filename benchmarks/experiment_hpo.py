@@ -22,6 +22,7 @@ import matplotlib as mpl
 import yaml
 from matplotlib.figure import Figure
 from safety_prompts import safety_rows
+from sections import EXPERIMENTS_PAGE, experiment_markers, write_section
 
 from preftune.demo.data import Row, demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
@@ -33,7 +34,6 @@ MAX_NEW_TOKENS = 64
 HELD_OUT_PROMPTS = 32
 HELD_OUT_RESPONSES = 4
 KEY = "objective.auxiliary.weight"
-PAGE = Path("docs/experiments.md")
 FOLDER = Path("docs/experiments")
 
 
@@ -280,11 +280,8 @@ def write(name: str, sweep: Path) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(FOLDER / f"{name}.svg", experiment.measure, results["weights"])
-    begin, end = f"<!-- tables: make experiment-{name} writes them -->", f"<!-- end of {name} -->"
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, _, tail = rest.partition(end)
     table = markdown(experiment.measure, results)
-    PAGE.write_text(f"{head}{begin}\n\n{table}\n\n{end}{tail}", encoding="utf-8")
+    write_section(EXPERIMENTS_PAGE, experiment_markers(name), table)
     print(table)
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from sections import write_section
 
-from preftune.writing import write_whole
-
-BEGIN, END = "<!-- cpu table -->", "<!-- end -->"
+MARKERS = "<!-- cpu table -->", "<!-- end -->"
 
 
 def print_workload(row: dict[str, Any]) -> None:
@@ -30,14 +29,8 @@ def print_workload(row: dict[str, Any]) -> None:
 
 
 def write_page(page: Path, content: dict[str, Any]) -> None:
-    """Put the tables between the page's two markers; a page without them is left alone, with a word."""
-    text = page.read_text(encoding="utf-8") if page.exists() else ""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        print(f"{page} has no lines '{BEGIN}' and '{END}'; its tables are not written", file=sys.stderr)
-        return
-    write_whole(page, f"{head}{BEGIN}\n\n{markdown(content)}\n\n{END}{tail}")
+    """Put the tables between the page's two markers."""
+    write_section(page, MARKERS, markdown(content))
 
 
 def markdown(content: dict[str, Any]) -> str:

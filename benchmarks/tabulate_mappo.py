@@ -11,14 +11,13 @@ import matplotlib as mpl
 import numpy as np
 from experiment_mappo import LEARNING_RATE, METHODS, PRIORS, SEEDS, STEPS, SWEEP, Point, points
 from matplotlib.figure import Figure
+from sections import EXPERIMENTS_PAGE, experiment_markers, write_section
 
 from preftune.demo.data import demo_rows
 from preftune.statistics import Interval, mean_interval
 
-PAGE = Path("docs/experiments.md")
 RESULTS = Path("docs/experiments/mappo.json")
 FIGURE = Path("docs/experiments/mappo.svg")
-BEGIN, END = "<!-- tables: make experiment-mappo writes them -->", "<!-- end of tables -->"
 
 
 def evaluations(point: Point) -> list[dict[str, float]]:
@@ -230,10 +229,7 @@ def main() -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw()
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{markdown(results)}\n\n{END}{tail}", encoding="utf-8")
+    write_section(EXPERIMENTS_PAGE, experiment_markers("mappo"), markdown(results))
 
 
 if __name__ == "__main__":
