@@ -128,6 +128,17 @@ def test_ratings_become_scores(endpoint: Endpoint, data: Path, preftune: Command
     assert response_in(greeting) == "Hello!"
 
 
+def test_what_comes_again_is_asked_once(endpoint: Endpoint, preftune: CommandLine, tmp_path: Path) -> None:
+    """A response that stands in two pairs of a prompt costs one call."""
+    rows = [{"prompt": "2+2?", "chosen": "4, surely", "rejected": text} for text in ("5", "six")]
+    data, scored = tmp_path / "data.jsonl", tmp_path / "scored.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    code, errors = preftune("score", str(data), "--prior", "judge:some-model", "--output", str(scored))
+    assert code == 0, errors
+    assert scores(scored) == [(9.0, 1.0), (9.0, 3.0)]
+    assert len(endpoint.asked) == 3
+
+
 def test_ratings_are_kept_when_the_judge_fails(
     endpoint: Endpoint, data: Path, preftune: CommandLine, tmp_path: Path
 ) -> None:

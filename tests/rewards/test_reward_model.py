@@ -206,6 +206,20 @@ def test_batches_equal_one_by_one(pad: int | None, tmp_path: Path) -> None:
     assert scores_of(model, UNEQUAL) == pytest.approx(alone, abs=1e-4)
 
 
+def test_what_comes_again_is_read_once(tmp_path: Path) -> None:
+    """Pairs that share a response cost one reading of it, and every place gets its score."""
+    model = RewardModel(str(reward_model_dir(tmp_path, llama3())), precision="fp32")
+    asked = [*answers("hi", "yes", "no"), *answers("hi hi", "yes"), *answers("hi", "no", "yes yes")]
+    (unit,) = model.plan(asked)
+    assert len(unit.inputs) == 4
+    assert sorted(unit.places) == list(range(5))
+    scores = scores_of(model, asked)
+    assert scores[1] == scores[3]
+    assert len(set(scores)) == 4
+    alone = [scores_of(model, [answer])[0] for answer in asked]
+    assert scores == pytest.approx(alone, abs=1e-5)
+
+
 def test_label_by_number_and_name(tmp_path: Path) -> None:
     """Of several outputs the chosen one is the score, and which must be said."""
     folder = reward_model_dir(tmp_path, llama3(), num_labels=2, id2label={0: "helpful", 1: "brief"})
@@ -227,10 +241,10 @@ def test_what_is_longer_than_the_model_is_cut_by_the_rule(
     whole = [0, 1, 6, 2, 4, 10, 10, 10, 3, 1, 7, 2, 4, 11, 12, 3]
     (start,) = RewardModel(str(folder), max_length=15).plan(asked)
     assert start.places == (0, 1)
-    assert start.inputs == [[*whole[:14], 3], [0, *whole[2:]]]
+    assert start.inputs == {(*whole[:14], 3): 1, (0, *whole[2:]): 1}
     assert "1 of 2 conversations are longer than 15 tokens and lose their start" in caplog.text
     (end,) = RewardModel(str(folder), max_length=15, truncation="end").plan(asked)
-    assert end.inputs[1] == whole[:15]
+    assert list(end.inputs)[1] == tuple(whole[:15])
     with pytest.raises(InputError, match=r"row 0, response 1 .* has 16 tokens"):
         RewardModel(str(folder), max_length=15, truncation="error").plan(asked)
     with pytest.raises(InputError, match="max_length=65 is more than its 64"):
@@ -251,8 +265,8 @@ def test_the_configuration_says_how_text_was_given(tmp_path: Path) -> None:
     """A model trained here names its tokens in its configuration, and that is another identity."""
     template = RewardModel(str(reward_model_dir(tmp_path / "a", llama3())))
     trained = RewardModel(str(reward_model_dir(tmp_path / "b", llama3(), preftune_tokens="training")))
-    assert trained.plan(answers("hi", "yes"))[0].inputs == [[0, 10, 11, 3]]
-    assert template.plan(answers("hi", "yes"))[0].inputs == [FAMILIES["llama-3"][4]]
+    assert trained.plan(answers("hi", "yes"))[0].inputs == {(0, 10, 11, 3): 1}
+    assert template.plan(answers("hi", "yes"))[0].inputs == {tuple(FAMILIES["llama-3"][4]): 1}
     assert trained.identity != template.identity
 
 

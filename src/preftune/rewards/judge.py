@@ -61,8 +61,11 @@ class Judge:
         self.identity = repr((PROMPT, os.environ.get("OPENAI_BASE_URL")))
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
-        """Every response by itself: each reply costs money and is kept at once."""
-        return [Unit((place,), answer) for place, answer in enumerate(answers)]
+        """Every different question by itself: each reply costs money and is kept at once."""
+        places: dict[str, list[int]] = {}
+        for place, answer in enumerate(answers):
+            places.setdefault(_question(answer), []).append(place)
+        return [Unit(tuple(same), answers[same[0]]) for same in places.values()]
 
     @contextmanager
     def ready(self) -> Iterator[ScoreUnit]:
@@ -70,12 +73,12 @@ class Judge:
         from openai import OpenAI
 
         with OpenAI(max_retries=RETRIES) as client:
-            yield lambda unit: [self._rate(client, unit.inputs)]
+            yield lambda unit: [self._rate(client, unit.inputs)] * len(unit.places)
 
     def _rate(self, client: Any, answer: Answer) -> float:
         from openai import OpenAIError
 
-        asked = PROMPT.format(prompt=_transcript(answer.group.prompt), response=_transcript(answer.content))
+        asked = _question(answer)
         reply = ""
         for _ in range(ATTEMPTS):
             try:
@@ -102,6 +105,10 @@ def parse_rating(reply: str) -> float | None:
     """The last rating of a reply; None where there is none from 1 to 10."""
     found = RATING.findall(reply)
     return float(found[-1]) if found and 1 <= float(found[-1]) <= 10 else None
+
+
+def _question(answer: Answer) -> str:
+    return PROMPT.format(prompt=_transcript(answer.group.prompt), response=_transcript(answer.content))
 
 
 def _transcript(text: Text) -> str:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -84,7 +85,7 @@ class RewardModel:
         )
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
-        """Batches of conversations of like length, the longest first."""
+        """Batches of different conversations of like length, the longest first."""
         whole = self._tokens(self._tokenizer, answers)
         encoded = [self._cut(ids, answer) for ids, answer in zip(whole, answers, strict=True)]
         too_long = sum(len(ids) > self._max_length for ids in whole)
@@ -93,20 +94,30 @@ class RewardModel:
                 "hf:%s: %d of %d conversations are longer than %d tokens and lose their %s",
                 *(self._name, too_long, len(answers), self._max_length, self._truncation),
             )
-        batches: list[list[int]] = []
-        longest = 0
-        for place in sorted(range(len(encoded)), key=lambda place: -len(encoded[place])):
-            if not batches or longest * (len(batches[-1]) + 1) > self._batch_tokens:
+        # Pairs of one prompt often share a response, which is read once.
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, ids in enumerate(encoded):
+            places.setdefault(tuple(ids), []).append(place)
+        batches: list[list[tuple[int, ...]]] = []
+        for ids in sorted(places, key=len, reverse=True):
+            if not batches or len(batches[-1][0]) * (len(batches[-1]) + 1) > self._batch_tokens:
                 batches.append([])
-                longest = len(encoded[place])
-            batches[-1].append(place)
-        return [Unit(tuple(batch), [encoded[place] for place in batch]) for batch in batches]
+            batches[-1].append(ids)
+        return [
+            Unit(tuple(chain(*(places[ids] for ids in batch))), {ids: len(places[ids]) for ids in batch})
+            for batch in batches
+        ]
 
     @contextmanager
     def ready(self) -> Iterator[ScoreUnit]:
         """The model in memory."""
         model = self._load().to(self._device).eval()
-        yield lambda unit: self._scores(model, unit.inputs)
+
+        def score(unit: Unit) -> list[float]:
+            scores = self._scores(model, list(unit.inputs))
+            return list(chain(*([score] * n for score, n in zip(scores, unit.inputs.values(), strict=True))))
+
+        yield score
 
     def _scores(self, model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
         import torch
