@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
+# Small matrices: a process for each core gets more out of the cores than a thread for each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo experiment-hpo experiment-safety clean
+.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo experiment-hpo experiment-safety experiment-score clean
 
 setup: $(READY)
 
@@ -24,10 +26,10 @@ demo: setup
 	$(BIN)/preftune demo
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check .
@@ -57,6 +59,9 @@ experiment-hpo: setup
 
 experiment-safety: setup
 	$(BIN)/python benchmarks/experiment_hpo.py safety
+
+experiment-score: setup
+	$(BIN)/python benchmarks/experiment_score.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
