@@ -292,7 +292,7 @@ def test_labels_of_one_kind_are_refused(desirable: int, undesirable: int) -> Non
 
 def test_only_methods_of_labels_have_a_balance() -> None:
     """Of the methods that need no pairs kto alone has a balance; another has none, whatever its labels."""
-    assert methods_without_pairs() == ["kto", "offline_ppo", "alol", "dro_v"]
+    assert methods_without_pairs() == ["kto", "csft", "offline_ppo", "alol", "dro_v"]
     for method in METHODS:
         balance = label_balance(build({"method": method}), 3, 3)
         assert (balance is not None) == (method == "kto")

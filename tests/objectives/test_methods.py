@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cpo_sums": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2, "likelihood_reduction": "sum"},
     "hinge": {"method": "hinge", "beta": 0.1},
     "kto": {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75},
+    "csft": {"method": "csft"},
     "offline_ppo": {"method": "offline_ppo", "clip": 0.5, "value_weight": 2.0},
     "alol": {"method": "alol", "clip": 0.9, "value_weight": 2.0},
     "alol_free": {"method": "alol", "reference_free": True, "value_weight": 2.0},
@@ -165,6 +166,7 @@ BY_HAND = {
         0.75 * sigma(-0.25) + 0.375 * sigma(-1.25),
         (-0.375 * sigma(0.25) * sigma(-0.25), 0.1875 * sigma(1.25) * sigma(-1.25)),
     ),
+    "csft": (VARIANTS["csft"], None, 10 / 6, (-1 / 6, -1 / 6)),
     "offline_ppo": (
         VARIANTS["offline_ppo"],
         None,
@@ -209,6 +211,7 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - hinge, beta 0.1: 1 - 0.3 = 0.7; half: 1 - 0.2 = 0.8. Gradient -0.1 (1, -delta).
     - kto, beta 0.5, weights 1.5 and 0.75, z0 = 0.5: beta (h_w - z0) = 0.25 and beta (z0 - h_l) = 1.25, the
       mean of two responses. The slope of 1 - sigma(x) is -sigma(x) sigma(-x).
+    - csft: 4 + 6 nats over 2 + 4 tokens, whatever the labels.
     - offline_ppo, clip 0.5: q = e and e^-2, and neither is held where A = -0.5 and 0.5: the losses are 0.5 e
       and -0.5 e^-2. The value's squares of 0.25 add 2 * 0.5 * 0.25, as they do with alol.
     - alol: the first is left out, the second is 0.5 e^-2 * 6 nats; without the reference 0.5 * 6.

@@ -1,5 +1,6 @@
 """`policy:` the implicit reward of a tuned model."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from preftune.data import Group, Response
+from preftune.rewards.scoring import Answer
+from preftune.rewards.sources import resolve_source
 
 CommandLine = Callable[..., tuple[int, str]]
 
@@ -66,6 +71,23 @@ def test_log_ratio_of_every_response(
     assert max(expected) - min(expected) > 0.01
     written = json.loads(scored.read_text(encoding="utf-8"))["implicit"]
     assert written == pytest.approx(expected, abs=1e-4)
+
+
+def test_settings_of_the_template(
+    tuned_dir: Path, tiny_model_dir: Path, smollm2_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """They reach the tuned model's template, as in its training, and another setting is another cache key."""
+    tokenizer = copy.deepcopy(smollm2_tokenizer)
+    tokenizer.chat_template = "{{ effort }} effort. " + tokenizer.chat_template
+    tokenizer.save_pretrained(tuned_dir)
+    answer = Answer(Group(({"role": "user", "content": "Hi"},), (Response("Yes."),), ()), 0)
+    written = {}
+    for effort in ("Low", "High"):
+        text = f"policy:{tuned_dir}:reference={tiny_model_dir},chat_template_kwargs={{effort: {effort}}}"
+        scorer = resolve_source("--prior", text).scorer
+        (unit,) = scorer.plan([answer])
+        written[scorer.identity] = tokenizer.decode(unit.inputs[0].prompt).partition("<|im_start|>")[0]
+    assert sorted(written.values()) == ["High effort. ", "Low effort. "]
 
 
 def test_rows_of_any_size_give_the_same(

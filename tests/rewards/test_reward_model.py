@@ -1,6 +1,7 @@
 """`hf:` a reward model reads a conversation as its template writes it, and batches change nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from preftune.data import Group, Response
 from preftune.errors import InputError
 from preftune.rewards.reward_model import RewardModel, template_tokens, training_tokens
 from preftune.rewards.scoring import Answer
+from preftune.rewards.sources import resolve_source
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -268,6 +270,36 @@ def test_the_configuration_says_how_text_was_given(tmp_path: Path) -> None:
     assert trained.plan(answers("hi", "yes"))[0].inputs == {(0, 10, 11, 3): 1}
     assert template.plan(answers("hi", "yes"))[0].inputs == {tuple(FAMILIES["llama-3"][4]): 1}
     assert trained.identity != template.identity
+
+
+def test_settings_of_the_template(tmp_path: Path) -> None:
+    """They reach the template however text is given, and another setting is another identity.
+
+    A model's own configuration may say which it was trained with; those that are given come first.
+    """
+    *setup, expected = FAMILIES["chatml"]
+    tokenizer = tokenizer_of("{% if polite %}help\n{% endif %}" + str(setup[0]), *setup[1:])  # type: ignore[arg-type]
+    polite, plain = [7, 2, *expected], expected
+    folder = reward_model_dir(tmp_path / "a", tokenizer)
+    trained = reward_model_dir(tmp_path / "b", tokenizer, preftune_chat_template_kwargs={"polite": True})
+    chat = answers(({"role": "user", "content": "hi"},), ({"role": "assistant", "content": "yes"},))
+
+    def read(folder: Path, **options: Any) -> tuple[int, ...]:
+        (unit,) = RewardModel(str(folder), **options).plan(chat)
+        (ids,) = unit.inputs
+        return tuple(ids)
+
+    assert read(folder) == tuple(plain)
+    assert read(folder, chat_template_kwargs={"polite": True}) == tuple(polite)
+    assert read(folder, chat_template_kwargs={"polite": True}, tokens="training") == tuple(polite[:-1])
+    assert read(trained) == tuple(polite)
+    assert read(trained, chat_template_kwargs={}) == tuple(plain)
+    named = f"hf:{folder}:tokens=training,chat_template_kwargs={{polite: yes, more: [1, 2]}},batch_tokens=64"
+    scorings = [resolve_source("--prior", text) for text in (f"hf:{folder}:tokens=training", named)]
+    assert scorings[0].scorer.identity != scorings[1].scorer.identity
+    assert list(scorings[1].scorer.plan(chat)[0].inputs) == [tuple(polite[:-1])]
+    with pytest.raises(InputError, match="chat_template_kwargs='low' must be a mapping"):
+        resolve_source("--prior", f"hf:{folder}:chat_template_kwargs=low")
 
 
 def test_identity_is_the_content(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_a_column_of_the_data_is_no_reward_of_a_sample(
         assert row["rewards"] == [-2 * abs(length - 3) for length in row["measurements"]["length"]]
 
 
+def test_a_conditioned_model_is_asked_behind_its_text(run: RunConfig) -> None:
+    """With a control text every prompt ends with its tokens, and samples and drift begin behind them."""
+    plain, behind = (read_held_out(run, Sampling(), control) for control in ("", "<|good|>"))
+    ends = AutoTokenizer.from_pretrained(run.model)("<|good|>")["input_ids"]
+    assert [*behind.tokens] == [(*ids, *ends) for ids in plain.tokens]
+    sampling = Sampling(n=2, max_new_tokens=4)
+    found = evaluate(run, None, behind, sampling, CPU)
+    assert found.drift == pytest.approx((0, 0, 0), abs=1e-6)
+    assert found.rows != evaluate(run, None, plain, sampling, CPU).rows
+
+
 def test_without_rewards_there_is_drift_alone(config: dict[str, Any]) -> None:
     """A run without auxiliary rewards is measured all the same."""
     run = check_config(config)
@@ -112,7 +123,9 @@ def test_an_adapter_is_measured_on_its_base(run: RunConfig, tmp_path: Path) -> N
     held_out = read_held_out(run, sampling)
     fresh = evaluate(run, tmp_path / "fresh", held_out, sampling, CPU)
     assert fresh.drift[0] == pytest.approx(0.0, abs=1e-4)
-    assert abs(evaluate(run, tmp_path / "moved", held_out, sampling, CPU).drift[0]) > 0.1
+    moved = evaluate(run, tmp_path / "moved", held_out, sampling, CPU)
+    # Of each response: their mean may be near 0 by chance.
+    assert max(abs(value) for row in moved.rows for value in row["drift"]) > 0.1
 
 
 def test_responses_to_a_prompt_count_once(run: RunConfig) -> None:

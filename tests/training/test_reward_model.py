@@ -282,15 +282,16 @@ def held_out_rows(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 def test_plain_transformers_reads_what_was_trained(side: str, reward: dict[str, Any], train: Train) -> None:
     """The saved folder's scores are those of the run's last evaluation, to 1e-5, padded on either side.
 
-    It has one label, the name of its tokenization, safetensors, the tokenizer with its template, and a
-    padding token that no row holds.
+    It has one label, how its text was written, safetensors, the tokenizer with its template, and a padding
+    token that no row holds.
     """
-    run = train(reward)
+    run = train(reward, "data.chat_template_kwargs={enable_thinking: false}")
     folder = run / "model"
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.num_labels == 1
     assert model.config.preftune_tokens == "training"
+    assert model.config.preftune_chat_template_kwargs == {"enable_thinking": False}
     assert model.config.architectures == ["LlamaForSequenceClassification"]
     assert (tokenizer.pad_token, tokenizer.pad_token_id, model.config.pad_token_id) == ("<|endoftext|>", 0, 0)
     assert not list(run.rglob("*.bin"))

@@ -1,5 +1,6 @@
 """Sources to groups, groups to tokens: everything between a data set and a batch."""
 
+from preftune.data.control import ControlTexts, set_control
 from preftune.data.groups import Group, Message, Pair, Response, Text, TokenizedGroup
 from preftune.data.mismatch import mismatched
 from preftune.data.pairing import PAIR_RULES
@@ -11,6 +12,7 @@ from preftune.data.tokenization import LengthLimits, fingerprint_groups, tokeniz
 __all__ = [
     "PAIR_RULES",
     "RULES",
+    "ControlTexts",
     "Group",
     "LengthLimits",
     "LoadedGroups",
@@ -26,5 +28,6 @@ __all__ = [
     "load_groups",
     "mismatched",
     "read_rows",
+    "set_control",
     "tokenize_groups",
 ]

@@ -5,11 +5,13 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int32, Shaped
 
+from preftune.data.control import ControlTexts, split_by_label
 from preftune.data.groups import Group, Message, Response, TokenizedGroup
 from preftune.data.rules import BadRow, RowReport, RowRules
 from preftune.errors import InputError
@@ -75,6 +77,7 @@ def tokenize_groups(
     *,
     progress: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    control: ControlTexts | None = None,
 ) -> list[TokenizedGroup]:
     """Tokenize groups; messages go through the tokenizer's chat template, plain text never does.
 
@@ -89,6 +92,8 @@ def tokenize_groups(
         report: the one of `load_groups`, to go on counting in it.
         progress: show a progress bar.
         chat_template_kwargs: passed on to the chat template, such as `{"enable_thinking": False}`.
+        control: a text by label that the prompt ends with, once rendered. A group then becomes one for each
+            label its responses have, without pairs, and a response without a label is left out.
 
     Returns:
         The groups that were kept, in order.
@@ -105,11 +110,11 @@ def tokenize_groups(
     template = ChatTemplate(tokenizer, dict(chat_template_kwargs or {}), report)
     kept: list[TokenizedGroup] = []
     for chunk in _chunks(groups, progress):
-        rendered = [template.render(_only_labelled(group)) for group in chunk]
-        for group, tokens in zip(chunk, _encode_groups(rendered, tokenizer), strict=True):
-            limited = _limit(tokens, group.row, tokenizer.bos_token_id, limits, rules, report)
-            if limited is not None:
-                kept.append(limited)
+        rows = [_render_row(template, _only_labelled(group), control) for group in chunk]
+        encoded = iter(_encode_groups([part for row in rows for part in row], tokenizer))
+        for group, row in zip(chunk, rows, strict=True):
+            parts = islice(encoded, len(row))
+            kept += _limit_row(list(parts), group.row, tokenizer.bos_token_id, limits, rules, report)
     report.require_rows(len(kept))
     return kept
 
@@ -120,6 +125,16 @@ def _chunks(groups: Sequence[Group], progress: bool) -> Iterator[Sequence[Group]
     starts = range(0, len(groups), GROUPS_PER_CALL)
     for start in track(starts, description="Tokenizing", disable=not progress):
         yield groups[start : start + GROUPS_PER_CALL]
+
+
+def _render_row(template: "ChatTemplate", group: Group, control: ControlTexts | None) -> list[RenderedGroup]:
+    """The group as text, or with control texts its part for each label."""
+    if control is None:
+        return [template.render(group)]
+    parts = [template.render(part) for part in split_by_label(group)]
+    return [
+        replace(part, prompt=part.prompt + control[bool(part.group.responses[0].label)]) for part in parts
+    ]
 
 
 def _only_labelled(group: Group) -> Group:
@@ -295,6 +310,24 @@ def _values(
 
 
 # --- limits ---
+
+
+def _limit_row(
+    parts: Sequence[TokenizedGroup],
+    row: int,
+    bos: int | None,
+    limits: LengthLimits,
+    rules: RowRules,
+    report: RowReport,
+) -> list[TokenizedGroup]:
+    """What is kept of a row's groups: all of them or none, so that a dropped row counts once."""
+    kept: list[TokenizedGroup] = []
+    for part in parts:
+        limited = _limit(part, row, bos, limits, rules, report)
+        if limited is None:
+            return []
+        kept.append(limited)
+    return kept
 
 
 def _limit(

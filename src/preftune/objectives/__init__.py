@@ -20,6 +20,7 @@ where it needs a new idea, a function in `scores`, `links`, `priors` or `parts`.
 """
 
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import (
@@ -65,6 +66,7 @@ __all__ = [
     "Centring",
     "ChosenLikelihood",
     "ClippedSurrogate",
+    "ConditionalLikelihood",
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Logistic, Square
 from preftune.objectives.offline_rl import (
@@ -160,6 +161,11 @@ def kto(_: Prior, *, beta: float, desirable_weight: float, undesirable_weight: f
     return (ProspectUtility(beta, desirable_weight, undesirable_weight),)
 
 
+def csft(_: Prior) -> tuple[Part, ...]:
+    """-log pi(y given x, c), where c says good or bad: CSFT."""
+    return (ConditionalLikelihood(),)
+
+
 def offline_ppo(
     _: Prior, *, standardization: Standardization, clip: float, value_weight: float
 ) -> tuple[Part, ...]:
@@ -255,6 +261,7 @@ class Method:
         priors: names of the priors it is defined with.
         learns_auxiliary: it learns from auxiliary rewards itself, so that `auxiliary` cannot be added.
         trains_policy: it trains a policy, and not a reward model, whose likelihood `auxiliary` could weigh.
+        reads_control: a text in front of each response says whether it is desirable.
     """
 
     summary: str
@@ -264,6 +271,7 @@ class Method:
     priors: tuple[str, ...] = tuple(PRIORS)
     learns_auxiliary: bool = False
     trains_policy: bool = True
+    reads_control: bool = False
 
 
 _BETA = "scale of the implicit reward; a larger one keeps the policy closer to where it started"
@@ -326,6 +334,14 @@ METHODS: Mapping[str, Method] = {
         kto,
         # MaPPO weighs a rejected response against its chosen one, and here is no pair.
         priors=("none",),
+    ),
+    "csft": Method(
+        "likelihood of single responses behind a text that says whether they are desirable; no reference",
+        "conditional training, arXiv 2302.08582; CSFT of KTO's code, arXiv 2402.01306",
+        {},
+        csft,
+        priors=("none",),
+        reads_control=True,
     ),
     # Of the methods of auxiliary rewards, three have no pairs, and the margin of modpo has R beside the
     # rejected score: no paper says whether a prior would weigh that too.
@@ -572,6 +588,7 @@ _NAMES_ELSEWHERE = {
     "dro": "dro_v",
     "reward": "bradley_terry",
     "reward_model": "bradley_terry",
+    "conditional_sft": "csft",
 }
 """What other libraries and papers call things, by our names."""
 

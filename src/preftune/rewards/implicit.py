@@ -1,8 +1,9 @@
 """`policy:` the implicit reward of a tuned model: log pi_theta(y given x) - log pi_ref(y given x)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from preftune.data import LengthLimits, RowReport, RowRules, TokenizedGroup, tokenize_groups
 from preftune.errors import InputError
@@ -25,6 +26,7 @@ class ImplicitReward:
         model: str,
         *,
         reference: str,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_length: int = 1024,
         max_prompt_length: int = 512,
         precision: Precision | None = None,
@@ -35,6 +37,7 @@ class ImplicitReward:
         Args:
             model: folder or hub name of the tuned model.
             reference: folder or hub name of what it started from.
+            chat_template_kwargs: passed on to the tuned model's chat template, as in its training.
             max_length: prompt + response, in tokens; longer responses lose their end.
             max_prompt_length: longer prompts lose their start.
             precision: None is bf16 where that is fast.
@@ -54,17 +57,26 @@ class ImplicitReward:
                 f"policy:{model} and reference={reference} have different vocabularies: the reference is the "
                 "model that the tuning started from"
             )
+        self._template_kwargs = dict(chat_template_kwargs or {})
         self._limits = LengthLimits(max_length, max_prompt_length)
         self._row_tokens = row_tokens
         self._device, self._dtype = scoring_precision(precision)
-        self.identity = repr((*map(model_content, self._models), str(self._dtype)))
+        settings = sorted(self._template_kwargs.items())
+        self.identity = repr((*map(model_content, self._models), settings, str(self._dtype)))
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
         """Packed rows of groups of like length, the longest first, each prompt once."""
         # Without its pairs a group has all its responses scored.
         groups = [replace(answer.group, pairs=()) for answer in answers if answer.place == 0]
         report = RowReport(rows=len(groups))
-        tokenized = tokenize_groups(groups, self._tokenizer, self._limits, TRUNCATED, report)
+        tokenized = tokenize_groups(
+            groups,
+            self._tokenizer,
+            self._limits,
+            TRUNCATED,
+            report,
+            chat_template_kwargs=self._template_kwargs,
+        )
         firsts = [place for place, answer in enumerate(answers) if answer.place == 0]
         rows: list[list[tuple[int, TokenizedGroup]]] = []
         room = 0

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 """Files of a model's folder that decide its scores: weights, configuration, tokenizer, template, code."""
 
+TEMPLATE_KEY = "preftune_chat_template_kwargs"
+"""Where a model's configuration says which settings of its chat template it was trained with."""
+
 Precision = Literal["fp32", "bf16"]
 
 

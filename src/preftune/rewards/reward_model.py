@@ -1,7 +1,7 @@
 """`hf:` a sequence classification model as a reward model: one score for each response."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -12,7 +12,7 @@ import numpy as np
 from preftune.data import LengthLimits, RowReport, tokenize_groups
 from preftune.data.rules import shorten
 from preftune.errors import InputError
-from preftune.rewards.model_content import Precision, model_content, scoring_precision
+from preftune.rewards.model_content import TEMPLATE_KEY, Precision, model_content, scoring_precision
 from preftune.rewards.scoring import Answer, ScoreUnit, Unit
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class RewardModel:
         *,
         label: int | str | None = None,
         tokens: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_length: int | None = None,
         truncation: Truncation = "start",
         precision: Precision | None = None,
@@ -53,6 +54,7 @@ class RewardModel:
             model: folder or hub name.
             label: number or name of the output that is the score; may be left out where there is one.
             tokens: a name in `TOKENS`; None is the one that the configuration names, else `template`.
+            chat_template_kwargs: passed on to its chat template; None is those that the configuration names.
             max_length: longest conversation, in tokens; None is as long as the model and tokenizer allow.
             truncation: what a longer one loses, its start (BOS stays) or its end; or an error.
             precision: None is bf16 where that is fast.
@@ -70,6 +72,9 @@ class RewardModel:
         if found not in TOKENS:
             raise InputError(f"hf:{model}: {TOKENS_KEY}={found!r} must be {' or '.join(TOKENS)}: set tokens")
         self._tokens = TOKENS[found]
+        if chat_template_kwargs is None:
+            chat_template_kwargs = getattr(config, TEMPLATE_KEY, None)
+        self._template_kwargs = dict(chat_template_kwargs or {})
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         longest = min(positions or 2**30, self._tokenizer.model_max_length)
         if max_length is not None and max_length > longest:
@@ -80,13 +85,12 @@ class RewardModel:
         self._truncation = truncation
         self._batch_tokens = batch_tokens
         self._device, self._dtype = scoring_precision(precision)
-        self.identity = repr(
-            (model_content(model), self._label, found, self._max_length, str(self._dtype), batch_tokens)
-        )
+        given = (self._label, found, sorted(self._template_kwargs.items()), self._max_length, batch_tokens)
+        self.identity = repr((model_content(model), *given, str(self._dtype)))
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
         """Batches of different conversations of like length, the longest first."""
-        whole = self._tokens(self._tokenizer, answers)
+        whole = self._tokens(self._tokenizer, answers, self._template_kwargs)
         encoded = [self._cut(ids, answer) for ids, answer in zip(whole, answers, strict=True)]
         too_long = sum(len(ids) > self._max_length for ids in whole)
         if too_long:
@@ -99,10 +103,10 @@ class RewardModel:
         for place, ids in enumerate(encoded):
             places.setdefault(tuple(ids), []).append(place)
         batches: list[list[tuple[int, ...]]] = []
-        for ids in sorted(places, key=len, reverse=True):
+        for row in sorted(places, key=len, reverse=True):
             if not batches or len(batches[-1][0]) * (len(batches[-1]) + 1) > self._batch_tokens:
                 batches.append([])
-            batches[-1].append(ids)
+            batches[-1].append(row)
         return [
             Unit(tuple(chain(*(places[ids] for ids in batch))), {ids: len(places[ids]) for ids in batch})
             for batch in batches
@@ -220,7 +224,9 @@ def _absent(rows: Sequence[Sequence[int]]) -> int:
 
 
 def template_tokens(
-    tokenizer: "transformers.PreTrainedTokenizerBase", answers: Sequence[Answer]
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    answers: Sequence[Answer],
+    kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
     """Whole conversations as the tokenizer's chat template writes them, to its last token.
 
@@ -235,7 +241,8 @@ def template_tokens(
     adds_bos = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
     found: list[list[int]] = []
     for start in range(0, len(answers), ANSWERS_PER_CALL):
-        texts = [_written(tokenizer, answer) for answer in answers[start : start + ANSWERS_PER_CALL]]
+        chunk = answers[start : start + ANSWERS_PER_CALL]
+        texts = [_written(tokenizer, answer, kwargs) for answer in chunk]
         for ids in tokenizer(texts, add_special_tokens=not is_chat, verbose=False)["input_ids"]:
             row = list(ids)
             if adds_bos and row[:1] != [bos]:
@@ -248,7 +255,9 @@ def template_tokens(
     return found
 
 
-def _written(tokenizer: "transformers.PreTrainedTokenizerBase", answer: Answer) -> str:
+def _written(
+    tokenizer: "transformers.PreTrainedTokenizerBase", answer: Answer, kwargs: Mapping[str, Any] | None
+) -> str:
     """The conversation as text."""
     from jinja2 import TemplateError
 
@@ -263,7 +272,7 @@ def _written(tokenizer: "transformers.PreTrainedTokenizerBase", answer: Answer) 
     asked = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     given = ({"role": "assistant", "content": response},) if isinstance(response, str) else response
     try:
-        return str(tokenizer.apply_chat_template([*asked, *given], tokenize=False))
+        return str(tokenizer.apply_chat_template([*asked, *given], tokenize=False, **(kwargs or {})))
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in (*asked, *given))
         raise InputError(
@@ -272,7 +281,9 @@ def _written(tokenizer: "transformers.PreTrainedTokenizerBase", answer: Answer) 
 
 
 def training_tokens(
-    tokenizer: "transformers.PreTrainedTokenizerBase", answers: Sequence[Answer]
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    answers: Sequence[Answer],
+    kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
     """Prompt and response as `preftune train` gives them to a model: text stays text, end of turn is last.
 
@@ -281,7 +292,8 @@ def training_tokens(
     """
     # Without its pairs a group has all its responses scored.
     groups = [replace(answer.group, pairs=()) for answer in answers if answer.place == 0]
-    tokenized = tokenize_groups(groups, tokenizer, NO_LIMITS, report=RowReport(rows=len(groups)))
+    report = RowReport(rows=len(groups))
+    tokenized = tokenize_groups(groups, tokenizer, NO_LIMITS, report=report, chat_template_kwargs=kwargs)
     return [np.concatenate((group.prompt, ids)).tolist() for group in tokenized for ids in group.responses]
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +63,16 @@ def _is_temperature(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and is_finite_number(value) and value >= 0)
 
 
+def _is_settings(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
 def _choice(*names: str) -> Callable[[object], bool]:
     return lambda value: value in names
 
 
 NAME = Option("a column's name", _is_name, "the column's name (what follows the last slash or colon)")
+TEMPLATE = Option("a mapping, as {enable_thinking: false}", _is_settings, "passed to its chat template")
 PRECISION = Option("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 where fast)")
 
 SOURCES: Mapping[str, Source] = {
@@ -84,6 +89,9 @@ SOURCES: Mapping[str, Source] = {
                 " or ".join(TOKENS),
                 _choice(*TOKENS),
                 "the whole chat template, or as in training (what the model says, else template)",
+            ),
+            "chat_template_kwargs": replace(
+                TEMPLATE, summary=f"{TEMPLATE.summary} (as in training, or none)"
             ),
             "max_length": Option("an int >= 1", _is_count, "longest conversation in tokens (the model's)"),
             "truncation": Option(
@@ -111,6 +119,7 @@ SOURCES: Mapping[str, Source] = {
         ImplicitReward,
         {
             "reference": Option("a folder or hub name", _is_name, "what it was tuned from", is_required=True),
+            "chat_template_kwargs": TEMPLATE,
             "max_length": Option("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
             "max_prompt_length": Option("an int >= 1", _is_count, "the prompt's tokens (512)"),
             "precision": PRECISION,

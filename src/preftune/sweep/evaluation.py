@@ -14,7 +14,7 @@ from jaxtyping import Float64, Shaped
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from preftune.data import Group, Response, RowRules, Text, TokenizedGroup, load_groups
+from preftune.data import Group, Response, RowRules, Text, TokenizedGroup, load_groups, set_control
 from preftune.data.packing import pack
 from preftune.errors import InputError
 from preftune.online.sampling import SampledResponse, prompt_tokens, sample_responses
@@ -87,8 +87,13 @@ class Evaluation:
     rows: list[dict[str, Any]]
 
 
-def read_held_out(config: RunConfig, sampling: Sampling) -> HeldOut:
+def read_held_out(config: RunConfig, sampling: Sampling, control: str = "") -> HeldOut:
     """The prompts of `data.evaluation`, and the rewards of the run.
+
+    Args:
+        config: of the run.
+        sampling: how the prompts will be answered.
+        control: text that a prompt of messages ends with, for a model that was conditioned on it.
 
     Raises:
         InputError: there are fewer than two distinct prompts, one does not fit the model's context, or a
@@ -97,6 +102,7 @@ def read_held_out(config: RunConfig, sampling: Sampling) -> HeldOut:
     if config.data.evaluation is None:
         raise InputError("a sweep compares its points on held-out prompts; set data.evaluation=FILE")
     tokenizer = load_tokenizer(config.model)
+    set_control(tokenizer, control)
     rewards = _of_any_response(auxiliary_rewards(config.rewards, tokenizer))
     loaded = load_groups(
         config.data.evaluation,

@@ -113,8 +113,9 @@ def run_sweep(
     records = {}
     for place, run in enumerate(planned, 1):
         console.print(f"{place} of {len(planned)}: {run.point.name}")
-        trained = run.folder / MODEL_FOLDER
-        records[run.point.label] = _evaluate(run.folder, run, trained, held_out, sampling, started)
+        trained, control = run.folder / MODEL_FOLDER, run.config.data.control
+        asked = read_held_out(run.config, sampling, control.good) if control else held_out
+        records[run.point.label] = _evaluate(run.folder, run, trained, asked, sampling, started)
     points = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
     _write(output, planned, points, start, records, sampling)
     console.print(_table(points))

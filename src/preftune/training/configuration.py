@@ -67,6 +67,22 @@ class LoraSection(_Section):
     target_modules: str | list[str] = "all-linear"
 
 
+class ControlSection(_Section):
+    """Texts that end the prompt of a response, by its label, for methods that are conditioned on that."""
+
+    good: str = Field(default="<|good|>", description="before desirable responses, and where one samples")
+    bad: str = Field(default="<|bad|>", description="before undesirable responses")
+
+    @model_validator(mode="after")
+    def _tells_apart(self) -> "ControlSection":
+        if self.good == self.bad or not self.good:
+            raise ValueError(
+                f"good={self.good!r}, bad={self.bad!r}: the two must differ, and good must not be empty; "
+                "change one of them"
+            )
+        return self
+
+
 class DataSection(_Section):
     """Where the pairs come from and what becomes of them."""
 
@@ -85,6 +101,7 @@ class DataSection(_Section):
     max_prompt_length: int = Field(512, ge=1, description="tokens of the prompt")
     rules: dict[str, str] = Field(default_factory=dict, description="what to do with bad rows: docs/data.md")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    control: ControlSection | None = None
 
     @model_validator(mode="after")
     def _is_held_out(self) -> "DataSection":
@@ -305,11 +322,12 @@ def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     sections: dict[str, type[_Section]] = {
         "lora": LoraSection,
         "data": DataSection,
+        "data.control": ControlSection,
         "batches": BatchesSection,
         "prior": PriorSection,
         "value_head": ValueHeadSection,
     }
-    section = sections.get(str(location[0]), RunConfig) if len(location) > 1 else RunConfig
+    section = sections.get(".".join(map(str, location[:-1])), RunConfig)
     return list(section.model_fields)
 
 

@@ -25,6 +25,7 @@ from preftune.data import (
     fingerprint_groups,
     load_groups,
     mismatched,
+    set_control,
     tokenize_groups,
 )
 from preftune.errors import InputError
@@ -45,6 +46,8 @@ from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
+    ControlSection,
+    DataSection,
     PriorSection,
     RunConfig,
     unknown_key,
@@ -186,6 +189,9 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
     arguments = _training_arguments(config)
     model_config = load_config(config.model)
     tokenizer = load_tokenizer(config.model)
+    if config.data.control:
+        # A model that was trained so before brings its text along.
+        set_control(tokenizer, "")
     rewards = _rewards(config, objective, tokenizer)
     splits = _Splits(config, objective.needs, tokenizer, rewards, arguments.seed, progress)
     train, calibration = splits.read(config.data.train, config.data.train_split, config.data.pair_rule)
@@ -194,6 +200,9 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
         # What is fitted, is fitted on the training data alone.
         rule = config.data.evaluation_pair_rule or config.data.pair_rule
         evaluation, _ = splits.read(config.data.evaluation, config.data.evaluation_split, rule, calibration)
+    if config.data.control:
+        # Whoever asks the saved model through its template asks for good responses.
+        set_control(tokenizer, config.data.control.good)
     standardization = _standardization(train) if rewards else None
     objective = objectives.build(config.objective, standardization)
     prepared = PreparedRun(
@@ -230,7 +239,22 @@ def with_objective_defaults(config: RunConfig) -> RunConfig:
             f"objective.router_loss_weight={objective['router_loss_weight']}: model={config.model} is no "
             "mixture of experts that reports its routers; remove the key"
         )
-    return config.model_copy(update={"objective": objective})
+    return config.model_copy(
+        update={"objective": objective, "data": _with_control(config.data, str(objective["method"]))}
+    )
+
+
+def _with_control(data: DataSection, method: str) -> DataSection:
+    """The section with control texts if the method is conditioned on them."""
+    readers = [name for name, other in objectives.METHODS.items() if other.reads_control]
+    if method in readers:
+        return data if data.control else data.model_copy(update={"control": ControlSection()})
+    if data.control:
+        raise InputError(
+            f"data.control is set, and objective.method={method} is not conditioned on a text: remove "
+            f"data.control, or set objective.method={' or '.join(readers)}"
+        )
+    return data
 
 
 def _training_arguments(config: RunConfig) -> TrainingArguments:
@@ -428,6 +452,7 @@ class _Splits:
             found = measure_groups(groups, self.rewards, report.locate, missing, progress=self.progress)
             groups, measured = found.groups, found.report
             report.drop("missing_reward", measured.dropped)
+        control = config.data.control
         tokenized = tokenize_groups(
             groups,
             self.tokenizer,
@@ -436,6 +461,7 @@ class _Splits:
             report,
             progress=self.progress,
             chat_template_kwargs=config.data.chat_template_kwargs,
+            control={True: control.good, False: control.bad} if control else None,
         )
         self._note_unlabelled(groups, tokenized)
         if "divergence" in self.needs:

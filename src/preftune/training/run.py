@@ -225,6 +225,9 @@ def _reward_model(prepared: PreparedRun) -> RewardModel:
     tokenizer.pad_token = padding_token(tokenizer, used.tolist(), vocabulary)
     dtype = getattr(torch, config.model_dtype)
     model = load_reward_model(config.model, dtype, tokenizer.pad_token_id)
+    if config.data.chat_template_kwargs:
+        # Whoever scores with the model writes conversations as they were trained on.
+        model.config.preftune_chat_template_kwargs = config.data.chat_template_kwargs
     # On its device from the start, as a policy.
     return RewardModel(_as_trained(model, config, "SEQ_CLS").to(prepared.arguments.device))
 
