@@ -13,12 +13,13 @@ from preftune.objectives import METHODS
 SOURCE = Path(preftune.__file__).parent
 
 MAY_NOT_IMPORT = {
-    "data": {"policy", "training", "objectives", "online", "sweep"},
-    "policy": {"training", "online", "sweep"},
-    "rewards": {"training", "online", "sweep"},
-    "training": {"sweep"},
-    "online": {"training", "sweep"},
-    "report": {"training", "online", "sweep"},
+    "data": {"policy", "training", "objectives", "online", "sweep", "evaluation"},
+    "policy": {"training", "online", "sweep", "evaluation"},
+    "rewards": {"training", "online", "sweep", "evaluation"},
+    "training": {"online", "sweep", "evaluation"},
+    "online": {"sweep", "evaluation"},
+    "evaluation": {"training", "sweep"},
+    "report": {"training", "online", "sweep", "evaluation"},
 }
 """Packages by name, without cli, which nobody may import."""
 

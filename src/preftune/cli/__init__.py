@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from preftune import __version__
 from preftune.cli.demo import demo
+from preftune.cli.evaluate import app as evaluate
 from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
@@ -28,6 +29,7 @@ app.command()(train)
 app.command()(sample)
 app.command()(score)
 app.command()(sweep)
+app.add_typer(evaluate, name="evaluate")
 app.command()(demo)
 
 

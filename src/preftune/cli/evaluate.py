@@ -1,0 +1,115 @@
+"""`preftune evaluate`: the group, and `rescore`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="AlpacaEval 2, Arena-Hard, MT-Bench and more: judge, and compute figures with their intervals.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+@app.command()
+def rescore(
+    protocol: Annotated[str, typer.Argument(help="alpaca_eval, arena_hard or mt_bench.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Recorded verdicts.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file to write: one entry for each file and model.")
+    ] = None,
+    difficulty: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="AlpacaEval: difficulty of each instruction.")
+    ] = None,
+    instructions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="The instructions in the order of --difficulty, best with the baseline's outputs.",
+        ),
+    ] = None,
+    difficulty_by_position: Annotated[
+        bool,
+        typer.Option("--difficulty-by-position", help="Match difficulties as upstream does, by row number."),
+    ] = False,
+    mode: Annotated[
+        str, typer.Option(help="Length control: official (upstream's fit) or maximum_likelihood.")
+    ] = "official",
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Arena-Hard: answer file, for style control; one each model. Repeatable."),
+    ] = None,
+    style: Annotated[str, typer.Option(help="Features of style control.")] = "length,headers,lists,bold",
+    baseline: Annotated[
+        str | None, typer.Option(help="Name of the baseline, where the files do not say it.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A model of these files: state the others' differences to it.")
+    ] = None,
+    upstream_intervals: Annotated[
+        bool, typer.Option("--upstream-intervals", help="Arena-Hard: state upstream's intervals too.")
+    ] = False,
+    items: Annotated[Path | None, typer.Option(help="JSONL file to write: every verdict.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Markdown file to write.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+) -> None:
+    """Compute every figure from recorded verdicts; no judge is asked.
+
+    FILE is what the benchmarks' own tools write, or `preftune evaluate` itself:
+
+    - `alpaca_eval`: `annotations.json`, or one object with lists `preference`, `len_model`, `len_baseline`
+    - `arena_hard`: judgments or battles as JSONL, v0.1 and v2
+    - `mt_bench`: FastChat's `*_single.jsonl` or `*_pair.jsonl`
+
+    Intervals are 95%, over prompts.
+
+    - `preftune evaluate rescore alpaca_eval annotations.json --difficulty df_gamed.csv --output results.json`
+    - `preftune evaluate rescore mt_bench gpt-4_single.jsonl --markdown table.md`
+    """
+    import logging
+
+    from rich.console import Console
+
+    from preftune.evaluation.rescoring import Settings, read_recordings, write_items
+    from preftune.evaluation.rescoring import rescore as recompute
+    from preftune.evaluation.tables import as_csv, as_markdown, as_table
+    from preftune.writing import write_json, write_whole
+
+    settings = Settings(
+        difficulty=difficulty,
+        instructions=instructions,
+        by_position=difficulty_by_position,
+        mode=mode,
+        baseline=baseline,
+        against=against,
+        upstream_intervals=upstream_intervals,
+        answers=answers or (),
+        style=style.split(","),
+        seed=seed,
+    )
+    recordings = read_recordings(protocol, files, settings)
+    results = recompute(protocol, recordings, settings)
+    logger = logging.getLogger(__name__)
+    for one in results:
+        for warning in one.get("warnings", ()):
+            logger.warning("%s: %s", one["model"], warning)
+        if one.get("recomputed_otherwise"):
+            logger.warning(
+                "%s: %d of %d recorded verdicts are not what the judge's text says; the recorded ones count",
+                one["model"],
+                one["recomputed_otherwise"],
+                one["recomputed"],
+            )
+    Console().print(as_table(results))
+    if output is not None:
+        write_json(output, results)
+    if csv is not None:
+        write_whole(csv, as_csv(results))
+    if markdown is not None:
+        write_whole(markdown, as_markdown(results))
+    if items is not None:
+        write_items(items, recordings)

@@ -1,0 +1,65 @@
+"""Files of verdicts, answers and instructions, in the shapes that other tools write."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from preftune.errors import InputError
+
+Row = Mapping[str, Any]
+
+
+def read_objects(path: Path) -> list[Row]:
+    """Objects of a JSON list, of a single JSON object, or of JSON Lines.
+
+    Raises:
+        InputError: the file is missing, empty, or holds something else.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except ValueError:
+        # Not splitlines: texts may hold other line separators.
+        lines = enumerate(text.split("\n"), 1)
+        content = [_line(path, number, line) for number, line in lines if line.strip()]
+    rows = content if isinstance(content, list) else [content]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: must be a list of JSON objects, or JSON Lines, and not empty")
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """Text of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): check the path") from error
+
+
+def require(path: Path, row: Row, keys: tuple[str, ...], shape: str) -> None:
+    """Refuse a row that lacks keys of its shape.
+
+    Raises:
+        InputError: naming them.
+    """
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise InputError(
+            f"{path}: no {', '.join(missing)} in a row with {', '.join(map(str, row)) or 'no keys'}: "
+            f"{shape} has {', '.join(keys)}"
+        )
+
+
+def _line(path: Path, number: int, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path} line {number}: no JSON ({error}): give JSON or JSON Lines") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path} line {number}: must be a JSON object")
+    return row
