@@ -1,0 +1,206 @@
+"""`preftune evaluate run`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from preftune.cli.evaluate import app
+from preftune.errors import InputError
+
+if TYPE_CHECKING:
+    from preftune.evaluation.rehearsal import Estimate
+    from preftune.evaluation.verdicts import Results
+
+ASKING = "Asking an endpoint"
+
+
+@app.command()
+def run(
+    protocol: Annotated[
+        str,
+        typer.Argument(help="alpaca_eval, arena_hard, mt_bench, head_to_head or reward.", show_default=False),
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="Folder or hub name, openai:NAME, or a file of answers.")
+    ],
+    questions: Annotated[Path, typer.Option(help="What is asked: the benchmark's file, or prompts.")],
+    output: Annotated[Path, typer.Option(help="Folder for answers, verdicts and results.json.")],
+    judge: Annotated[
+        str | None, typer.Option(metavar="JUDGE", help="judge:NAME at an endpoint, or local:MODEL here.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Whom it is compared with, named as --model. Repeatable."),
+    ] = None,
+    judge_prompt: Annotated[
+        list[Path] | None, typer.Option(help="The benchmark's judge prompt. Repeatable.")
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="Right answers that the judge is shown (mt_bench).")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="What `preftune score` takes (reward).")
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer, in tokens; the benchmark's unless given.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the answers; the benchmark's unless given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of answers sampled here.")] = 0,
+    attempts: Annotated[int, typer.Option(help="Replies asked for until one holds a verdict.")] = 3,
+    without_log_probs: Annotated[
+        bool,
+        typer.Option("--without-log-probs", help="Plain verdicts for alpaca_eval; they are not comparable."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print calls, tokens and cost; ask nobody.")
+    ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Counts tokens for --dry-run; else 4 characters are one.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Stops before this call spends more.", rich_help_panel=ASKING)
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="IN,OUT", help="The judge's, for a million tokens.", rich_help_panel=ASKING),
+    ] = None,
+    answer_price: Annotated[
+        str | None,
+        typer.Option(metavar="IN,OUT", help="The same of models named by openai:.", rich_help_panel=ASKING),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at the same time.", rich_help_panel=ASKING)] = 8,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(help="At most.", rich_help_panel=ASKING)
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds until a request is given up.", rich_help_panel=ASKING)
+    ] = 180.0,
+    retries: Annotated[
+        int, typer.Option(help="Of a request that fails, each after a longer wait.", rich_help_panel=ASKING)
+    ] = 6,
+    judge_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A parameter of the judge's requests; null leaves one out. Repeatable.",
+            rich_help_panel=ASKING,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of replies; $PREFTUNE_CACHE unless given.")
+    ] = None,
+) -> None:
+    """Answer a benchmark's questions, have a judge compare or grade the answers, and sum up.
+
+    - `alpaca_eval` and `arena_hard` compare with a --baseline and take upstream's --judge-prompt
+    - `mt_bench` grades two turns, or compares them where there is a --baseline; needs --references
+    - `head_to_head` compares two models on any prompts, always in both orders
+    - `reward` needs no judge: the mean of a --reward, and the difference to a --baseline
+
+    Endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. Every reply is kept: the same call, after it
+    was stopped or again, asks only for what is missing.
+    """
+    from preftune.evaluation.endpoint import Limits
+    from preftune.evaluation.entrants import Asking, parse_options
+    from preftune.evaluation.prices import Budget, Price
+    from preftune.evaluation.protocols.table import REWARD
+    from preftune.evaluation.rehearsal import token_counter
+    from preftune.evaluation.running import rehearse
+    from preftune.evaluation.running import run as run_evaluation
+    from preftune.evaluation.setup import Order, judged, rewarded
+
+    asking = Asking(
+        Limits(concurrency, requests_per_minute, timeout, retries),
+        Budget(max_cost),
+        Price.parse("--price", price) if price else None,
+        Price.parse("--answer-price", answer_price) if answer_price else None,
+        parse_options(judge_option or ()),
+        seed,
+    )
+    order = Order(
+        protocol=protocol,
+        model=model,
+        questions=questions,
+        judge=judge,
+        baselines=tuple(baseline or ()),
+        judge_prompts=tuple(judge_prompt or ()),
+        references=references,
+        reward=reward,
+        n=n,
+        max_tokens=max_new_tokens,
+        temperature=temperature,
+        attempts=attempts,
+        log_probs=not without_log_probs,
+        cache=cache,
+    )
+    if protocol == REWARD:
+        if dry_run:
+            raise InputError("--dry-run estimates what a judge costs, and reward has none: leave it out")
+        results = rewarded(order, asking, output)
+    else:
+        evaluation = judged(order, asking)
+        if dry_run:
+            _print_estimates(rehearse(evaluation, token_counter(tokenizer)), tokenizer)
+            return
+        results = run_evaluation(evaluation, output)
+    _show(results, output)
+
+
+def _show(results: "Sequence[Results]", output: Path) -> None:
+    """Print the table, and write it beside the results."""
+    import logging
+
+    from rich.console import Console
+
+    from preftune.evaluation.tables import as_csv, as_markdown, as_table
+    from preftune.writing import write_whole
+
+    logger = logging.getLogger(__name__)
+    for one in results:
+        for warning in one.get("warnings", ()):
+            logger.warning("%s: %s", one["model"], warning)
+        if not one.get("comparable", True):
+            logger.warning("%s: not comparable: %s", one["model"], one["not_comparable_because"])
+    write_whole(output / "results.csv", as_csv(results))
+    write_whole(output / "results.md", as_markdown(results))
+    Console().print(as_table(results))
+
+
+def _print_estimates(estimates: "Sequence[Estimate]", tokenizer: str | None) -> None:
+    """Print a line for everyone who would be asked."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from preftune.evaluation.rehearsal import CHARACTERS_PER_TOKEN
+
+    table = Table(
+        Column("who", overflow="fold"),
+        *("calls", "known", "prompt tokens", "reply tokens", "cost", "calls a minute", "minutes"),
+    )
+    for one in estimates:
+        rate, minutes = one.calls_per_minute, one.minutes
+        table.add_row(
+            one.respondent,
+            str(one.calls),
+            str(one.known),
+            str(one.prompt_tokens),
+            str(one.completion_tokens),
+            "" if one.cost is None else f"{one.cost:.2f}",
+            "" if rate is None else f"{rate:.0f}",
+            "" if minutes is None else f"{minutes:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    counted = (
+        f"by the tokenizer of {tokenizer}" if tokenizer else f"as {CHARACTERS_PER_TOKEN} characters each"
+    )
+    console.print(f"Tokens are counted {counted}. Nothing was asked.")
+    for one in estimates:
+        if one.calls_per_minute is not None:
+            how = "the median of the replies that are known" if one.is_measured else "assumed"
+            console.print(f"{one.respondent}: {one.seconds:.1f} seconds a call, {how}.")

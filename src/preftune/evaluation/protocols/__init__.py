@@ -1,0 +1,1 @@
+"""How each benchmark asks its judge, and what it makes of the replies."""

@@ -1,0 +1,118 @@
+"""Mean reward of a model's answers under whatever `preftune score` takes, alone or against a baseline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from preftune.data import fingerprint_rows
+from preftune.data.groups import Group, Response
+from preftune.evaluation.answers import Answers, check_complete, write_lines, write_responses
+from preftune.evaluation.asking import hash_of
+from preftune.evaluation.entrants import Entrant, Exam
+from preftune.evaluation.questions import Question
+from preftune.evaluation.resampling import Estimate, difference, mean, tally
+from preftune.evaluation.verdicts import Rating, Results
+from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
+from preftune.rewards.sources import Scoring
+from preftune.writing import write_json
+
+
+def evaluate_reward(
+    exam: Exam, model: Entrant, baseline: Entrant | None, scoring: Scoring, output: Path
+) -> list[Results]:
+    """Answer, score the first answer to every question, and write the files.
+
+    The folder gets `answers.jsonl`, `items.jsonl` and `results.json`. Finished scores are kept there, and the
+    same call goes on.
+
+    Args:
+        exam: what is asked.
+        model: whose answers are scored.
+        baseline: another, for the difference.
+        scoring: from `resolve_source`.
+        output: folder.
+
+    Returns:
+        The figures: the mean reward with its interval over prompts; with a baseline, its mean and the
+        difference on the same prompts.
+    """
+    questions = exam.questions
+    entrants = [model, *([baseline] if baseline else [])]
+    models = [exam.sit(entrant, exam.interview) for entrant in entrants]
+    for each in models:
+        check_complete(each, questions)
+    write_responses(output / "answers.jsonl", questions, models[0])
+    scores = [_score(questions, each, scoring, output, exam.progress) for each in models]
+    ratings = [
+        [
+            Rating(question.key, score, category=question.category)
+            for question, score in zip(questions, own, strict=True)
+        ]
+        for own in scores
+    ]
+    tallies = [tally(own) for own in ratings]
+    results: Results = {
+        "protocol": "reward",
+        "model": models[0].model,
+        "baseline": models[1].model if baseline else None,
+        "reward": scoring.name,
+        "n": len(questions),
+        **_named("mean_reward", mean(tallies[0])),
+    }
+    if baseline:
+        compared = difference(tallies[0], tallies[1])
+        results |= {
+            "baseline_mean_reward": mean(tallies[1]).value,
+            **_named("difference", compared.estimate),
+            "better": compared.better,
+            "worse": compared.worse,
+            "sign_test_p": compared.p_value,
+        }
+    rows = (
+        {
+            "question": rating.question,
+            "model": each.model,
+            "category": rating.category,
+            scoring.name: rating.rating,
+        }
+        for each, own in zip(models, ratings, strict=True)
+        for rating in own
+    )
+    write_lines(output / "items.jsonl", rows)
+    write_json(output / "results.json", [results])
+    return [results]
+
+
+def _named(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {
+        name: estimate.value,
+        f"{name}_standard_error": estimate.standard_error,
+        f"{name}_interval": estimate.interval,
+    }
+
+
+def _score(
+    questions: Sequence[Question], answers: Answers, scoring: Scoring, output: Path, progress: bool
+) -> list[float]:
+    groups = [
+        Group(
+            question.opening,
+            (Response(({"role": "assistant", "content": answers[question][0]},)),),
+            (),
+            row,
+            dict(question.row or {}),
+        )
+        for row, question in enumerate(questions)
+    ]
+    shards = Shards(output / "scores", hash_of([fingerprint_rows(groups), repr(scoring.content)])[:12])
+    title = f"{scoring.name} of {answers.model}"
+    score_missing(
+        scoring.scorer,
+        [Answer(group, 0) for group in groups],
+        shards,
+        Processes(),
+        title=title,
+        progress=progress,
+    )
+    found = shards.scores()
+    return [found[index] for index in range(len(groups))]
