@@ -22,13 +22,19 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(READY)
 
+# What lm-evaluation-harness brings, for its tests alone. One of its dependencies asks for an older
+# python-dateutil than pandas has here, and works with the newer.
+$(VENV)/.academic: requirements-academic.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-academic.txt
+	touch $@
+
 demo: setup
 	$(BIN)/preftune demo
 
 test: check
 	$(PYTEST) -m "not slow"
 
-test-all: check
+test-all: check $(VENV)/.academic
 	$(PYTEST)
 
 check: setup

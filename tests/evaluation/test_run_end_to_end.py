@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -231,9 +230,7 @@ def test_a_killed_run_goes_on(server: Any, tmp_path: Path) -> None:
     server.reply = judged_by_length
     server.delay = 0.3
     run = [str(one) for one in [*arguments("mt_bench", tmp_path, n=8), "--concurrency", 2]]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from preftune.cli.evaluate_run import app; app()", *run], env=dict(os.environ)
-    )
+    process = subprocess.Popen([sys.executable, "-m", "preftune", "evaluate", *run])
     while len(server.replied) < 9:
         assert process.poll() is None
         time.sleep(0.02)

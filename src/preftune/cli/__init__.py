@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-import preftune.cli.evaluate_run  # noqa: F401  # registers its command
 from preftune import __version__
+from preftune.cli import evaluate_academic, evaluate_fetch, evaluate_human, evaluate_run  # noqa: F401  # register
 from preftune.cli.demo import demo
 from preftune.cli.evaluate import app as evaluate
 from preftune.cli.sample import sample

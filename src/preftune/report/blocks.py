@@ -5,6 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from preftune.report.evaluation import Evaluated, controlled_interval, evaluation_table
+from preftune.report.evaluation_panels import (
+    Categories,
+    Controlled,
+    Outcomes,
+    categories_panel,
+    controlled_panel,
+    outcomes_panel,
+)
 from preftune.report.figures import (
     RewardRow,
     RunLine,
@@ -67,6 +76,76 @@ def tradeoff_block(records: Sequence[RunRecord], points: Sequence[SweepPoint]) -
         tradeoff_panel(f"tradeoff{place}", plane, indices) for place, plane in enumerate(planes(points))
     ]
     return FigureBlock("Trade-off", caption, panels, *tradeoff_table(points))
+
+
+def evaluation_block(evaluations: Sequence[Evaluated]) -> FigureBlock:
+    """What judges, people and tests said of the models."""
+    outcomes, categories, controlled = (
+        _outcomes(evaluations),
+        _categories(evaluations),
+        _controlled(evaluations),
+    )
+    panels = [
+        outcomes_panel(f"outcomes{place}", title, rows)
+        for place, (title, rows) in enumerate(outcomes.items())
+    ]
+    caption = (
+        "Intervals are 95%, over prompts. Where those of two models overlap, that does not show them equal: "
+        "the difference on the same prompts says more, where it is stated."
+    )
+    if outcomes:
+        caption += (
+            " Bars: wins, ties and losses, from left to right. The dot is the win rate in percent, with ties "
+            "as the protocol counts them."
+        )
+    if categories:
+        panels.append(categories_panel("categories", "MT-Bench grades by category", categories))
+        caption += (
+            " Radar: grades from 0 in the middle to 10; a category has ten questions, so small differences "
+            "are chance."
+        )
+    if controlled:
+        panels.append(controlled_panel("controlled", "Win rate and length", controlled))
+        caption += (
+            " Win rate and length: the win rate as it is, and as it would be with answers as long as the "
+            "baseline's. Below the dashed line, length has helped."
+        )
+    return FigureBlock("Evaluation", caption, panels, *evaluation_table(evaluations))
+
+
+def _outcomes(evaluations: Sequence[Evaluated]) -> dict[str, list[Outcomes]]:
+    """Rows by the title of their panel: a protocol and a baseline."""
+    found: dict[str, list[Outcomes]] = {}
+    for one in evaluations:
+        wins, ties, losses = (one.number(key) for key in ("wins", "ties", "losses"))
+        if wins is not None and ties is not None and losses is not None and wins + ties + losses > 0:
+            title = f"{one.protocol} against {one.baseline}" if one.baseline else one.protocol
+            row = Outcomes(one.name, one.index, wins, ties, losses, one.number("win_rate"), one.interval())
+            found.setdefault(title, []).append(row)
+    return found
+
+
+def _categories(evaluations: Sequence[Evaluated]) -> list[Categories]:
+    """Fewer than three categories make no radar."""
+    found = []
+    for one in evaluations:
+        given = one.results.get("categories")
+        if isinstance(given, Mapping):
+            grades = {
+                name: grade for name in given if (grade := Evaluated("", 0, given).number(name)) is not None
+            }
+            if len(grades) > 2:
+                found.append(Categories(one.name, one.index, grades))
+    return found
+
+
+def _controlled(evaluations: Sequence[Evaluated]) -> list[Controlled]:
+    return [
+        Controlled(one.name, one.index, plain, one.interval(), controlled, controlled_interval(one))
+        for one in evaluations
+        if (plain := one.number("win_rate")) is not None
+        and (controlled := one.number("length_controlled_win_rate")) is not None
+    ]
 
 
 def _change_figure(records: Sequence[RunRecord]) -> FigureBlock | None:

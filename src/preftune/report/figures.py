@@ -1,62 +1,23 @@
 """Figures as inline SVG: text stays text, and colours follow the page's light or dark scheme."""
 
-import html
-import io
 import itertools
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from preftune.report.drawing import HEIGHT, INK, MUTED, PAPER, panel, short, svg
+from preftune.report.drawing import colour as _colour
+from preftune.report.drawing import marker as _marker
 from preftune.report.folders import Series
 from preftune.report.formatting import Number, format_number
 from preftune.report.tradeoff import AXES, Plane, SweepPoint
 
-WIDTH = 4.6
-HEIGHT = 2.9
-LABEL_LENGTH = 16
 LABEL_GAP = 0.085
 """Least distance of two labels in a panel of this height, as a share of its axes."""
-
-INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6470", "#dfe3e8", "#fefefe"
-RUN_COLOURS = ("#0072b2", "#c44e00", "#007a59", "#a8437f", "#8a6100", "#4b4b9b")
-"""Okabe and Ito's palette, darkened until it reads as text on white."""
-
-MARKERS = ("o", "s", "^", "D", "v", "P")
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
-    colour: f"run-{index}" for index, colour in enumerate(RUN_COLOURS)
-}
-
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "preftune",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titlepad": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.linewidth": 0.8,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -91,11 +52,6 @@ class RewardRow:
     high: float
 
 
-def run_variable(index: int) -> str:
-    """Name of the CSS variable with a run's colour."""
-    return _VARIABLES[_colour(index)]
-
-
 def value_range(lines: Iterable[RunLine]) -> tuple[float, float]:
     """Limits that hold every line and zero, for panels that are to be compared."""
     values = [0.0, *(value for line in lines for value in line.finite())]
@@ -118,8 +74,8 @@ def steps_panel(
     """
     drawn = [line for line in lines if line.finite()]
     height = max(HEIGHT, HEIGHT * LABEL_GAP * len(drawn))
-    with _panel(title, height) as (figure, axes):
-        longest = max((len(_short(line.name)) for line in drawn), default=0)
+    with panel(title, height) as (figure, axes):
+        longest = max((len(short(line.name)) for line in drawn), default=0)
         figure.subplots_adjust(left=0.13, right=0.97 - 0.0185 * longest, top=0.87, bottom=0.17)
         axes.axhline(baseline, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         for line in drawn:
@@ -131,13 +87,13 @@ def steps_panel(
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
         _label_ends(axes, drawn, gap=LABEL_GAP * HEIGHT / height)
-        return _svg(figure, key, _describe_lines(title, drawn))
+        return svg(figure, key, _describe_lines(title, drawn))
 
 
 def rewards_panel(key: str, title: str, rows: Sequence[RewardRow]) -> str:
     """Means with their 95% intervals, one row each, the numbers beside them."""
-    with _panel(title, height=0.85 + 0.5 * len(rows)) as (figure, axes):
-        longest = max(len(_short(row.name)) for row in rows)
+    with panel(title, height=0.85 + 0.5 * len(rows)) as (figure, axes):
+        longest = max(len(short(row.name)) for row in rows)
         head = 0.42 / figure.get_figheight()
         figure.subplots_adjust(left=0.05 + 0.0185 * longest, right=0.96, top=1 - head, bottom=head * 0.8)
         for position, row in enumerate(rows):
@@ -148,7 +104,7 @@ def rewards_panel(key: str, title: str, rows: Sequence[RewardRow]) -> str:
             axes.annotate(
                 text, (row.mean, position), (0, 7), textcoords="offset points", ha="center", color=colour
             )
-        axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [short(row.name) for row in rows])
         for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_color(INK if row.index is None else _colour(row.index))
         axes.set_ylim(len(rows) - 0.5, -0.75)
@@ -159,13 +115,13 @@ def rewards_panel(key: str, title: str, rows: Sequence[RewardRow]) -> str:
         described = "; ".join(
             f"{row.name} {format_number(row.mean, 2, interval=(row.low, row.high))}" for row in rows
         )
-        return _svg(figure, key, f"{title}: {described}.")
+        return svg(figure, key, f"{title}: {described}.")
 
 
 def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: Number) -> str:
     """Number of pairs per tenth of the prior gap, with the mean gap."""
     bins = len(histogram)
-    with _panel(title) as (figure, axes):
+    with panel(title) as (figure, axes):
         figure.subplots_adjust(left=0.04, right=0.96, top=0.78, bottom=0.17)
         centres = [(place + 0.5) / bins for place in range(bins)]
         bars = axes.bar(centres, histogram, width=0.92 / bins, color=_colour(index), alpha=0.85)
@@ -185,7 +141,7 @@ def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: 
         axes.spines["left"].set_visible(False)
         counts = ", ".join(str(count) for count in histogram)
         described = f"{title}: pairs per tenth from 0 to 1: {counts}; mean gap {format_number(mean, 2)}."
-        return _svg(figure, key, described)
+        return svg(figure, key, described)
 
 
 def reliability_panel(key: str, title: str, index: int, bins: Sequence[Mapping[str, Any]]) -> str:
@@ -198,7 +154,7 @@ def reliability_panel(key: str, title: str, index: int, bins: Sequence[Mapping[s
         bins: as in summary.json, by rising probability.
     """
     colour = _colour(index)
-    with _panel(title) as (figure, axes):
+    with panel(title) as (figure, axes):
         figure.subplots_adjust(left=0.16, right=0.96, top=0.78, bottom=0.17)
         axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         for place, found in enumerate(bins):
@@ -223,7 +179,7 @@ def reliability_panel(key: str, title: str, index: int, bins: Sequence[Mapping[s
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
         described = "; ".join(_describe_bin(found) for found in bins)
-        return _svg(figure, key, f"{title}: share of labels that agree, by stated probability: {described}.")
+        return svg(figure, key, f"{title}: share of labels that agree, by stated probability: {described}.")
 
 
 def _describe_bin(found: Mapping[str, Any]) -> str:
@@ -241,7 +197,7 @@ def tradeoff_panel(key: str, plane: Plane, indices: Mapping[str, int]) -> str:
         indices: place among the runs by name, which decides colour and marker; the starting model has none.
     """
     front = plane.front()
-    with _panel(plane.title) as (figure, axes):
+    with panel(plane.title) as (figure, axes):
         figure.subplots_adjust(left=0.13, right=0.95, top=0.87, bottom=0.17)
         # What the front leaves reachable: as little drift, or as much of the rest, as each point has.
         steps = "steps-post" if AXES[plane.x][1] < 0 else "steps-pre"
@@ -259,31 +215,7 @@ def tradeoff_panel(key: str, plane: Plane, indices: Mapping[str, int]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         axes.grid()
         axes.spines["left"].set_visible(False)
-        return _svg(figure, key, _describe_plane(plane))
-
-
-def _colour(index: int) -> str:
-    return RUN_COLOURS[index % len(RUN_COLOURS)]
-
-
-def _marker(index: int | None) -> str:
-    if index is None:
-        return "o"
-    # Runs beyond the colours share one, and get another marker with it.
-    return MARKERS[(index + index // len(RUN_COLOURS)) % len(MARKERS)]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
-
-
-@contextmanager
-def _panel(title: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
-    with style.context(["default", _STYLE]):
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.add_subplot()
-        axes.set_title(title)
-        yield figure, axes
+        return svg(figure, key, _describe_plane(plane))
 
 
 def _draw_line(axes: Axes, line: RunLine) -> None:
@@ -322,7 +254,7 @@ def _draw_point(axes: Axes, plane: Plane, point: SweepPoint, index: int | None, 
         markerfacecolor=colour if filled else PAPER,
         markeredgewidth=1.4,
     )
-    axes.annotate(_short(point.name), (x, y), (5, 5), textcoords="offset points", color=colour)
+    axes.annotate(short(point.name), (x, y), (5, 5), textcoords="offset points", color=colour)
 
 
 def _describe_plane(plane: Plane) -> str:
@@ -343,7 +275,7 @@ def _label_ends(axes: Axes, lines: Sequence[RunLine], gap: float) -> None:
     ends = [min(1.0, max(0.0, (_last(line)[1] - low) / (high - low))) for line in lines]
     for line, place in zip(lines, _apart(ends, gap), strict=True):
         axes.annotate(
-            _short(line.name),
+            short(line.name),
             (1.03, place),
             xycoords="axes fraction",
             va="center",
@@ -380,28 +312,3 @@ def _describe_lines(title: str, lines: Sequence[RunLine]) -> str:
         step, value = _last(line)
         ends.append(f"{line.name} ends at {format_number(value, 2)} after step {step}")
     return f"{title}: {'; '.join(ends)}."
-
-
-def _svg(figure: Figure, key: str, description: str) -> str:
-    """The figure as an <svg> element whose ids are unique on the page and whose colours are variables."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    whole = buffer.getvalue()
-    opening, body = whole[whole.index("<svg") :].split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', opening)
-    assert box is not None
-    body = re.sub(r'\bid="', f'id="{key}-', body)
-    body = re.sub(r'href="#', f'href="#{key}-', body)
-    body = body.replace("url(#", f"url(#{key}-")
-    body = re.sub(r'style="[^"]*"', _with_variables, body)
-    label = html.escape(description, quote=True)
-    return f'<svg {box[0]} role="img" aria-label="{label}">{body.rstrip()}'
-
-
-def _with_variables(attribute: re.Match[str]) -> str:
-    return re.sub(r"#[0-9a-f]{6}", lambda colour: _variable(colour[0]), attribute[0])
-
-
-def _variable(colour: str) -> str:
-    return f"var(--{_VARIABLES[colour]}, {colour})" if colour in _VARIABLES else colour

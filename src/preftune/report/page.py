@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
+from preftune.report.evaluation import Evaluated, read_evaluations
 from preftune.report.folders import RunRecord, read_run
 from preftune.report.formatting import NOT_MEASURED, Number, format_number
 from preftune.report.samples import SampleRewards, SideBySide
@@ -22,6 +23,7 @@ def write_report(
     samples: Sequence[SideBySide] = (),
     notes: Sequence[str] = (),
     tradeoff: Sequence[SweepPoint] = (),
+    evaluations: Sequence[Path] = (),
 ) -> None:
     """Write one HTML page that needs no network and no other file.
 
@@ -35,9 +37,11 @@ def write_report(
         samples: prompts with the answers of several models.
         notes: short paragraphs on how to read the page.
         tradeoff: the runs of a sweep as its points, by the names of `runs`, and the starting model as START.
+        evaluations: files of results, as `preftune evaluate` writes them.
 
     Raises:
-        InputError: there are no runs, a run folder lacks a file, or rewards or points are of no run.
+        InputError: there are no runs, a run folder lacks a file, rewards or points are of no run, or a file
+            holds no results.
     """
     rewards = rewards or {}
     if not runs:
@@ -47,7 +51,8 @@ def write_report(
     if strangers := sorted({point.name for point in tradeoff} - {START, *runs}):
         raise InputError(f"points {', '.join(strangers)}: no such run; runs are {', '.join(runs)}")
     records = [read_run(name, index, Path(folder)) for index, (name, folder) in enumerate(runs.items())]
-    write_whole(path, _render(title, records, rewards, samples, notes, tradeoff))
+    evaluated = read_evaluations(evaluations, list(runs))
+    write_whole(path, _render(title, records, rewards, samples, notes, tradeoff, evaluated))
 
 
 def _render(
@@ -57,12 +62,13 @@ def _render(
     samples: Sequence[SideBySide],
     notes: Sequence[str],
     tradeoff: Sequence[SweepPoint],
+    evaluated: Sequence[Evaluated],
 ) -> str:
     # Drawing takes a second to load, and only a report draws.
     from jinja2 import Environment, StrictUndefined
 
-    from preftune.report.blocks import figure_blocks, tradeoff_block
-    from preftune.report.figures import run_variable
+    from preftune.report.blocks import evaluation_block, figure_blocks, tradeoff_block
+    from preftune.report.drawing import run_variable
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -74,10 +80,14 @@ def _render(
         facts=_facts(records),
         notes=notes,
         runs=records,
-        variables={record.name: run_variable(record.index) for record in records},
+        variables={record.name: run_variable(record.index) for record in records}
+        | {one.name: run_variable(one.index) for one in evaluated},
         rows=_table_rows(records, rewards),
         first=[tradeoff_block(records, tradeoff)] if tradeoff else [],
-        figures=figure_blocks(records, rewards),
+        figures=[
+            *figure_blocks(records, rewards),
+            *([evaluation_block(evaluated)] if evaluated else []),
+        ],
         samples=samples,
     )
 

@@ -1,0 +1,51 @@
+"""`preftune evaluate academic`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preftune.cli.evaluate import app
+
+
+@app.command()
+def academic(
+    model: Annotated[str, typer.Option(metavar="MODEL", help="Folder or hub name.")],
+    baseline: Annotated[str, typer.Option(metavar="MODEL", help="The one it was tuned from.")],
+    output: Annotated[Path, typer.Option(help="Folder for results.json and items.jsonl.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name below, or NAME:METRIC[:FILTER] of lm-eval. Repeatable; all six unless given."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first items of each task.")] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Ask through the model's chat template.")
+    ] = False,
+    batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "1",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
+    include: Annotated[
+        Path | None, typer.Option(help="Folder of tasks of your own; code in them runs.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the examples and the resamples.")] = 0,
+) -> None:
+    """Run academic tasks on a model and its baseline, and state the difference with a paired interval.
+
+    ifeval, gpqa, mmlu, hellaswag, truthfulqa and gsm8k, by lm-evaluation-harness, which downloads them; needs
+    `pip install 'preftune[academic]'`. Figures are in percent.
+
+    - `preftune evaluate academic --model runs/tuned --baseline org/base --task gsm8k --output academic`
+    """
+    from rich.console import Console
+
+    from preftune.evaluation.academic import TASKS, Settings, evaluate_academic, find_task
+    from preftune.evaluation.tables import as_csv, as_markdown, as_table
+    from preftune.writing import write_whole
+
+    tasks = [find_task(name) for name in task or TASKS]
+    settings = Settings(limit, batch_size, device, chat_template, include, seed)
+    results = evaluate_academic(model, baseline, tasks, settings, output)
+    write_whole(output / "results.csv", as_csv(results))
+    write_whole(output / "results.md", as_markdown(results))
+    Console().print(as_table(results))

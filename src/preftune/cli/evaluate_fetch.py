@@ -1,0 +1,43 @@
+"""`preftune evaluate fetch`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preftune.cli.evaluate import app
+
+
+@app.command()
+def fetch(
+    benchmark: Annotated[
+        str, typer.Argument(help="alpaca_eval, arena_hard, mt_bench or all.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write to; each benchmark gets its own in it.")],
+    mirror: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Serves REPOSITORY/COMMIT/PATH; GitHub's own host unless given."),
+    ] = None,
+) -> None:
+    """Download a benchmark's questions, baselines, references and judge prompts, each checked by sha256.
+
+    Files that are there already are checked and not asked for again; what was interrupted goes on.
+
+    - `preftune evaluate fetch all --output benchmarks`
+    """
+    from rich.console import Console
+
+    from preftune.evaluation.sources import HOME, Source, licences
+    from preftune.evaluation.sources import fetch as fetch_files
+
+    console = Console()
+
+    def announce(path: Path, source: Source) -> None:
+        console.print(f"{path} ({source.bytes / 1e3:,.0f} kB)", markup=False, soft_wrap=True)
+
+    fetched = fetch_files(benchmark, output, HOME if mirror is None else mirror, announce)
+    new = sum(one.downloaded for one in fetched)
+    console.print(f"{len(fetched)} files are there and checked; {new} were downloaded.")
+    for licence, paths in licences(fetched).items():
+        names = ", ".join(path.relative_to(output).as_posix() for path in paths)
+        console.print(f"{licence}: {names}", markup=False, soft_wrap=True)
