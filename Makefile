@@ -7,7 +7,8 @@ export TOKENIZERS_PARALLELISM := false
 # Small matrices: a process for each core gets more out of the cores than a thread for each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo experiment-hpo experiment-safety experiment-score verify-evaluation clean
+.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo experiment-hpo experiment-safety experiment-score experiment-online \
+	bench-sampling verify-evaluation clean
 
 setup: $(READY)
 
@@ -68,6 +69,12 @@ experiment-safety: setup
 
 experiment-score: setup
 	$(BIN)/python benchmarks/experiment_score.py
+
+experiment-online: setup
+	$(BIN)/python benchmarks/experiment_online.py
+
+bench-sampling: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
 
 verify-evaluation: setup
 	$(BIN)/python benchmarks/verify_evaluation.py

@@ -183,7 +183,7 @@ def gaps(calibration: Calibration, groups: Sequence[Group]) -> Reliability:
 
 def measure(scored: Path) -> dict[str, Any]:
     """Agreement on all pairs; calibration fitted on the first half of the prompts, measured on the other."""
-    groups = load_groups(str(scored)).groups
+    groups = load_groups(str(scored), needs_prior=True).groups
     prompts = list(dict.fromkeys(str(group.prompt) for group in groups))
     first = set(prompts[: len(prompts) // 2])
     halves = [

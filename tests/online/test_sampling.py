@@ -9,9 +9,22 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    TopPLogitsWarper,
+)
 
 from preftune.errors import InputError
+from preftune.online import slots
 from preftune.online.sampling import sample_responses
 
 WORDS = 20
@@ -78,6 +91,70 @@ def test_greedy_equals_generate(model, tokenizer, rows):
         assert [response.tokens for response in group] == [tuple(expected.tolist())] * 2
 
 
+SIZES = {
+    "vocab_size": WORDS + 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SMALL = {"vocab_size": WORDS + 2, "n_layer": 2, "n_head": 4}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+ARCHITECTURES = {
+    "qwen3": Qwen3Config(**SIZES, **ENDS, head_dim=8),
+    "gpt2": GPT2Config(**SMALL, **ENDS, n_embd=32),
+    "bloom": BloomConfig(**SMALL, **ENDS, hidden_size=32),
+    # Windows shorter than prompt and response: their caches forget.
+    "mistral": MistralConfig(**SIZES, **ENDS, sliding_window=5),
+    "gemma2": Gemma2Config(**SIZES, **ENDS, head_dim=8, sliding_window=5),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kind_of_cache_equals_generate(architecture, tokenizer, tiny_model):
+    """Where prompts wait for slots and where batches are padded, greedy responses are those of generate."""
+    model = tiny_model(ARCHITECTURES[architecture]).eval()
+    sampled = sample_responses(model, tokenizer, PROMPTS, n=2, max_new_tokens=12, temperature=0.0, rows=4)
+    for prompt, group in zip(PROMPTS, sampled, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        expected = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12
+        )[0, ids.shape[1] :]
+        assert [response.tokens for response in group] == [tuple(expected.tolist())] * 2
+
+
+def test_a_model_without_a_cache_to_share_is_refused(tokenizer):
+    """A Mamba, whose state is no cache of keys and values, gets an error that names the other engines."""
+    config = MambaConfig(vocab_size=WORDS + 2, hidden_size=32, num_hidden_layers=1)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(InputError, match=r"MambaForCausalLM keeps no cache .* engine=vllm"):
+        sample_responses(model, tokenizer, PROMPTS, n=1, max_new_tokens=2)
+
+
+def test_more_samples_and_more_tokens_keep_what_was_there(model, tokenizer):
+    """The first of 5 responses are those of n=2, and a longer response begins with the shorter one."""
+    few = tokens(sample_responses(model, tokenizer, PROMPTS, n=2, max_new_tokens=6, rows=4))
+    more = tokens(sample_responses(model, tokenizer, PROMPTS, n=5, max_new_tokens=20, rows=10))
+    assert [[response[:6] for response in group[:2]] for group in more] == few
+
+
+def test_a_repeated_prompt_counts_from_where_the_caller_says(model, tokenizer):
+    """The second group of a prompt given twice is that of the prompt alone with one repeat before."""
+    settings = {"n": 3, "max_new_tokens": 12}
+    first, second = tokens(sample_responses(model, tokenizer, ["w3", "w3"], **settings))
+    assert tokens(sample_responses(model, tokenizer, ["w3"], repeats=[0], **settings)) == [first]
+    assert tokens(sample_responses(model, tokenizer, ["w3"], repeats=[1], **settings)) == [second]
+
+
+def test_a_full_cache_grows(model, tokenizer, monkeypatch):
+    """Responses beyond the cache's first size are those of a cache that was large enough."""
+    settings = {"n": 4, "max_new_tokens": 40}
+    expected = tokens(sample_responses(without_end(model), tokenizer, PROMPTS, **settings))
+    monkeypatch.setattr(slots, "ROOM_AHEAD", 1)
+    assert tokens(sample_responses(without_end(model), tokenizer, PROMPTS, **settings)) == expected
+
+
 def test_samples_depend_on_the_prompt_and_the_seed_only(model, tokenizer):
     """Neither the rows decoded together nor the other prompts change a sample; the seed does."""
     settings = {"n": 4, "max_new_tokens": 20}
@@ -87,20 +164,26 @@ def test_samples_depend_on_the_prompt_and_the_seed_only(model, tokenizer):
     assert tokens(sample_responses(model, tokenizer, PROMPTS, seed=1, **settings)) != expected
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_the_first_token_follows_the_models_distribution(model, tokenizer, temperature):
-    """Over 4000 draws the first token's frequencies pass a chi-square test against softmax(logits / T)."""
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.5, 1.0), (1.0, 1.0), (1.0, 0.7)])
+def test_the_first_token_follows_the_models_distribution(model, tokenizer, temperature, top_p):
+    """Over 4000 draws the first token's frequencies pass a chi-square test against softmax(logits / T).
+
+    With top-p, among the tokens that transformers' own TopPLogitsWarper leaves.
+    """
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([tokenizer("w3 w4")["input_ids"]])).logits[0, -1]
-    expected = (logits.double() / temperature).softmax(-1) * 4000
+    logits = TopPLogitsWarper(top_p)(None, logits.double()[None] / temperature)[0]
+    expected = logits.softmax(-1) * 4000
     (group,) = sample_responses(
-        model, tokenizer, ["w3 w4"], n=4000, max_new_tokens=1, temperature=temperature
+        model, tokenizer, ["w3 w4"], n=4000, max_new_tokens=1, temperature=temperature, top_p=top_p
     )
     drawn = torch.tensor([response.tokens[0] for response in group])
     counts = drawn.bincount(minlength=len(expected)).double()
+    assert not counts[expected == 0].any()
     # Tokens expected less than five times are pooled, as the test's approximation asks.
     rare = expected < 5
     pooled = [torch.cat([each[~rare], each[rare].sum()[None]]) for each in (counts, expected)]
+    pooled = [each[: len(each) - int(pooled[1][-1] == 0)] for each in pooled]
     assert chisquare(*(each.numpy() for each in pooled)).pvalue > 0.01
 
 
@@ -165,6 +248,8 @@ def test_adapters_are_sampled_through(model, tokenizer):
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"rows": 0}, "rows=0"),
         ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
         ({"prompts": [""]}, r"prompts\[0\] is empty"),
     ],
 )

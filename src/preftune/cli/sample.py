@@ -1,5 +1,6 @@
 """`preftune sample`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,10 @@ import typer
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="Folder or hub name of the model.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(help="Folder or hub name of the model; its name at the server.", show_default=False),
+    ],
     prompts: Annotated[
         Path, typer.Argument(help="JSONL file (or .jsonl.gz) with a `prompt` column.", show_default=False)
     ],
@@ -17,14 +21,26 @@ def sample(
     n: Annotated[int, typer.Option(help="Responses per prompt.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw among the likeliest tokens of this probability together.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same responses.")] = 0,
     rows: Annotated[
         int, typer.Option(help="Responses decoded together; more is faster and takes memory.")
     ] = 64,
+    engine: Annotated[str, typer.Option(help="transformers, vllm or server.")] = "transformers",
 ) -> None:
-    """Sample n responses to every prompt, each prompt read once for all of them."""
+    """Sample n responses to every prompt, each prompt read once for all of them.
+
+    `--engine server` asks an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY), vLLM's or any other;
+    `--engine vllm` runs vLLM in this process, where it is installed.
+
+    A call that was killed continues when it is started again. `torchrun -m -- preftune sample ...` shares the
+    work among processes.
+    """
     from preftune.online.sample_file import sample_file
 
+    is_main = os.environ.get("RANK", "0") == "0"
     written = sample_file(
         model,
         prompts,
@@ -34,6 +50,9 @@ def sample(
         temperature=temperature,
         seed=seed,
         rows=rows,
-        progress=True,
+        top_p=top_p,
+        engine=engine,
+        progress=is_main,
     )
-    typer.echo(f"Done: {written} prompts in {output}")
+    if is_main:
+        typer.echo(f"Done: {written} prompts in {output}")

@@ -1,24 +1,35 @@
-"""Sampling for a whole file of prompts, kept as it goes so that a killed run loses at most one chunk."""
+"""Sampling for a whole file of prompts, in shards that stand beside the output until all are there."""
 
 import hashlib
 import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from preftune.data import read_rows
 from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
 from preftune.errors import InputError
-from preftune.online.sampling import sample_responses
-from preftune.policy import (
-    generation_device,
-    generation_dtype,
-    load_config,
-    load_language_model,
-    load_tokenizer,
-)
+from preftune.online.engines import Generated, build_engine
+from preftune.online.settings import SamplingSettings
+from preftune.rewards.scoring import launched_processes
+from preftune.writing import write_whole
+
+logger = logging.getLogger(__name__)
 
 PROMPTS_PER_CHUNK = 64
-ABOUT_RESPONSES = {"chosen", "rejected", "completion", "label"}.union(*SCORE_COLUMNS, *GROUP_COLUMNS)
+"""In a shard at most: what a killed process loses."""
+CHUNKS = 8
+"""Shards of a small file, for a few processes to share; none is smaller than what decodes together."""
+ABOUT_RESPONSES = {
+    *("chosen", "rejected", "completion", "label"),
+    *("response_tokens", "finish_reasons", "sampler"),
+}.union(*SCORE_COLUMNS, *GROUP_COLUMNS)
 """Columns that describe the responses a row came with."""
 
 
@@ -32,18 +43,23 @@ def sample_file(
     temperature: float,
     seed: int,
     rows: int,
+    top_p: float = 1.0,
+    engine: str = "transformers",
     progress: bool = False,
 ) -> int:
-    """Write every row of `prompts` to `output` with its n responses under `responses`.
+    """Write every row of `prompts` to `output` with its n responses.
 
-    Columns about other responses (`chosen`, `scores`, ...) are left out: beside new responses they would be
-    read as theirs.
+    They stand under `responses`; `response_tokens` and `finish_reasons` are lists beside it, and `sampler`
+    says with what engine and settings they were sampled. Columns about other responses (`chosen`, `scores`,
+    ...) are left out: beside new responses they would be read as theirs.
 
-    Finished chunks stand in a `.part` file beside `output`, named by a hash of the prompts and settings: the
-    same call continues there, and another call never does.
+    Finished shards stand in `.part` files beside `output`, named by a hash of the prompts, the settings and
+    the model's content: the same call continues there, on any number of processes, and another call never
+    does. File and settings alone decide where shards begin, so the output does not depend on the number of
+    processes.
 
     Args:
-        model: folder or hub name.
+        model: folder or hub name; for `engine="server"` the name it has there.
         prompts: any file that `preftune.data.read_rows` reads, with a `prompt` column.
         output: JSON Lines.
         n: responses per prompt.
@@ -51,48 +67,145 @@ def sample_file(
         temperature: divides the logits; 0 is greedy.
         seed: the same seed gives the same responses.
         rows: responses decoded together.
-        progress: show a bar per chunk.
+        top_p: see `SamplingSettings`.
+        engine: a name in `ENGINES`.
+        progress: show a bar per shard.
 
     Returns:
         The number of prompts.
 
     Raises:
-        InputError: the model cannot be read, a row has no prompt, or the output exists.
+        InputError: the model cannot be read, a row has no prompt, the output exists, or a setting is out of
+            its range.
     """
-    load_config(model)
+    settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
     table = list(read_rows(prompts))
     _check(table, prompts, output)
-    settings = [model, n, max_new_tokens, temperature, seed, PROMPTS_PER_CHUNK, table]
-    digest = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
-    part = output.with_name(f"{output.name}.{digest}.part")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(model)
-    device = generation_device()
-    language_model = load_language_model(model, generation_dtype(device)).to(device)
-    for start in range(_finished(part), len(table), PROMPTS_PER_CHUNK):
-        chunk = table[start : start + PROMPTS_PER_CHUNK]
-        sampled = sample_responses(
-            language_model,
-            tokenizer,
-            [row["prompt"] for row in chunk],
-            n=n,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            # A prompt that comes again in another chunk gets other responses.
-            seed=seed + start,
-            rows=rows,
-            progress=progress,
-        )
-        with part.open("a", encoding="utf-8") as file:
-            for row, responses in zip(chunk, sampled, strict=True):
-                kept = {column: value for column, value in row.items() if column not in ABOUT_RESPONSES}
-                line = {**kept, "responses": [response.text for response in responses]}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    part.replace(output)
+    sampling = build_engine(engine, model, rows)
+    processes = launched_processes()
+    size = min(PROMPTS_PER_CHUNK, max(rows // n, math.ceil(len(table) / CHUNKS)))
+    starts = range(0, len(table), size)
+    content = [sampling.identity, asdict(settings), size, table]
+    shards = Shards(output, hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12])
+    repeats = _repeats(table)
+    sampler = {**sampling.description, **asdict(settings)}
+    # Nobody writes the output before everybody has seen that there is none.
+    processes.wait()
+    with ExitStack() as stack:
+        sample = None
+        for number in range(processes.rank, len(starts), processes.count):
+            if shards.find(number) is not None:
+                continue
+            sample = sample or stack.enter_context(sampling.ready())
+            part = slice(starts[number], starts[number] + size)
+            groups = sample(
+                [row["prompt"] for row in table[part]], repeats[part], settings, progress=progress
+            )
+            shards.write(
+                number,
+                [_line(row, group, sampler) for row, group in zip(table[part], groups, strict=True)],
+            )
+    processes.wait()
+    if processes.rank == 0:
+        shards.whole(output, "".join(shards.read(number) for number in range(len(starts))))
+        shards.remove()
     return len(table)
 
 
-def _check(table: list[Any], prompts: Path, output: Path) -> None:
+@dataclass(frozen=True)
+class Shards:
+    """Finished shards beside an output; each is whole or not there.
+
+    A shard's name carries a hash of its content, so that one that was damaged later is sampled again.
+
+    Attributes:
+        output: what they are joined to.
+        key: a hash of all that decides them; another key never reads these files.
+    """
+
+    output: Path
+    key: str
+
+    def find(self, number: int) -> Path | None:
+        """The file of a finished shard; one that was damaged is deleted."""
+        for file in self._files(rf"\.{number:05d}\.(\w{{16}})\.part"):
+            if file.suffixes[-2] == f".{_checksum(file.read_bytes())}":
+                return file
+            logger.warning("%s is damaged: its prompts are sampled again", file)
+            file.unlink()
+        return None
+
+    def write(self, number: int, lines: Sequence[str]) -> None:
+        """Keep a shard."""
+        text = "".join(lines)
+        name = f"{self.output.name}.{self.key}.{number:05d}.{_checksum(text.encode())}.part"
+        self.whole(self.output.with_name(name), text)
+
+    def whole(self, path: Path, text: str) -> None:
+        """Write a file at once.
+
+        Raises:
+            InputError: there is no room for it, or it may not be written.
+        """
+        try:
+            write_whole(path, text)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written: {error.strerror}. Finished shards are kept: settle it and start "
+                "again"
+            ) from error
+
+    def read(self, number: int) -> str:
+        """A shard's content.
+
+        Raises:
+            InputError: another process has not left it.
+        """
+        file = self.find(number)
+        if file is None:
+            raise InputError(f"{self.output}: shard {number} is missing or damaged; start the call again")
+        return file.read_text(encoding="utf-8")
+
+    def remove(self) -> None:
+        """Delete the files, and what killed processes left of theirs."""
+        for file in self._files(r"\..*\.part"):
+            file.unlink(missing_ok=True)
+
+    def _files(self, ending: str) -> list[Path]:
+        folder = self.output.parent
+        named = re.compile(re.escape(f"{self.output.name}.{self.key}") + ending)
+        return (
+            sorted(file for file in folder.iterdir() if named.fullmatch(file.name)) if folder.is_dir() else []
+        )
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _line(row: Mapping[str, Any], group: Sequence[Generated], sampler: Mapping[str, Any]) -> str:
+    line = {
+        **{column: value for column, value in row.items() if column not in ABOUT_RESPONSES},
+        "responses": [response.text for response in group],
+        "response_tokens": [response.tokens for response in group],
+        "finish_reasons": [response.finish_reason for response in group],
+        "sampler": sampler,
+    }
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
+    """For every row, how many before it have the same prompt."""
+    before: Counter[str] = Counter()
+    repeats = []
+    for row in table:
+        prompt = json.dumps(row["prompt"], sort_keys=True)
+        repeats.append(before[prompt])
+        before[prompt] += 1
+    return repeats
+
+
+def _check(table: Sequence[Mapping[str, Any]], prompts: Path, output: Path) -> None:
     for number, row in enumerate(table):
         if not row.get("prompt"):
             raise InputError(
@@ -100,14 +213,3 @@ def _check(table: list[Any], prompts: Path, output: Path) -> None:
             )
     if output.exists():
         raise InputError(f"--output {output} exists; move it, or give another name")
-
-
-def _finished(part: Path) -> int:
-    """Rows that an earlier, killed call has written; what it left of its last chunk is taken off."""
-    if not part.exists():
-        return 0
-    # Not splitlines: responses may hold other line separators than the file's.
-    whole = part.read_text(encoding="utf-8").split("\n")[:-1]
-    whole = whole[: len(whole) - len(whole) % PROMPTS_PER_CHUNK]
-    part.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
-    return len(whole)

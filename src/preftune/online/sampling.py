@@ -1,7 +1,7 @@
-"""Sampling n responses per prompt: each prompt is read once, then all rows decode together."""
+"""Sampling with transformers: each prompt is read once for its n responses, then all rows decode together."""
 
 import copy
-import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64
 from rich.progress import Progress
-from torch import Tensor, nn
-from transformers import Cache, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from preftune.errors import InputError
+from preftune.online.decoding import Advance, Prompt
+from preftune.online.draws import sample_seed
+from preftune.online.padded import decode_padded
+from preftune.online.settings import Chat, SamplingSettings
+from preftune.online.slots import decode_in_slots
 
-Chat = Sequence[dict[str, str]]
-
-# Dropping finished rows copies the cache, so it waits until this share of the rows has ended.
-COMPACT_WHEN_FINISHED = 0.25
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,6 @@ class SampledResponse:
     finished: bool
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A tokenized prompt, its place in the caller's list and one uniform draw per row and step."""
-
-    index: int
-    tokens: Int64[Tensor, "prompt_tokens"]
-    uniforms: Float32[Tensor, "n steps"]
-
-
 def sample_responses(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -54,17 +46,19 @@ def sample_responses(
     n: int = 8,
     max_new_tokens: int = 256,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     seed: int = 0,
     rows: int = 128,
+    repeats: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> list[list[SampledResponse]]:
     """Samples `n` responses to every prompt.
 
-    A prompt draws from its own generator, seeded by `seed` and its tokens: up to rounding in the model, which
-    shows in 16 bits, its responses do not depend on the other prompts or on `rows`. A prompt given twice gets
-    different responses.
+    Every response draws from a generator of its own, seeded by `seed`, the prompt's tokens, how often the
+    prompt has come before, and the response's number. Up to rounding in the model, which shows in 16 bits, a
+    response depends on nothing else: not on the other prompts, on `rows`, or on `n`.
 
     Args:
         model: a causal language model, with adapters or without; its train or eval mode is left as it was.
@@ -73,8 +67,10 @@ def sample_responses(
         n: responses per prompt.
         max_new_tokens: longest response, in tokens.
         temperature: divides the logits; 0 takes the likeliest token.
+        top_p: draws among the likeliest tokens that together have this probability; 1 draws among all.
         seed: any integer.
         rows: responses decoded together, more where n is larger; more rows are faster and take more memory.
+        repeats: for every prompt, how often it has come before; None counts among `prompts`.
         dtype: decodes with a copy of the weights in this precision; None uses the model itself.
         chat_template_kwargs: passed on to the chat template.
         progress: draws a progress bar on the terminal.
@@ -83,33 +79,22 @@ def sample_responses(
         For every prompt, in the order given, its n responses.
 
     Raises:
-        InputError: n, max_new_tokens or rows is below 1, the temperature is negative or a prompt is empty.
+        InputError: a setting is out of its range (see `SamplingSettings`) or a prompt is empty.
     """
-    _check_settings(n=n, max_new_tokens=max_new_tokens, rows=rows, temperature=temperature)
-    asked = [prompt_tokens(tokenizer, prompt, chat_template_kwargs) for prompt in prompts]
-    tokenized = _with_draws(asked, n=n, steps=max_new_tokens, seed=seed)
-    # Neighbours in length share a batch, so that little of it is padding.
-    tokenized.sort(key=lambda prompt: len(prompt.tokens))
-    per_batch = max(1, rows // n)
-    responses: dict[int, list[SampledResponse]] = {}
+    settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
+    if rows < 1:
+        raise InputError(f"rows={rows}: rows must be at least 1.")
+    asked = [tuple(prompt_tokens(tokenizer, prompt, chat_template_kwargs)) for prompt in prompts]
+    seeded = _with_seeds(asked, repeats, settings)
+    # Neighbours in length are read together; the longest first, so that memory is short at once or never.
+    seeded.sort(key=lambda prompt: len(prompt.tokens), reverse=True)
     ends = _end_tokens(model, tokenizer)
     with _decoding(model, dtype) as decoder, Progress(disable=not progress) as bar:
-        task = bar.add_task("sampling", total=len(tokenized))
-        for start in range(0, len(tokenized), per_batch):
-            batch = tokenized[start : start + per_batch]
-            generated = _decode(decoder, batch, ends, temperature)
-            for prompt, row_tokens in zip(batch, generated, strict=True):
-                responses[prompt.index] = [_response(tokenizer, tokens, ends) for tokens in row_tokens]
-            bar.advance(task, len(batch))
-    return [responses[index] for index in range(len(tokenized))]
-
-
-def _check_settings(*, n: int, max_new_tokens: int, rows: int, temperature: float) -> None:
-    for name, value in {"n": n, "max_new_tokens": max_new_tokens, "rows": rows}.items():
-        if value < 1:
-            raise InputError(f"{name}={value}: {name} must be at least 1.")
-    if temperature < 0:
-        raise InputError(f"temperature={temperature}: it must be 0 (greedy) or more.")
+        task = bar.add_task("sampling", total=len(seeded) * n)
+        tokens = _decode(decoder, seeded, settings, ends, rows, lambda ended: bar.advance(task, ended))
+    responses = [_response(tokenizer, row, ends) for row in tokens]
+    by_prompt = {prompt.index: responses[i * n : (i + 1) * n] for i, prompt in enumerate(seeded)}
+    return [by_prompt[index] for index in range(len(seeded))]
 
 
 def prompt_tokens(
@@ -127,24 +112,38 @@ def prompt_tokens(
     return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
 
 
-def _with_draws(asked: list[list[int]], *, n: int, steps: int, seed: int) -> list[_Prompt]:
-    """Prompts with the draws that decide their responses."""
+def _with_seeds(
+    asked: Sequence[tuple[int, ...]], repeats: Sequence[int] | None, settings: SamplingSettings
+) -> list[Prompt]:
+    """Prompts with the seeds that decide their responses."""
     prompts = []
-    repeats: Counter[tuple[int, ...]] = Counter()
-    for index, ids in enumerate(asked):
-        if not ids:
+    before: Counter[tuple[int, ...]] = Counter()
+    for index, tokens in enumerate(asked):
+        if not tokens:
             raise InputError(f"prompts[{index}] is empty: a prompt needs at least one token.")
-        generator = torch.Generator().manual_seed(_prompt_seed(seed, ids, repeats[tuple(ids)]))
-        repeats[tuple(ids)] += 1
-        # Drawn in 64 bits: 32-bit draws come in steps of 2^-24, too coarse for the rarest tokens.
-        uniforms = torch.rand(n, steps, generator=generator, dtype=torch.float64).float()
-        prompts.append(_Prompt(index, torch.tensor(ids), uniforms))
+        repeat = before[tokens] if repeats is None else repeats[index]
+        before[tokens] += 1
+        seeds = tuple(sample_seed(settings, tokens, repeat, sample) for sample in range(settings.n))
+        prompts.append(Prompt(index, tokens, seeds))
     return prompts
 
 
-def _prompt_seed(seed: int, ids: list[int], repeat: int) -> int:
-    digest = hashlib.sha256(repr((seed, ids, repeat)).encode()).digest()
-    return int.from_bytes(digest[:8], "little", signed=True)
+def _decode(
+    model: nn.Module,
+    prompts: Sequence[Prompt],
+    settings: SamplingSettings,
+    ends: frozenset[int],
+    rows: int,
+    advance: Advance,
+) -> list[list[int]]:
+    """Token ids of every response, the way the model's cache allows."""
+    if not prompts:
+        return []
+    tokens = decode_in_slots(model, prompts, settings, ends, rows, advance)
+    if tokens is None:
+        logger.info("%s keeps a cache of its own kind: sampling batch by batch", type(model).__name__)
+        tokens = decode_padded(model, prompts, settings, ends, rows, advance)
+    return tokens
 
 
 def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -171,112 +170,6 @@ def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module
     finally:
         for module in in_training:
             module.training = True
-
-
-@dataclass
-class _Rows:
-    """Rows that decode together; logits are those of each row's next token.
-
-    Attributes:
-        cache: keys and values so far, the padding in front included.
-        mask: 0 on the padding.
-        position: of the last token read.
-    """
-
-    logits: Float[Tensor, "rows vocabulary"]
-    cache: Cache
-    mask: Int64[Tensor, "rows seen"]
-    position: Int64[Tensor, "rows 1"]
-
-    def keep(self, kept: Int64[Tensor, "kept"]) -> None:
-        """Drop or repeat rows."""
-        self.cache.reorder_cache(kept)
-        self.logits, self.mask, self.position = self.logits[kept], self.mask[kept], self.position[kept]
-
-    def read(self, model: nn.Module, token: Int64[Tensor, "rows"]) -> None:
-        """Read one more token in every row."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        self.position = self.position + 1
-        self.logits = model(
-            input_ids=token[:, None],
-            attention_mask=self.mask,
-            position_ids=self.position,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
-
-
-def _prefill(model: nn.Module, prompts: list[_Prompt]) -> _Rows:
-    """One row per prompt, read up to its last token."""
-    device = next(model.parameters()).device
-    ids, mask = _left_pad([prompt.tokens.to(device) for prompt in prompts])
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    output = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
-    )
-    return _Rows(output.logits[:, -1], output.past_key_values, mask, positions[:, -1:])
-
-
-def _decode(
-    model: nn.Module, prompts: list[_Prompt], ends: frozenset[int], temperature: float
-) -> list[list[list[int]]]:
-    """Token ids of every response, by prompt and row, up to and with the token that ends it."""
-    rows = _prefill(model, prompts)
-    device = rows.logits.device
-    uniforms = torch.cat([prompt.uniforms for prompt in prompts]).to(device)
-    count, steps = uniforms.shape
-    n = count // len(prompts)
-    rows.keep(torch.arange(len(prompts), device=device).repeat_interleave(n))
-
-    end_ids = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
-    generated = torch.zeros(count, steps, dtype=torch.int64, device=device)
-    lengths = torch.full((count,), steps, device=device)
-    # Where each decoding row stands in `generated`, and whether it still runs.
-    place = torch.arange(count, device=device)
-    running = torch.ones(count, dtype=torch.bool, device=device)
-    for step in range(steps):
-        token = _draw(rows.logits, uniforms[place, step], temperature)
-        generated[place, step] = token
-        ended = running & torch.isin(token, end_ids)
-        lengths[place[ended]] = step + 1
-        running &= ~ended
-        if step + 1 == steps or not running.any():
-            break
-        if (~running).float().mean() >= COMPACT_WHEN_FINISHED:
-            kept = running.nonzero().squeeze(1)
-            rows.keep(kept)
-            place, token, running = place[kept], token[kept], running[kept]
-        rows.read(model, token)
-    cut = [row[:length] for row, length in zip(generated.tolist(), lengths.tolist(), strict=True)]
-    return [cut[start : start + n] for start in range(0, count, n)]
-
-
-def _left_pad(
-    sequences: list[Int64[Tensor, "_"]],
-) -> tuple[Int64[Tensor, "prompts longest"], Int64[Tensor, "prompts longest"]]:
-    """Token ids with padding in front, and the mask that is 0 on it."""
-    longest = max(len(sequence) for sequence in sequences)
-    ids = sequences[0].new_zeros(len(sequences), longest)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, longest - len(sequence) :] = sequence
-        mask[row, longest - len(sequence) :] = 1
-    return ids, mask
-
-
-def _draw(
-    logits: Float[Tensor, "rows vocabulary"], uniforms: Float32[Tensor, "rows"], temperature: float
-) -> Int64[Tensor, "rows"]:
-    """The token at each row's uniform draw on the cumulative distribution; the likeliest at temperature 0."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    # In place, since a vocabulary-wide tensor per operation costs more than the operation.
-    weights = logits.float() - logits.amax(-1, keepdim=True)
-    cumulative = weights.div_(temperature).exp_().cumsum_(-1)
-    total = cumulative[:, -1:]
-    # A draw rounded up to the total would lie behind the last token that can be drawn.
-    target = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
 
 def _response(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: frozenset[int]) -> SampledResponse:

@@ -58,13 +58,19 @@ class ReferenceCache:
             progress: show a bar.
         """
         every = [*groups, *(group.mismatched for group in groups if group.mismatched)]
-        missing = [group for group in every if not self._logps.keys() >= set(_keys(group))]
+        missing = [group for group in every if not self._has(group)]
         logger.info(
             "Reference: %d of %d groups found in %s", len(every) - len(missing), len(every), self._file
         )
         if missing:
-            self._compute(policy, missing, autocast or nullcontext(), progress)
+            # Rows of all groups, found or not: what stands together in a row decides its rounding, and is
+            # the same for a pass that goes on where another was killed.
+            rows = [row for row in _rows(every) if not all(map(self._has, row))]
+            self._compute(policy, rows, autocast or nullcontext(), progress)
         return [self._completed(group) for group in groups]
+
+    def _has(self, group: TokenizedGroup) -> bool:
+        return self._logps.keys() >= set(_keys(group))
 
     def _completed(self, group: TokenizedGroup) -> TokenizedGroup:
         logps = np.full(len(group.responses), np.nan, dtype=np.float32)
@@ -76,17 +82,18 @@ class ReferenceCache:
     def _compute(
         self,
         policy: Policy,
-        groups: list[TokenizedGroup],
+        rows: list[list[TokenizedGroup]],
         autocast: AbstractContextManager[object],
         progress: bool,
     ) -> None:
         with autocast, _adapter_off(policy.language_model):
-            rows = _rows(groups)
             saved = time.monotonic()
             for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
                 batch = pack(row).to(next(policy.parameters()).device)
                 keys = [key for group in row for key in _keys(group)]
-                self._logps.update(zip(keys, policy(batch).logps.tolist(), strict=True))
+                for key, logp in zip(keys, policy(batch).logps.tolist(), strict=True):
+                    # What others have read already stays as it is.
+                    self._logps.setdefault(key, logp)
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     self._save()
                     saved = time.monotonic()

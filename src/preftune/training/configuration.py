@@ -161,6 +161,7 @@ class RunConfig(_Section):
     Attributes:
         model: a folder, or a name on the hub.
         model_dtype: data type of the weights.
+        reference: what the policy is compared with, a folder or hub name; None for the model it starts from.
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
@@ -171,6 +172,7 @@ class RunConfig(_Section):
 
     model: LocalOrHub
     model_dtype: Literal["float32", "bfloat16"] = "float32"
+    reference: LocalOrHub | None = None
     lora: LoraSection | None = None
     data: DataSection
     batches: BatchesSection | None = None
@@ -263,6 +265,15 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     Raises:
         InputError: the file, a key or a value is wrong; the message says which was meant.
     """
+    return check_config(read_tree(path, overrides))
+
+
+def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """The mapping in a YAML file, with `key.path=value` overrides.
+
+    Raises:
+        InputError: the file or an override cannot be read.
+    """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -273,7 +284,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         raise InputError(f"{path} must be a mapping of keys to values, such as 'model: NAME'")
     for override in overrides:
         _apply_override(tree, override)
-    return check_config(tree)
+    return tree
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -26,6 +26,7 @@ from preftune.policy import (
     load_config,
     load_language_model,
     load_reward_model,
+    load_tokenizer,
     padding_token,
     reference_identity,
 )
@@ -83,6 +84,9 @@ def train(
 
     if prepared.arguments.device.type == "cpu":
         keep_freed_memory()
+    show = progress and state.is_main_process
+    # Before the policy loads, so that one model is in memory at a time.
+    scored = _by_other_reference(prepared, show) if config.reference else None
     # Adapters start at random numbers, which the seed decides too.
     set_seed(prepared.arguments.seed)
     policy = _reward_model(prepared) if "score" in prepared.objective.needs else _policy(prepared)
@@ -93,9 +97,7 @@ def train(
     train_groups = prepared.train.groups
     evaluation_groups = prepared.evaluation.groups if prepared.evaluation else None
     if "reference" in prepared.objective.needs and isinstance(policy, Policy):
-        train_groups, evaluation_groups = _with_reference(
-            prepared, policy, progress and state.is_main_process
-        )
+        train_groups, evaluation_groups = scored or _with_reference(prepared, policy, show)
 
     checkpoint = last_checkpoint(folder / CHECKPOINT_FOLDER) if resume else None
     if not evaluation_groups or checkpoint:
@@ -283,6 +285,25 @@ def _with_lora(model: torch.nn.Module, lora: LoraSection, task: str) -> "PeftMod
         )
     except ValueError as error:
         raise InputError(f"lora.target_modules={lora.target_modules!r}: {error}") from None
+
+
+def _by_other_reference(
+    prepared: PreparedRun, progress: bool
+) -> tuple[list[TokenizedGroup], list[TokenizedGroup] | None] | None:
+    """The groups with log-probabilities of `reference`, which is loaded for that and let go."""
+    config = prepared.config
+    if "reference" not in prepared.objective.needs:
+        logger.warning("reference=%s is not used: the objective compares with none", config.reference)
+        return None
+    name = str(config.reference)
+    load_config(name)
+    if load_tokenizer(name).get_vocab() != prepared.tokenizer.get_vocab():
+        raise InputError(
+            f"reference={name} and model={config.model} have different vocabularies: the two are compared "
+            "token by token; give the model that the tuning started from"
+        )
+    model = load_language_model(name, getattr(torch, config.model_dtype)).to(prepared.arguments.device)
+    return _with_reference(prepared, Policy(model), progress)
 
 
 def _with_reference(

@@ -1,0 +1,64 @@
+"""`preftune iterate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def iterate(
+    config: Annotated[Path, typer.Argument(help="YAML file of the rounds.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Override any key of the file.", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Go on in a folder of another configuration; what that does not change is kept.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the resolved rounds, sample nothing.")
+    ] = False,
+) -> None:
+    """Sample, score, pair, train and measure, round after round.
+
+    The same call goes on where an earlier one was stopped or killed. What people change most:
+
+    - `model=PATH_OR_HUB_NAME` the policy to start from
+    - `prompts=FILE_OR_HUB_NAME` what it is trained on; `held_out=FILE_OR_HUB_NAME` what it is measured on
+    - `reward=hf:NAME` what scores its answers: anything that `preftune score --prior` takes, or a measure
+    - `rounds=3` and as many equal parts of the prompts
+    - `sampling.n=8`, `sampling.max_new_tokens=256`, `sampling.temperature=1.0`
+    - `train.objective.method=dpo` and any other key of a `preftune train` configuration under `train`
+    - `reference=initial` or `previous`, `start_from=previous` or `initial`, `replay=0`
+    - `guards.max_drift=20`, `guards.min_entropy=0.5` when to stop
+    - `launch=[torchrun,--nproc_per_node,"8"]` what starts the processes that sample and train
+    - `output=runs/NAME` where everything goes
+
+    It ends with `summary.json`, `report.html` and `model`, the policy of the last good round. Where a
+    guard stopped it the exit code is 1.
+    """
+    from preftune.online.configuration import load_config
+
+    resolved = load_config(config, overrides or [])
+
+    from preftune.online.plan import make_plan
+    from preftune.online.rounds import MODEL, run_rounds
+    from preftune.online.view import View
+    from preftune.training.configuration import dump_yaml
+
+    plan = make_plan(resolved, overwrite=overwrite)
+    if dry_run:
+        typer.echo(dump_yaml(plan.config.model_dump(mode="json")))
+        typer.echo(plan.described())
+        return
+    outcome = run_rounds(plan, View(resolved.rounds))
+    output = resolved.output
+    good = f"{output}/{MODEL} is round {outcome.last_good}'s" if outcome.last_good else "no round was good"
+    if outcome.stopped:
+        typer.echo(f"Stopped in round {outcome.stopped['round']} by {outcome.stopped['reason']}; {good}")
+        raise typer.Exit(1)
+    typer.echo(f"Done: {output}/summary.json, {output}/report.html; {good}")

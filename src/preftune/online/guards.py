@@ -1,0 +1,31 @@
+"""When to stop before the last round: a reward that tells nothing apart, a policy that has gone too far."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from preftune.online.configuration import GuardsSection
+
+
+def reward_collapse(scores: Sequence[Sequence[float]]) -> str | None:
+    """Why there is nothing to learn, where no prompt has two responses with different scores."""
+    if any(len(set(row)) > 1 for row in scores):
+        return None
+    return (
+        f"reward collapse: the responses to each of the {len(scores)} prompts have equal rewards, and no "
+        "pair can be made; look at the samples and the reward"
+    )
+
+
+def policy_beyond_bounds(guards: GuardsSection, evaluation: Mapping[str, Any]) -> str | None:
+    """Why a policy is not to be gone on with, by its figures on held-out prompts.
+
+    Args:
+        guards: the bounds; None is none.
+        evaluation: `entropy` in nats per token and `drift` in nats per response, each with its `mean`.
+    """
+    entropy, drift = evaluation["entropy"]["mean"], evaluation["drift"]["mean"]
+    if guards.min_entropy is not None and entropy < guards.min_entropy:
+        return f"entropy: {entropy:.3f} nats per sampled token, below guards.min_entropy={guards.min_entropy}"
+    if guards.max_drift is not None and drift > guards.max_drift:
+        return f"drift: {drift:.2f} nats per response, above guards.max_drift={guards.max_drift}"
+    return None

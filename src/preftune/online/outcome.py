@@ -1,0 +1,109 @@
+"""What became of the rounds: `summary.json` and the page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preftune.online.evaluation import ANSWERS_FILE
+from preftune.online.manifest import Figures
+from preftune.online.scoring import read_lines
+from preftune.online.training import RUN_FOLDER
+from preftune.report import START, SampleRewards, SideBySide, SweepPoint, write_report
+from preftune.statistics import Interval
+from preftune.writing import write_json
+
+PROMPTS_SHOWN = 3
+NOTES = (
+    "A run is the training of one round, on pairs of what the policy answered at the round's start. Changes "
+    "of log-probability are within the round, on pairs of the starting model's answers to held-out prompts.",
+    "Rewards are of samples to held-out prompts, before the first round and after each. Win rate: the share "
+    "of comparisons with the starting model's samples to the same prompt that have the higher reward; a tie "
+    "is half a win. Entropy: mean -log p of a sampled token, in nats.",
+)
+
+
+@dataclass
+class Outcome:
+    """Figures of the rounds so far.
+
+    Attributes:
+        rounds: how many there are to be.
+        start: the starting policy's, on held-out prompts.
+        figures: each round's, by its number.
+        last_good: the last round that no guard has stopped; 0 is none.
+        stopped: the round in which a guard has stopped the rest, and why.
+    """
+
+    rounds: int
+    start: Figures = field(default_factory=dict)
+    figures: dict[int, Figures] = field(default_factory=dict)
+    last_good: int = 0
+    stopped: dict[str, Any] | None = None
+
+
+def write_outcome(output: Path, outcome: Outcome, folders: Mapping[int, Path], start: Path) -> None:
+    """Write the summary, and the page once a round has been measured."""
+    summary = {
+        "rounds": outcome.rounds,
+        "last_good": outcome.last_good,
+        "stopped": outcome.stopped,
+        "start": outcome.start,
+        "figures": {f"round {number}": figures for number, figures in outcome.figures.items()},
+    }
+    write_json(output / "summary.json", summary)
+    measured = {
+        f"round {number}": (folders[number], figures["evaluation"])
+        for number, figures in outcome.figures.items()
+        if "evaluation" in figures
+    }
+    if not measured:
+        return
+    notes = list(NOTES)
+    if outcome.stopped:
+        notes.append("Stopped in round {round} by {reason}.".format(**outcome.stopped))
+    before = _triple(outcome.start["reward"])
+    every = {START: (start, outcome.start), **measured}
+    write_report(
+        output / "report.html",
+        f"Online rounds: {len(outcome.figures)} of {outcome.rounds}",
+        {name: folder / RUN_FOLDER for name, (folder, _) in measured.items()},
+        rewards={
+            name: SampleRewards(before=before, after=_triple(figures["reward"]))
+            for name, (_, figures) in measured.items()
+        },
+        samples=_side_by_side({name: folder for name, (folder, _) in every.items()}),
+        notes=notes,
+        tradeoff=[_point(name, figures) for name, (_, figures) in every.items()],
+    )
+
+
+def _point(name: str, figures: Figures) -> SweepPoint:
+    shown = ("win_rate", "entropy", "tokens", "finished")
+    return SweepPoint(
+        name=name,
+        accuracy=None,
+        drift=_triple(figures["drift"]),
+        reward=_triple(figures["reward"]),
+        measurements={figure.replace("_", " "): _triple(figures[figure]) for figure in shown},
+    )
+
+
+def _triple(interval: Mapping[str, float]) -> Interval:
+    return interval["mean"], interval["low"], interval["high"]
+
+
+def _side_by_side(folders: Mapping[str, Path]) -> list[SideBySide]:
+    """Prompts evenly over the held-out ones and the first response to each: as they came, not picked."""
+    rows = {name: read_lines(folder / ANSWERS_FILE) for name, folder in folders.items()}
+    answers = list(zip(*rows.values(), strict=True))
+    shown = []
+    for same in answers[:: max(1, len(answers) // PROMPTS_SHOWN)][:PROMPTS_SHOWN]:
+        prompt = same[0]["prompt"]
+        shown.append(
+            SideBySide(
+                prompt if isinstance(prompt, str) else prompt[-1]["content"],
+                {name: (row["responses"][0], row["scores"][0]) for name, row in zip(rows, same, strict=True)},
+            )
+        )
+    return shown

@@ -1,0 +1,272 @@
+"""What the rounds will do, checked before any weights load."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import PreTrainedTokenizerBase
+
+from preftune import objectives
+from preftune.data.pairing import Pairing
+from preftune.errors import InputError
+from preftune.online.configuration import IterateConfig
+from preftune.online.manifest import hash_json
+from preftune.online.prompts import Prompts, read_prompts
+from preftune.online.scoring import Reward, as_lines
+from preftune.online.stages import PAIRS_FILE, PairSettings
+from preftune.online.training import RUN_FOLDER
+from preftune.policy import generation_device, has_fast_bfloat16, load_config, load_tokenizer
+from preftune.rewards.model_content import model_content
+from preftune.training.configuration import RunConfig
+from preftune.training.preparation import prepare
+
+logger = logging.getLogger(__name__)
+
+START_FOLDER = "start"
+CONFIG_FILE, SOURCES_FILE = "config.yaml", "sources.json"
+ROUND_SEEDS = 1000
+"""Seeds of a round are `seed * ROUND_SEEDS + round`, so that no two rounds of two seeds share one."""
+FREE = {"guards", "launch", "output", "cache"}
+"""Keys that may change between two calls: they decide when to stop, and where to compute and write."""
+ROWS_TRIED = 64
+
+
+@dataclass(frozen=True)
+class Model:
+    """A policy: where it is, and a hash of what it is."""
+
+    path: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rounds whose configuration, prompts and reward are known to be good; no weights are loaded yet.
+
+    Attributes:
+        config: what was asked for, with its defaults.
+        tokenizer: the policy's.
+        prompts: what is asked.
+        reward: what scores the answers.
+        start: the starting policy.
+        needs: what the objective learns from.
+    """
+
+    config: IterateConfig
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Prompts
+    reward: Reward
+    start: Model
+    needs: frozenset[str]
+
+    @property
+    def output(self) -> Path:
+        """Folder of the rounds."""
+        return Path(self.config.output)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights that are trained and measured."""
+        dtype: torch.dtype = getattr(torch, self.config.train.get("model_dtype", "float32"))
+        return dtype
+
+    @property
+    def pair_settings(self) -> PairSettings:
+        """Which responses are trained on."""
+        data = self.run_config(1, self.start, None).data
+        pairing = Pairing(self.config.pair_rule, data.pairs_per_prompt, data.pair_seed, data.length_penalty)
+        return PairSettings(pairing, keeps_all="auxiliary" in self.needs)
+
+    def folder(self, number: int) -> Path:
+        """Folder of a round; 0 is the start."""
+        return self.output / (f"round-{number}" if number else START_FOLDER)
+
+    def seed(self, number: int) -> int:
+        """Of a round; 0 is of all evaluations."""
+        return self.config.seed * ROUND_SEEDS + number
+
+    def run_config(self, number: int, before: Model, held_out: Path | None) -> RunConfig:
+        """The training run of a round, which starts after the policy `before`."""
+        config, folder = self.config, self.folder(number)
+        begins = before if config.start_from == "previous" else self.start
+        compared = before if config.reference == "previous" else self.start
+        has_other = compared != begins and "reference" in self.needs
+        return config.run_config(
+            model=begins.path,
+            reference=compared.path if has_other else None,
+            data=str(folder / PAIRS_FILE),
+            held_out=str(held_out) if held_out else None,
+            seed=self.seed(number),
+            output=folder / RUN_FOLDER,
+        )
+
+    def described(self) -> str:
+        """What will be done, in a sentence or two."""
+        prompts, config = self.prompts, self.config
+        left_out = f" ({prompts.left_out} prompts are left out)" if prompts.left_out else ""
+        return (
+            f"{config.rounds} rounds of {len(prompts.parts[0])} prompts{left_out}, {config.sampling.n} "
+            f"responses to each; {len(prompts.held_out)} held-out prompts, {config.evaluation.n} responses "
+            "to each"
+        )
+
+
+def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
+    """Check everything that can be checked without weights.
+
+    Args:
+        config: what is asked for.
+        overwrite: go on in a folder of other rounds, of which only what stays the same is kept.
+
+    Raises:
+        InputError: something is wrong with the configuration, a source, the reward or the folder.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "preftune iterate is one process, which starts the others; leave torchrun out here, and put it "
+            'into the configuration: launch=[torchrun,--nproc_per_node,"8"]'
+        )
+    if config.launch and shutil.which(config.launch[0]) is None:
+        raise InputError(f"launch={config.launch}: there is no program {config.launch[0]!r} to be found")
+    model_config = load_config(config.model)
+    tokenizer = load_tokenizer(config.model)
+    config = _with_precision(config)
+    # Where its defaults are, every key of it is seen to be right; no round reads these names.
+    tried = config.run_config(
+        model=config.model, reference=None, data="-", held_out=None, seed=config.seed, output=Path("-")
+    )
+    needs = _needs(tried)
+    reward = Reward(config.reward, tokenizer)
+    prompts = read_prompts(config, tokenizer, tried.data.max_prompt_length)
+    start = Model(config.model, model_content(config.model))
+    plan = Plan(config, tokenizer, prompts, reward, start, needs)
+    _check_context(plan, getattr(model_config.get_text_config(), "max_position_embeddings", None))
+    _try_training(plan)
+    _check_folder(plan, overwrite)
+    return plan
+
+
+def _with_precision(config: IterateConfig) -> IterateConfig:
+    """bfloat16 as in the paper, where the machine is fast in it."""
+    training = dict(config.train.get("training") or {})
+    if not {"bf16", "fp16"} & training.keys():
+        training["bf16"] = has_fast_bfloat16(generation_device())
+    return config.model_copy(update={"train": {**config.train, "training": training}})
+
+
+def _needs(config: RunConfig) -> frozenset[str]:
+    try:
+        needs = objectives.build(config.objective).needs
+    except ValueError as error:
+        raise InputError(f"train: objective: {error}") from None
+    if "score" in needs:
+        raise InputError(
+            f"train.objective.method={config.objective.get('method')} trains a reward model, which gives no "
+            "responses; choose a method that trains a policy"
+        )
+    return needs
+
+
+def _check_context(plan: Plan, context: int | None) -> None:
+    config = plan.config
+    asked = {
+        "sampling.max_new_tokens": config.sampling.max_new_tokens,
+        "evaluation.max_new_tokens": config.evaluation.max_new_tokens or 0,
+    }
+    for key, tokens in asked.items():
+        if context and plan.prompts.longest + tokens > context:
+            raise InputError(
+                f"{key}={tokens}: the longest prompt has {plan.prompts.longest} tokens, and the model's "
+                f"context is {context}; lower it, or train.data.max_prompt_length"
+            )
+
+
+def _try_training(plan: Plan) -> None:
+    """Prepare a run on some prompts with stand-in answers, so that no first round is sampled in vain."""
+    rows = [
+        {**row, "responses": ["Yes.", "No."], "scores": [1.0, 0.0]}
+        for row in plan.prompts.parts[0][:ROWS_TRIED]
+    ]
+    with tempfile.TemporaryDirectory() as folder, _silent():
+        file = Path(folder) / PAIRS_FILE
+        file.write_text(as_lines(rows), encoding="utf-8")
+        config = plan.run_config(1, plan.start, None)
+        data = config.data.model_copy(update={"train": str(file)})
+        try:
+            arguments = prepare(config.model_copy(update={"data": data})).arguments
+        except InputError as error:
+            raise InputError(f"train: {str(error).replace(str(file), 'a round')}") from None
+    if arguments.max_steps > 0 or config.batches:
+        return
+    in_a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    steps = math.ceil(len(plan.prompts.parts[0]) / in_a_step * arguments.num_train_epochs)
+    warmup = arguments.get_warmup_steps(steps)
+    if warmup >= steps:
+        logger.warning(
+            "a round has %d steps of %d prompts and train.training.warmup_steps=%g: the learning rate never "
+            "gets to its height; lower warmup_steps, or the prompts in a step",
+            steps,
+            in_a_step,
+            arguments.warmup_steps,
+        )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No word about data that is made up."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _check_folder(plan: Plan, overwrite: bool) -> None:
+    """A folder goes on with the rounds that it was started with."""
+    folder = plan.output
+    if folder.is_file():
+        raise InputError(f"output={folder} is a file; give a folder")
+    stored = folder / CONFIG_FILE
+    if not stored.exists():
+        if folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+            raise InputError(f"output={folder} is not empty and holds no rounds; give a folder of its own")
+        return
+    if overwrite:
+        return
+    before = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
+    now = plan.config.model_dump(mode="json")
+    changed = [key for key in {**now, **before} if key not in FREE and now.get(key) != before.get(key)]
+    try:
+        known = json.loads((folder / SOURCES_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        known = {}
+    changed += [f"what {key} holds" for key, value in sources(plan).items() if known.get(key, value) != value]
+    if changed:
+        raise InputError(
+            f"output={folder} was started with another configuration ({', '.join(changed)}); give another "
+            "output=FOLDER, or pass --overwrite to go on there with this one: what it does not change is kept"
+        )
+
+
+LOCK_FILE = ".lock"
+
+
+def sources(plan: Plan) -> dict[str, Any]:
+    """Hashes of what the configuration names."""
+    return {
+        "model": plan.start.content,
+        "prompts": hash_json(plan.prompts.parts),
+        "held_out": hash_json(plan.prompts.held_out),
+        "reward": plan.reward.identity,
+    }

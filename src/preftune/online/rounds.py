@@ -1,0 +1,352 @@
+"""Online rounds: sample, score, pair, train and evaluate, from wherever an earlier call was stopped."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.utils.logging import disable_progress_bar
+
+from preftune.errors import InputError
+from preftune.online import evaluation, progress, stages
+from preftune.online.evaluation import HeldOut
+from preftune.online.guards import policy_beyond_bounds, reward_collapse
+from preftune.online.manifest import Figures, Finished, Stage, finish, hash_file, hash_json
+from preftune.online.outcome import Outcome, write_outcome
+from preftune.online.plan import CONFIG_FILE, LOCK_FILE, SOURCES_FILE, Model, Plan, sources
+from preftune.online.progress import Progress
+from preftune.online.scoring import as_lines, read_lines
+from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, train_round
+from preftune.online.view import View
+from preftune.training.configuration import RunConfig, dump_yaml
+from preftune.writing import write_json, write_whole
+
+logger = logging.getLogger(__name__)
+
+TIMING_FILE = "timing.jsonl"
+MODEL = "model"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+class GuardStop(Exception):  # noqa: N818  # not an error: the rounds end here
+    """A guard has stopped the rounds; the message says why."""
+
+
+def run_rounds(plan: Plan, view: View) -> Outcome:
+    """Run every round that is not finished, and leave `summary.json`, `report.html` and `model`.
+
+    Args:
+        plan: what is run.
+        view: shows it.
+
+    Returns:
+        What became of the rounds.
+
+    Raises:
+        InputError: a stage failed; the message names it, and the same call goes on there.
+    """
+    plan.output.mkdir(parents=True, exist_ok=True)
+    # Models load dozens of times, and the view shows how far everything is.
+    disable_progress_bar()
+    with _alone(plan.output / LOCK_FILE), view:
+        try:
+            for aside in plan.output.glob("*.part"):
+                aside.unlink()
+            write_whole(plan.output / CONFIG_FILE, dump_yaml(plan.config.model_dump(mode="json")))
+            write_json(plan.output / SOURCES_FILE, sources(plan))
+            return _Rounds(plan, view).run()
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if _is_no_room(error):
+                raise InputError(
+                    f"{plan.output} cannot be written ({error}); make room: what is finished is kept, and "
+                    "the same command goes on there"
+                ) from error
+            raise
+
+
+class _Rounds:
+    """The rounds in order; what is finished of them is kept."""
+
+    def __init__(self, plan: Plan, view: View) -> None:
+        self._plan, self._view = plan, view
+        self._outcome = Outcome(rounds=plan.config.rounds)
+        self._made = False
+
+    def run(self) -> Outcome:
+        plan, outcome = self._plan, self._outcome
+        start = self._measure_start()
+        outcome.start = start.figures
+        self._view.measured(0, {"evaluation": start.figures})
+        before = plan.start
+        for number in range(1, plan.config.rounds + 1):
+            outcome.figures[number] = {}
+            try:
+                before = self._round(number, before, start)
+                outcome.last_good = number
+            except GuardStop as reason:
+                outcome.stopped = {"round": number, "reason": str(reason)}
+            self._view.measured(number, outcome.figures[number])
+            if outcome.last_good == number:
+                _point(plan.output / MODEL, plan.folder(number) / MODEL)
+            # Drawing the page takes a second, and kept rounds change nothing in it.
+            if self._made or outcome.stopped or number == plan.config.rounds:
+                folders = {number: plan.folder(number) for number in outcome.figures}
+                write_outcome(plan.output, outcome, folders, plan.folder(0))
+                self._made = False
+            if outcome.stopped:
+                logger.warning("stopped in round %(round)d by %(reason)s", outcome.stopped)
+                break
+        return outcome
+
+    def _round(self, number: int, before: Model, start: Finished) -> Model:
+        """One round; its policy."""
+        plan, figures = self._plan, self._outcome.figures[number]
+        folder = plan.folder(number)
+        sampled = self._sample(number, before)
+        scored = self._score(number, sampled)
+        figures["samples"] = scored.figures["reward"]
+        if reason := reward_collapse(stages.usable_scores(read_lines(folder / stages.SCORED_FILE))):
+            raise GuardStop(reason)
+        paired = self._pair(number, scored)
+        figures["pairs"] = paired.figures
+        trained = self._train(number, before, paired, start)
+        figures["training"] = trained.figures
+        model = Model(str(folder / MODEL), trained.content)
+        evaluated = self._evaluate(number, model, start)
+        figures["evaluation"] = evaluated.figures
+        if reason := policy_beyond_bounds(plan.config.guards, evaluated.figures):
+            raise GuardStop(reason)
+        return model
+
+    # --- stages ---
+
+    def _sample(self, number: int, before: Model) -> Finished:
+        plan, sampling = self._plan, self._plan.config.sampling
+        folder, seed = plan.folder(number), plan.seed(number)
+        prompts = plan.prompts.parts[number - 1]
+        stage = Stage(
+            folder=folder,
+            name="sample",
+            inputs={"model": before.content, "prompts": hash_json(prompts)},
+            settings=sampling.model_dump(exclude={"rows"}) | {"seed": seed},
+            outputs=(stages.PROMPTS_FILE, stages.SAMPLES_FILE),
+            records=(stages.SAMPLE_LOG_FILE,),
+        )
+        return self._finish(
+            number,
+            stage,
+            lambda: stages.sample(folder, before.path, prompts, sampling, seed, plan.config.launch),
+            progress.of_lines(folder, f"{stages.SAMPLES_FILE}.*part", len(prompts)),
+        )
+
+    def _score(self, number: int, sampled: Finished) -> Finished:
+        plan, folder = self._plan, self._plan.folder(number)
+        stage = Stage(
+            folder=folder,
+            name="score",
+            inputs={"samples": sampled.content, "reward": plan.reward.identity},
+            settings={"reward": plan.config.reward},
+            outputs=(stages.SCORED_FILE,),
+        )
+        return self._finish(
+            number,
+            stage,
+            lambda: stages.score(folder, plan.reward),
+            progress.of_scores(folder, f"{stages.SCORED_FILE}.*part", sampled.figures["responses"]),
+        )
+
+    def _pair(self, number: int, scored: Finished) -> Finished:
+        plan, settings = self._plan, self._plan.pair_settings
+        own, *earlier = [
+            plan.folder(other) / stages.SCORED_FILE
+            for other in range(number, max(0, number - plan.config.replay - 1), -1)
+        ]
+        stage = Stage(
+            folder=plan.folder(number),
+            name="pair",
+            inputs={"scored": scored.content, **{file.parent.name: hash_file(file) for file in earlier}},
+            settings=asdict(settings),
+            outputs=(stages.PAIRS_FILE,),
+        )
+        return self._finish(number, stage, lambda: stages.pair(stage.folder, own, earlier, settings))
+
+    def _train(self, number: int, before: Model, paired: Finished, start: Finished) -> Finished:
+        plan, folder = self._plan, self._plan.folder(number)
+        held_out = plan.folder(0) / stages.PAIRS_FILE
+        config = plan.run_config(number, before, held_out if held_out.stat().st_size else None)
+        stage = Stage(
+            folder=folder,
+            name="train",
+            inputs={
+                "start": plan.start.content,
+                "before": before.content,
+                "pairs": paired.content,
+                "held_out": start.content,
+            },
+            settings={
+                "start_from": plan.config.start_from,
+                "reference": plan.config.reference,
+                **_without_places(config),
+            },
+            outputs=(MODEL,),
+            works=WORKS,
+            records=RECORDS,
+        )
+        return self._finish(
+            number,
+            stage,
+            lambda: train_round(config, folder / MODEL, plan.config.launch),
+            progress.of_training(folder / RUN_FOLDER, config.training),
+        )
+
+    def _measure_start(self) -> Finished:
+        """Evaluate the starting policy; pairs of its answers are what every training is evaluated on."""
+        plan, settings = self._plan, self._plan.pair_settings
+        held_out, stage = self._evaluation(0, plan.start)
+        stage = replace(
+            stage,
+            settings={**stage.settings, "pairs": asdict(settings)},
+            outputs=(*stage.outputs, stages.PAIRS_FILE),
+        )
+        folder = stage.folder
+
+        def work() -> Figures:
+            figures = evaluation.evaluate(
+                folder, plan.start.path, plan.start.path, held_out, plan.tokenizer, plan.reward, None
+            )
+            pairs = stages.paired_groups(read_lines(folder / evaluation.ANSWERS_FILE), settings)
+            write_whole(folder / stages.PAIRS_FILE, as_lines(pairs))
+            return figures
+
+        return self._finish(0, stage, work, progress.of_shards(folder, len(held_out.prompts)))
+
+    def _evaluate(self, number: int, model: Model, start: Finished) -> Finished:
+        plan = self._plan
+        held_out, stage = self._evaluation(number, model)
+        stage = replace(stage, inputs={**stage.inputs, "start": start.content})
+
+        def work() -> Figures:
+            answers = read_lines(plan.folder(0) / evaluation.ANSWERS_FILE)
+            return evaluation.evaluate(
+                stage.folder,
+                model.path,
+                plan.start.path,
+                held_out,
+                plan.tokenizer,
+                plan.reward,
+                [row["scores"] for row in answers],
+            )
+
+        return self._finish(number, stage, work, progress.of_shards(stage.folder, len(held_out.prompts)))
+
+    def _evaluation(self, number: int, model: Model) -> tuple[HeldOut, Stage]:
+        """What a policy is asked, and the stage of its answers."""
+        plan, config = self._plan, self._plan.config
+        held_out = HeldOut(
+            prompts=plan.prompts.held_out,
+            n=config.evaluation.n,
+            max_new_tokens=config.evaluation.max_new_tokens or config.sampling.max_new_tokens,
+            seed=plan.seed(0),
+            rows=config.sampling.rows,
+            dtype=plan.dtype,
+        )
+        stage = Stage(
+            folder=plan.folder(number),
+            name="evaluate",
+            inputs={
+                "model": model.content,
+                "prompts": hash_json(held_out.prompts),
+                "reward": plan.reward.identity,
+            },
+            settings={
+                "n": held_out.n,
+                "max_new_tokens": held_out.max_new_tokens,
+                "seed": held_out.seed,
+                "dtype": str(held_out.dtype),
+            },
+            outputs=(evaluation.ANSWERS_FILE, evaluation.EVALUATION_FILE),
+            works=(evaluation.SHARDS_FOLDER,),
+        )
+        return held_out, stage
+
+    def _finish(
+        self, number: int, stage: Stage, work: Callable[[], Figures], share: Progress | None = None
+    ) -> Finished:
+        """Keep or make a stage's outputs, show it, and note its seconds."""
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        self._view.begin(number, stage.name, share)
+        began = time.perf_counter()
+        try:
+            finished = finish(stage, work)
+        except InputError as error:
+            raise InputError(
+                f"{stage.folder.name}, {stage.name}: {error}\nWhat is finished is kept, and the same command "
+                "goes on there."
+            ) from error
+        seconds = time.perf_counter() - began
+        tokens = None if finished.is_continued else finished.figures.get("tokens")
+        self._view.end(
+            number,
+            stage.name,
+            seconds if finished.is_new else None,
+            tokens if stage.name == "sample" else None,
+        )
+        if finished.is_new:
+            self._made = True
+            line = {
+                "round": number,
+                "stage": stage.name,
+                "seconds": round(seconds, 2),
+                "is_continued": finished.is_continued,
+            }
+            with (self._plan.output / TIMING_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return finished
+
+
+def _without_places(config: RunConfig) -> dict[str, Any]:
+    """A training run but for where things are; hashes say what they are."""
+    tree = config.model_dump(mode="json", exclude={"model", "reference", "output", "cache"})
+    tree["data"] = {key: value for key, value in tree["data"].items() if key not in ("train", "evaluation")}
+    return tree
+
+
+def _point(link: Path, model: Path) -> None:
+    """Make `link` name a model's folder, at once."""
+    aside = link.with_name(f"{link.name}.{os.getpid()}.part")
+    aside.symlink_to(model.relative_to(link.parent), target_is_directory=True)
+    os.replace(aside, link)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
+                raise
+            raise InputError(
+                f"output={lock.parent} is in use by another preftune iterate, or by a training that it left "
+                "behind; wait for it, or end it"
+            ) from None
+        # Training processes hold it too: one that outlives this process still writes there.
+        os.set_inheritable(file.fileno(), True)
+        yield
+
+
+def _is_no_room(error: Exception) -> bool:
+    """Whether writing failed for want of room or leave; safetensors and torch only say so in words."""
+    if isinstance(error, OSError):
+        return error.errno in NO_ROOM
+    words = str(error)
+    return any(f"os error {number}" in words for number in NO_ROOM) or "PytorchStreamWriter" in words

@@ -1,0 +1,109 @@
+"""Scores of sampled responses, by anything that `preftune score` scores with."""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from preftune.data import Group, Response, Text
+from preftune.errors import InputError
+from preftune.online.manifest import hash_json
+from preftune.rewards.auxiliary import COLUMN_PREFIX
+from preftune.rewards.measures import MEASURES
+from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
+from preftune.rewards.sources import Scoring, resolve_source
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+class Reward:
+    """What the rounds want more of.
+
+    Attributes:
+        identity: what decides its scores.
+    """
+
+    def __init__(self, specification: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Find what the specification names; nothing heavy is loaded.
+
+        Args:
+            specification: as `preftune score --prior` takes it; or a built-in measure with a direction, of
+                which less is a higher reward where less is better.
+            tokenizer: the policy's.
+
+        Raises:
+            InputError: there is no such source, it reads columns of the data, or has no direction.
+        """
+        self._scoring: Scoring = resolve_source("reward", specification, tokenizer=tokenizer)
+        name = str(self._scoring.content[0])
+        if name.startswith(COLUMN_PREFIX):
+            raise InputError(f"reward={specification}: sampled responses have no column; give another source")
+        if name in MEASURES and MEASURES[name].goal is None:
+            raise InputError(
+                f"reward={specification}: neither more nor less {name} is better; give a module:function "
+                "that returns what you want more of"
+            )
+        self._sign = -1.0 if name in MEASURES and MEASURES[name].goal == "minimise" else 1.0
+        self.identity = hash_json([self._sign, *map(repr, self._scoring.content)])
+
+    def score(self, rows: Sequence[Row], output: Path) -> list[list[float]]:
+        """The rewards of every row's `responses`, in order.
+
+        Finished ones are kept beside `output`, as `preftune score` does, until `forget`.
+
+        Raises:
+            InputError: the reward fails, or gives no finite number.
+        """
+        answers = [Answer(group, place) for group in _groups(rows) for place in range(len(group.responses))]
+        score_missing(
+            self._scoring.scorer, answers, self._shards(rows, output), Processes(), title=self._scoring.name
+        )
+        found = self._shards(rows, output).scores()
+        numbers = iter([self._sign * found[place] for place in range(len(answers))])
+        return [[next(numbers) for _ in row["responses"]] for row in rows]
+
+    def forget(self, rows: Sequence[Row], output: Path) -> None:
+        """Remove what is kept beside `output`, once it is written."""
+        self._shards(rows, output).remove()
+
+    def _shards(self, rows: Sequence[Row], output: Path) -> Shards:
+        return Shards(output, hash_json([self.identity, list(rows)])[:12])
+
+
+def _groups(rows: Iterable[Row]) -> list[Group]:
+    return [
+        Group(
+            prompt=as_text(row["prompt"]),
+            responses=tuple(Response(as_answer(text, row["prompt"])) for text in row["responses"]),
+            pairs=(),
+            row=number,
+            columns={column: value for column, value in row.items() if column not in ("prompt", "responses")},
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def as_text(prompt: Any) -> Text:
+    """A prompt as groups hold it."""
+    return prompt if isinstance(prompt, str) else tuple(prompt)
+
+
+def as_answer(text: str, prompt: Any) -> Text:
+    """A response to a chat is a message, to a text a text."""
+    return text if isinstance(prompt, str) else ({"role": "assistant", "content": text},)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that the rounds have written."""
+    # Not splitlines: responses may hold other line separators than the file's.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def as_lines(rows: Iterable[Row]) -> str:
+    """JSON Lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,0 +1,153 @@
+"""The stages between two policies that are no training: samples, their rewards, and pairs of them."""
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from preftune.data.pairing import Pairing
+from preftune.online.configuration import SamplingSection
+from preftune.online.manifest import Figures
+from preftune.online.processes import run_verb
+from preftune.online.prompts import PromptRow
+from preftune.online.sample_file import ABOUT_RESPONSES, sample_file
+from preftune.online.scoring import Reward, Row, as_answer, as_lines, as_text, read_lines
+from preftune.statistics import mean_interval
+from preftune.writing import write_whole
+
+PROMPTS_FILE, SAMPLES_FILE, SAMPLE_LOG_FILE = "prompts.jsonl", "samples.jsonl", "sampling.log"
+SCORED_FILE, PAIRS_FILE = "scored.jsonl", "pairs.jsonl"
+
+
+def sample(
+    folder: Path,
+    model: str,
+    prompts: Sequence[PromptRow],
+    settings: SamplingSection,
+    seed: int,
+    launch: Sequence[str],
+) -> Figures:
+    """Write the round's prompts, and n responses to each.
+
+    Args:
+        folder: where both go.
+        model: what answers.
+        prompts: what is asked.
+        settings: how.
+        seed: of the draws.
+        launch: words before `-m -- preftune`; none samples in this process.
+    """
+    asked, sampled = folder / PROMPTS_FILE, folder / SAMPLES_FILE
+    write_whole(asked, as_lines(prompts))
+    if not sampled.exists():
+        options = settings.model_dump() | {"seed": seed}
+        # Other engines keep the device's memory until their process ends.
+        if launch or settings.engine != "transformers":
+            flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+            run_verb(
+                launch, ["sample", model, str(asked), f"--output={sampled}", *flags], folder / SAMPLE_LOG_FILE
+            )
+        else:
+            sample_file(model, asked, sampled, **options)
+            gc.collect()
+    rows = read_lines(sampled)
+    counts = [count for row in rows for count in row["response_tokens"]]
+    return {
+        "prompts": len(rows),
+        "responses": len(counts),
+        "tokens": None if None in counts else sum(counts),
+    }
+
+
+def score(folder: Path, reward: Reward) -> Figures:
+    """Write the samples with their `scores`."""
+    scored = folder / SCORED_FILE
+    rows = read_lines(folder / SAMPLES_FILE)
+    scores = reward.score(rows, scored)
+    write_whole(scored, as_lines(row | {"scores": own} for row, own in zip(rows, scores, strict=True)))
+    reward.forget(rows, scored)
+    means = [fmean(own) for own in scores]
+    interval = mean_interval(means) if len(means) > 1 else (means[0],) * 3
+    return {"reward": dict(zip(("mean", "low", "high"), interval, strict=True))}
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Which responses are trained on.
+
+    Attributes:
+        pairing: the rule.
+        keeps_all: whether responses without a pair are trained on too, by auxiliary rewards.
+    """
+
+    pairing: Pairing
+    keeps_all: bool
+
+
+def pair(folder: Path, own: Path, earlier: Sequence[Path], settings: PairSettings) -> Figures:
+    """Write the groups that training reads: this round's, and those of earlier rounds that are replayed.
+
+    A group keeps the responses that the rule pairs, with their scores, so that training finds the same pairs.
+
+    Args:
+        folder: where `PAIRS_FILE` goes.
+        own: this round's scored samples.
+        earlier: those of the rounds to replay.
+        settings: what is kept.
+    """
+    rows = read_lines(own)
+    found = paired_groups(rows, settings)
+    replayed = [row for path in earlier for row in paired_groups(read_lines(path), settings)]
+    write_whole(folder / PAIRS_FILE, as_lines([*found, *replayed]))
+    gaps = [row["scores"][one] - row["scores"][two] for row in found for one, two in _pairs(row, settings)]
+    return {
+        "prompts": len(rows),
+        "groups": len(found),
+        "pairs": len(gaps),
+        "replayed": len(replayed),
+        "unusable": sum(len(row["responses"]) - len(_usable(row)) for row in rows),
+        "gap": fmean(gaps) if gaps else None,
+    }
+
+
+def paired_groups(rows: Sequence[Row], settings: PairSettings) -> list[dict[str, Any]]:
+    """Each row that the rule makes a pair of, with the responses that are trained on."""
+    groups = []
+    for row in rows:
+        usable = _usable(row)
+        group = {
+            **{column: value for column, value in row.items() if column not in ABOUT_RESPONSES},
+            "responses": [row["responses"][place] for place in usable],
+            "scores": [row["scores"][place] for place in usable],
+        }
+        in_pairs = {place for pair in _pairs(group, settings) for place in pair}
+        if not in_pairs:
+            continue
+        if not settings.keeps_all:
+            for column in ("responses", "scores"):
+                group[column] = [group[column][place] for place in sorted(in_pairs)]
+        groups.append(group)
+    return groups
+
+
+def usable_scores(rows: Sequence[Row]) -> list[list[float]]:
+    """The rewards of the responses that can be trained on, by prompt."""
+    return [[row["scores"][place] for place in _usable(row)] for row in rows]
+
+
+def _usable(row: Mapping[str, Any]) -> list[int]:
+    """Places of the responses that say something, each text once."""
+    firsts: dict[str, int] = {}
+    for place, text in enumerate(row["responses"]):
+        if text.strip():
+            firsts.setdefault(text, place)
+    return list(firsts.values())
+
+
+def _pairs(group: Mapping[str, Any], settings: PairSettings) -> list[tuple[int, int]]:
+    if len(group["responses"]) < 2:
+        return []
+    contents = [as_answer(text, group["prompt"]) for text in group["responses"]]
+    return settings.pairing.choose(as_text(group["prompt"]), contents, group["scores"])

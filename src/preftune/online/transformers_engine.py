@@ -1,0 +1,84 @@
+"""`--engine transformers`: the model in this process, on its accelerator or processor."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import transformers
+
+from preftune.online.engines import Generated, Sample
+from preftune.online.sampling import sample_responses
+from preftune.online.settings import Chat, SamplingSettings
+from preftune.policy import (
+    generation_device,
+    generation_dtype,
+    load_config,
+    load_language_model,
+    load_tokenizer,
+)
+from preftune.policy.allocator import keep_freed_memory
+from preftune.rewards.model_content import model_content
+
+
+class TransformersEngine:
+    """A model that `sample_responses` samples from. See `SamplingEngine`."""
+
+    def __init__(self, model: str, rows: int) -> None:
+        """Check that there is such a model; its weights are hashed, not loaded.
+
+        Args:
+            model: folder or hub name.
+            rows: responses decoded together.
+
+        Raises:
+            InputError: there is none.
+        """
+        load_config(model)
+        self._model, self._rows = model, rows
+        self._device = generation_device()
+        self._dtype = generation_dtype(self._device)
+        self.description = {
+            "engine": "transformers",
+            "version": str(transformers.__version__),
+            "model": model_content(model),
+            "precision": str(self._dtype).removeprefix("torch."),
+        }
+        # Rows that decode together decide the rounding.
+        self.identity = repr((sorted(self.description.items()), self._device.type, rows))
+
+    @contextmanager
+    def ready(self) -> Iterator[Sample]:
+        """Model and tokenizer."""
+        if self._device.type == "cpu":
+            keep_freed_memory()
+        tokenizer = load_tokenizer(self._model)
+        model = load_language_model(self._model, self._dtype).to(self._device)
+
+        def sample(
+            prompts: Sequence[str | Chat],
+            repeats: Sequence[int],
+            settings: SamplingSettings,
+            *,
+            progress: bool = False,
+        ) -> list[list[Generated]]:
+            sampled = sample_responses(
+                model,
+                tokenizer,
+                prompts,
+                n=settings.n,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+                rows=self._rows,
+                repeats=repeats,
+                progress=progress,
+            )
+            return [
+                [
+                    Generated(each.text, len(each.tokens), "stop" if each.finished else "length")
+                    for each in group
+                ]
+                for group in sampled
+            ]
+
+        yield sample

@@ -1,0 +1,134 @@
+"""Three finished rounds of a random two-layer model, which tests copy, damage and run again."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from preftune.online import outcome
+from preftune.online.configuration import load_config
+from preftune.online.outcome import Outcome
+from preftune.online.plan import make_plan
+from preftune.online.rounds import run_rounds
+from preftune.online.view import View
+from preftune.training import run
+
+FILE = "rounds.yaml"
+TIMED = ("seconds", "per_second", "runtime", "rss")
+NOT_COMPARED = (".lock", "timing.jsonl", "report.html", "cache")
+"""Seconds, what shows them, and a cache that may be filled in another order."""
+
+
+def configuration(model: Path) -> dict[str, Any]:
+    """Rounds of one step each."""
+    return {
+        "model": str(model),
+        "prompts": "prompts.jsonl",
+        "held_out": "held_out.jsonl",
+        "reward": "reading_grade",
+        "sampling": {"n": 3, "max_new_tokens": 6},
+        "evaluation": {"n": 2},
+        "train": {
+            "prior": {"calibration": "minmax"},
+            "training": {
+                "learning_rate": 1e-2,
+                "per_device_train_batch_size": 2,
+                "gradient_accumulation_steps": 1,
+                "warmup_steps": 0,
+                "save_strategy": "steps",
+                "save_steps": 1,
+                "use_cpu": True,
+                "bf16": False,
+            },
+        },
+        "output": "out",
+    }
+
+
+def write_prompts(path: Path, count: int, about: str) -> None:
+    """Chats of one question each."""
+    rows = [{"prompt": [{"role": "user", "content": f"Tell me {n} of {about}."}]} for n in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_folder(folder: Path, model: Path) -> Path:
+    """A working folder with everything that rounds need; 13 prompts, of which one is left over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_prompts(folder / "prompts.jsonl", 13, "bread")
+    write_prompts(folder / "held_out.jsonl", 3, "rain")
+    (folder / FILE).write_text(yaml.safe_dump(configuration(model)), encoding="utf-8")
+    return folder
+
+
+def iterate(*overrides: str, overwrite: bool = False) -> Outcome:
+    """What `preftune iterate` does, in this process and the current folder."""
+    config = load_config(Path(FILE), list(overrides))
+    return run_rounds(make_plan(config, overwrite=overwrite), View(config.rounds))
+
+
+def artifacts(output: Path) -> dict[str, object]:
+    """What rounds leave by its path: bytes, and where they hold seconds everything but those."""
+    found: dict[str, object] = {}
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output)
+        if path.is_dir() or {name.parts[0], name.name} & set(NOT_COMPARED):
+            continue
+        found[str(name)] = path.read_bytes()
+        if name.parent.name == "training" and name.name in ("metrics.jsonl", "summary.json"):
+            text = path.read_text(encoding="utf-8")
+            lines = map(json.loads, text.splitlines() if name.suffix == ".jsonl" else [text])
+            # The line behind the last step averages over what one process has trained, and a run that was
+            # killed behind its last evaluation evaluates again.
+            kept = [json.dumps(_without_times(line)) for line in lines if "train_runtime" not in line]
+            found[str(name)] = list(dict.fromkeys(kept))
+    return found
+
+
+def _without_times(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: _without_times(value) for key, value in content.items() if not any(word in key for word in TIMED)
+    }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """A working folder in which three rounds have come to their end, uninterrupted."""
+    folder = write_folder(tmp_path_factory.mktemp("rounds"), tiny_model_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_report", draw_nothing)
+        patch.chdir(folder)
+        assert iterate().stopped is None
+    return folder
+
+
+def draw_nothing(*_: object, **__: object) -> None:
+    """In place of a page, which takes longer to draw than all else that these rounds do."""
+
+
+@pytest.fixture
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are drawn once, for the finished rounds; seconds stand in them, so they are not compared."""
+    monkeypatch.setattr(run, "write_report", draw_nothing)
+    monkeypatch.setattr(outcome, "write_report", draw_nothing)
+
+
+@pytest.fixture
+def output(no_pages: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The output of finished rounds, in a copy of their working folder that is the current one."""
+    work = tmp_path / "work"
+    shutil.copytree(finished, work, symlinks=True)
+    monkeypatch.chdir(work)
+    return work / "out"
+
+
+@pytest.fixture
+def empty(no_pages: None, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder, the current one, in which nothing has run."""
+    folder = write_folder(tmp_path / "empty", tiny_model_dir)
+    monkeypatch.chdir(folder)
+    return folder
