@@ -400,3 +400,12 @@ def test_numbers_that_no_float_holds(refused: Callable[..., str]) -> None:
 def test_an_infinite_learning_rate_of_the_value(refused: Callable[..., str]) -> None:
     """NaN would be exported otherwise."""
     assert "value_head.learning_rate=inf" in refused("value_head.learning_rate=.inf")
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharding_by_the_launcher(
+    name: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`accelerate launch` with a sharding configuration stops, instead of training without it."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    assert f"accelerate was started with {name}" in refused()

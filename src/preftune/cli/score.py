@@ -48,7 +48,7 @@ def score(
     - `module:function` a function of your own
     - a built-in measure: `--list` shows them, with all options
 
-    A call that was killed continues when it is started again. `torchrun -m preftune score ...` shares the
+    A call that was killed continues when it is started again. `torchrun -m -- preftune score ...` shares the
     work among processes.
     """
     if list_measures:

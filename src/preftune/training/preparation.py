@@ -1,6 +1,7 @@
 """Everything about a run that can be checked without weights: configuration, model name, data, prior."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -257,10 +258,21 @@ def _with_control(data: DataSection, method: str) -> DataSection:
     return data
 
 
+def _check_launcher() -> None:
+    """What `accelerate launch` was told to do and training does not; unasked, it would be left out silently."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
+            raise InputError(
+                f"accelerate was started with {name}, which training does not support: every process holds "
+                "the whole model; choose a configuration without it, and lora.rank for a larger model"
+            )
+
+
 def _training_arguments(config: RunConfig) -> TrainingArguments:
     known = [field.name for field in fields(TrainingArguments) if field.init]
     hints = get_type_hints(TrainingArguments)
     chosen = dict(TRAINING_DEFAULTS)
+    _check_launcher()
     _check_batches(config)
     for key, value in config.training.items():
         if key in TRAINING_OWNED:
