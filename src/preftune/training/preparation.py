@@ -259,7 +259,7 @@ def _with_control(data: DataSection, method: str) -> DataSection:
 
 
 def _check_launcher() -> None:
-    """What `accelerate launch` was told to do and training does not; unasked, it would be left out silently."""
+    """Refuse what `accelerate launch` was told to do and training would silently leave out."""
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
             raise InputError(
