@@ -13,13 +13,12 @@ import yaml
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
-from preftune.online import sample_file as sampling
-
 CommandLine = Callable[..., tuple[int, str]]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["demo", "--help"]]
+    "arguments",
+    [[*verb, "--help"] for verb in ([], ["train"], ["sample"], ["iterate"], ["evaluate", "run"], ["demo"])],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """No help page waits for torch, transformers or datasets."""
@@ -97,44 +96,3 @@ def test_dry_run_prints_the_run_and_writes_nothing(config: dict[str, Any], tmp_p
     assert "beta: 0.3" in done.stdout
     assert '"steps": 4' in done.stdout
     assert not Path(config["output"]).exists()
-
-
-def _killed_in_the_second_chunk(sample: Callable[..., Any]) -> Callable[..., Any]:
-    calls = []
-
-    def sampled(*arguments: Any, **settings: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return sample(*arguments, **settings)
-
-    return sampled
-
-
-def test_sampling_continues_where_it_was_killed(
-    preftune: CommandLine, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Finished chunks are kept, half a line is not, and the file is the uninterrupted one."""
-    monkeypatch.setattr(sampling, "PROMPTS_PER_CHUNK", 2)
-    prompts = tmp_path / "prompts.jsonl"
-    rows = [{"prompt": f"Say {n}", "id": n, "scores": [1.0, 0.0], "chosen": "old"} for n in range(5)]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    options = ["--n", "2", "--max-new-tokens", "4"]
-    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    assert preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(whole), *options)[0] == 0
-    written = whole.read_text(encoding="utf-8")
-    lines = written.splitlines(keepends=True)
-    assert [len(json.loads(line)["responses"]) for line in lines] == [2] * 5
-    # What was said of other responses is not said of the new ones.
-    assert [list(json.loads(line)) for line in lines] == [["prompt", "id", "responses"]] * 5
-    with monkeypatch.context() as patch:
-        patch.setattr(sampling, "sample_responses", _killed_in_the_second_chunk(sampling.sample_responses))
-        assert preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(killed), *options)[0]
-    (part,) = tmp_path.glob("killed.jsonl.*.part")
-    assert part.read_text(encoding="utf-8") == "".join(lines[:2])
-    part.write_text("".join(lines[:3]) + lines[3][:10], encoding="utf-8")
-    assert preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(killed), *options)[0] == 0
-    assert killed.read_text(encoding="utf-8") == written
-    code, errors = preftune("sample", str(tiny_model_dir), str(prompts), "--output", str(whole), *options)
-    assert code == 2
-    assert "exists" in errors

@@ -134,7 +134,7 @@ def test_a_metric_that_a_task_lacks_is_named(tasks: Path, tiny_model_dir: Path, 
 def run(values: list[float], name: str = "gsm8k") -> Run:
     """A run with these values of its items."""
     keyed = {f"{name}/{place}": value for place, value in enumerate(values)}
-    return Run(keyed, dict.fromkeys(keyed, "hash"), {name: 3}, 5)
+    return Run(keyed, dict.fromkeys(keyed, "hash"), {name: 3}, 5, "0.4")
 
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:

@@ -87,12 +87,14 @@ class Run:
         hashes: of each item, to see that two runs had the same.
         versions: of the task and its subtasks.
         shots: examples that the prompts had.
+        harness: version of lm-eval.
     """
 
     values: Mapping[str, float]
     hashes: Mapping[str, str]
     versions: Mapping[str, Any]
     shots: int
+    harness: str
 
     @property
     def tally(self) -> Tally:
@@ -197,6 +199,8 @@ def _load(name: str, settings: Settings) -> "LM":
 
 
 def _run(model: "LM", task: Task, settings: Settings, manager: "TaskManager") -> Run:
+    from importlib.metadata import version
+
     from lm_eval import simple_evaluate
 
     found = simple_evaluate(
@@ -229,6 +233,7 @@ def _run(model: "LM", task: Task, settings: Settings, manager: "TaskManager") ->
         {item: sample["doc_hash"] for item, sample in samples.items()},
         found["versions"],
         max(found["n-shot"].values()),
+        version("lm-eval"),
     )
 
 
@@ -253,7 +258,7 @@ def _compare(task: Task, model: str, baseline: str, ours: Run, theirs: Run, sett
         "filter": task.filter,
         "shots": ours.shots,
         "chat_template": settings.chat_template,
-        "harness": _harness_version(),
+        "harness": f"lm-eval {ours.harness}",
         "versions": dict(ours.versions),
         "n": compared.prompts,
         "average": own.value,
@@ -269,9 +274,3 @@ def _compare(task: Task, model: str, baseline: str, ours: Run, theirs: Run, sett
             "p_value": compared.p_value,
         },
     }
-
-
-def _harness_version() -> str:
-    from importlib.metadata import version
-
-    return f"lm-eval {version('lm-eval')}"
