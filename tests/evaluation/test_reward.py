@@ -49,8 +49,9 @@ def test_mean_reward_and_difference(tmp_path: Path) -> None:
     assert (results["protocol"], results["model"], results["baseline"]) == ("reward", "ours", "theirs")
     assert results["n"] == 3
     assert results["mean_reward"] == pytest.approx(2 / 3)
-    assert (results["baseline_mean_reward"], results["difference"]) == (0.0, pytest.approx(2 / 3))
-    assert (results["better"], results["worse"], results["sign_test_p"]) == (2, 0, 0.5)
+    compared = results["difference"]
+    assert (results["baseline_mean_reward"], compared["mean_reward"]) == (0.0, pytest.approx(2 / 3))
+    assert (compared["better"], compared["worse"], compared["p_value"]) == (2, 0, 0.5)
     items = (tmp_path / "out" / "items.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(item)["regex"] for item in items] == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     with pytest.raises(InputError, match="--reward SPEC"):

@@ -37,7 +37,7 @@ class LocalModel:
 
         Args:
             model: folder or hub name.
-            name: what results call it; the folder's name unless given.
+            name: what results call it; the folder's name unless given, or the run's where that is `model`.
             seed: of the samples.
 
         Raises:
@@ -55,7 +55,8 @@ class LocalModel:
         self._model = model
         self._seed = seed
         self._loaded: PreTrainedModel | None = None
-        self.name = name or model.rstrip("/").rpartition("/")[2]
+        parts = [part for part in model.split("/") if part not in ("", "model")]
+        self.name = name or (parts or ["model"])[-1]
         self.identity = f"{model_content(model)} seed={seed}"
         self.usage = Usage()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from preftune.data import fingerprint_rows
 from preftune.data.groups import Group, Response
@@ -10,7 +9,7 @@ from preftune.evaluation.answers import Answers, check_complete, write_lines, wr
 from preftune.evaluation.asking import hash_of
 from preftune.evaluation.entrants import Entrant, Exam
 from preftune.evaluation.questions import Question
-from preftune.evaluation.resampling import Estimate, difference, mean, tally
+from preftune.evaluation.resampling import difference, mean, tally
 from preftune.evaluation.verdicts import Rating, Results
 from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
 from preftune.rewards.sources import Scoring
@@ -51,22 +50,27 @@ def evaluate_reward(
         for own in scores
     ]
     tallies = [tally(own) for own in ratings]
+    own_mean = mean(tallies[0])
     results: Results = {
         "protocol": "reward",
         "model": models[0].model,
         "baseline": models[1].model if baseline else None,
         "reward": scoring.name,
         "n": len(questions),
-        **_named("mean_reward", mean(tallies[0])),
+        "mean_reward": own_mean.value,
+        "standard_error": own_mean.standard_error,
+        "interval": own_mean.interval,
     }
     if baseline:
         compared = difference(tallies[0], tallies[1])
-        results |= {
-            "baseline_mean_reward": mean(tallies[1]).value,
-            **_named("difference", compared.estimate),
+        results["baseline_mean_reward"] = mean(tallies[1]).value
+        results["difference"] = {
+            "to": models[1].model,
+            "mean_reward": compared.estimate.value,
+            "interval": compared.estimate.interval,
             "better": compared.better,
             "worse": compared.worse,
-            "sign_test_p": compared.p_value,
+            "p_value": compared.p_value,
         }
     rows = (
         {
@@ -81,14 +85,6 @@ def evaluate_reward(
     write_lines(output / "items.jsonl", rows)
     write_json(output / "results.json", [results])
     return [results]
-
-
-def _named(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {
-        name: estimate.value,
-        f"{name}_standard_error": estimate.standard_error,
-        f"{name}_interval": estimate.interval,
-    }
 
 
 def _score(

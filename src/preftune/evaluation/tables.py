@@ -45,6 +45,8 @@ COLUMNS = (
     Column("style-controlled", "style_controlled_win_rate", 2, "style_controlled_interval"),
     Column("discrete", "discrete_win_rate", 2),
     Column("average", "average", 3, "interval"),
+    Column("reward", "reward"),
+    Column("mean reward", "mean_reward", 3, "interval"),
     Column("turn 1", "turn_1", 3),
     Column("turn 2", "turn_2", 3),
     Column("wins", "wins"),
@@ -55,10 +57,12 @@ COLUMNS = (
     Column("difference to", "difference.to"),
     Column("difference", "difference.win_rate", 2, "difference.interval"),
     Column("difference", "difference.average", 3, "difference.interval"),
+    Column("difference", "difference.mean_reward", 3, "difference.interval"),
     Column("p (sign test)", "difference.p_value", 4),
     Column("length-controlled against it", "difference.length_controlled_win_rate", 2),
 )
 """A column is shown where any of the results has a value for it."""
+RESULTS_SIDE_BY_SIDE = 3
 
 
 def as_rows(results: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
@@ -70,14 +74,19 @@ def as_rows(results: Sequence[Results]) -> tuple[list[str], list[list[str]]]:
 
 
 def as_table(results: Sequence[Results]) -> "Table":
-    """For a terminal; names of models are never read as markup."""
+    """For a terminal; names of models are never read as markup.
+
+    Few results stand beside one another: there are more figures than a terminal is wide.
+    """
     from rich.table import Table
     from rich.text import Text
 
     head, rows = as_rows(results)
+    if len(rows) <= RESULTS_SIDE_BY_SIDE:
+        head, *rows = [list(line) for line in zip(head, *rows, strict=True)]
     table = Table()
     for title in head:
-        table.add_column(title, overflow="fold")
+        table.add_column(Text(title), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table

@@ -98,8 +98,7 @@ def evaluation_table(evaluations: Sequence[Evaluated]) -> tuple[list[str], list[
         ],
         "Average": [_written(one.number("average"), 2, one.interval()) for one in evaluations],
         "Mean reward": [
-            _written(one.number("mean_reward"), 2, one.interval("mean_reward_interval"))
-            for one in evaluations
+            _written(one.number("mean_reward"), 2, one.interval("interval")) for one in evaluations
         ],
         "Difference": [_difference(one) for one in evaluations],
     }
