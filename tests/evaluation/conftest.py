@@ -88,6 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<html>busy</html>", "text/html")
         elif fault == "no choices":
             self._send(200, b'{"id": "1"}')
+        elif fault == "parts":
+            completion = self._completion(body)
+            completion["choices"][0]["message"]["content"] = [{"type": "text", "text": "fine"}]
+            self._send(200, json.dumps(completion).encode())
         elif fault == "dies":
             self._send(200, b'{"id": ', announced=1000)
             self.close_connection = True

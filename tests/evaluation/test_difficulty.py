@@ -63,10 +63,15 @@ def test_by_length_where_the_file_names_no_prompt(indexed: Path, outputs: Path) 
 
 
 def test_by_position_where_nothing_else_tells(indexed: Path, outputs: Path) -> None:
-    """The rows after the missing one have their neighbour's difficulty, and a warning says so."""
-    found = match(read_difficulty(indexed), recording("acd"))
+    """The rows after the missing one have their neighbour's difficulty, and a warning says so.
+
+    Verdicts that name their instructions are warned of even where none is missing: the order may differ.
+    """
+    found = match(read_difficulty(indexed), recording("012", (3, 5, 6), named=False))
     assert (found.values.tolist(), found.by) == ([0.1, 0.2, 0.3], "position")
     assert "3 of 4 instructions" in found.warning
+    for named in ("acd", "abcd"):
+        assert "--instructions FILE matches them" in match(read_difficulty(indexed), recording(named)).warning
     asked = match(read_difficulty(indexed, outputs), recording("acd"), by_position=True)
     assert (asked.values.tolist(), asked.by, asked.warning) == ([0.1, 0.2, 0.3], "position", "")
 

@@ -49,12 +49,19 @@ def test_a_reply_is_what_the_server_says(server: Any, tmp_path: Path) -> None:
     assert (reply.prompt_tokens, reply.completion_tokens) == (100, 10)
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "empty", "html", "no choices", "dies"])
+@pytest.mark.parametrize("fault", ["429", "500", "empty", "html", "no choices", "parts", "dies"])
 def test_a_fault_that_passes_is_survived(server: Any, tmp_path: Path, fault: str) -> None:
     """A busy, failing or dying server, and what is no completion, is asked again until it replies."""
     server.script = [fault, fault]
     assert [reply.text for reply in interview(tmp_path).ask(requests(2), "test")] == ["fine", "fine"]
     assert asked(server) == ["0?", "0?", "0?", "1?"]
+
+
+def test_half_a_character_is_kept_as_text(server: Any, tmp_path: Path) -> None:
+    """A cut emoji, which no file can hold, is replaced when it comes, so that the reply can be written."""
+    server.reply = lambda body: "so \ud83d"
+    (reply,) = interview(tmp_path).ask(requests(1), "test")
+    assert reply.text == "so ?"
 
 
 def test_a_hanging_server_is_given_up_and_asked_again(server: Any, tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_official_fit_penalises_a_little() -> None:
     assert official.win_rate == pytest.approx(likelihood.win_rate, abs=0.5)
 
 
+def test_official_fit_of_a_model_that_never_wins() -> None:
+    """All losses are a win rate near 0, not the 50% of a fit that knows one label; one win is about 1%."""
+    gap = np.linspace(-300, 300, 100)
+    verdicts = np.zeros(100)
+    assert control_length(verdicts, 1000 - gap, np.full(100, 1000.0)).win_rate < 0.5
+    verdicts[40] = 1
+    assert control_length(verdicts, 1000 - gap, np.full(100, 1000.0)).win_rate < 3
+
+
 def test_length_that_does_not_matter_changes_nothing() -> None:
     """A model preferred with 0.8 whether longer or shorter: 80% either way, without difficulties."""
     signs = np.tile([1.0, -1.0], 10)

@@ -180,3 +180,31 @@ def test_mistakes_are_named(
     code, errors = preftune("evaluate", "rescore", *filled)
     assert code == 2
     assert rule in " ".join(errors.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"len_model": 5}, "a value is not what alpaca_eval has there"),
+        ({"model": ["a"]}, "a.json: "),
+    ],
+)
+def test_values_of_another_type_are_refused(
+    changes: dict[str, Any], says: str, preftune: CommandLine, slim: list[str]
+) -> None:
+    """Files are other tools' work: the error names the file, without a traceback."""
+    file = Path(slim[0])
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    code, errors = preftune("evaluate", "rescore", "alpaca_eval", str(file))
+    assert code == 2
+    assert "a.json" in errors
+    assert says in errors
+
+
+def test_an_output_that_is_a_folder_is_named(preftune: CommandLine, slim: list[str], tmp_path: Path) -> None:
+    """A path that cannot be written is one message, and leaves nothing behind."""
+    before = sorted(tmp_path.iterdir())
+    code, errors = preftune("evaluate", "rescore", "alpaca_eval", slim[0], "--output", str(tmp_path))
+    assert code == 2
+    assert "check the path" in errors
+    assert sorted(tmp_path.iterdir()) == before

@@ -112,6 +112,11 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         pytest.param(
             ["reward=reding_grade"], "there is no such source (did you mean 'reading_grade'?)", marks=SLOW
         ),
+        (
+            ["train.model_dtype=bfloat16", "train.lora={rank: 4}"],
+            "train.model_dtype=bfloat16 with train.lora: a round merges",
+        ),
+        pytest.param(["sampling.engine=vllm"], "vllm", marks=SLOW),
         (["reward=length"], "neither more nor less length is better"),
         pytest.param(["reward=column:scores"], "sampled responses have no column", marks=SLOW),
         pytest.param(["prompts=nowhere.jsonl"], "nowhere.jsonl", marks=SLOW),

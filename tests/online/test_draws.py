@@ -1,9 +1,19 @@
 """What a seed's uniform numbers pick."""
 
+import pytest
 import torch
 
+from preftune.errors import InputError
 from preftune.online.draws import draw, keep_nucleus, sample_seed, uniforms
 from preftune.online.settings import SamplingSettings
+
+
+def test_logits_that_are_no_numbers_stop():
+    """A policy that has diverged is an error that says so, not a token out of the vocabulary."""
+    logits = torch.zeros(2, 300)
+    logits[1, 7] = torch.nan
+    with pytest.raises(InputError, match="no numbers"):
+        draw(logits, torch.full((2, 2), 0.5), 1.0)
 
 
 def test_the_numbers_pick_by_hand():

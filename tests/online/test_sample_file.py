@@ -235,6 +235,10 @@ def test_torchrun_shares_the_shards(whole: str, tiny_model_dir: Path, prompts: P
     ("row", "changes", "message"),
     [
         ('{"question": "?"}', {}, "row 0 has no `prompt`"),
+        ('{"prompt": 5}', {}, "row 0 has no `prompt`"),
+        ('{"prompt": [{"role": "user"}]}', {}, "row 0 has no `prompt`"),
+        ("", {}, "has no rows"),
+        ('{"prompt": "?"}', {"temperature": float("nan")}, "temperature=nan"),
         ('{"prompt": "?"}', {"top_p": 0.0}, "top_p=0.0"),
         ('{"prompt": "?"}', {"rows": 0}, "rows=0"),
         ('{"prompt": "?"}', {"engine": "vlm"}, "engine=vlm is none of"),

@@ -43,6 +43,10 @@ def _version(version: bool = typer.Option(False, "--version", help="Show the ver
         raise typer.Exit
 
 
+PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""What a wrong path on the command line becomes."""
+
+
 def main() -> None:
     """Run a verb; what the user can fix is one message and exit code 2."""
     errors = Console(stderr=True)
@@ -53,4 +57,16 @@ def main() -> None:
         app()
     except InputError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except (
+        FileExistsError,
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:
+        if error.filename is None:
+            raise
+        reason = f"{error.filename}: {error.strerror}; check the path"
+        errors.print(f"[bold red]error:[/] {escape(reason)}", soft_wrap=True)
         sys.exit(2)

@@ -55,7 +55,7 @@ def rescore(
     items: Annotated[Path | None, typer.Option(help="JSONL file to write: every verdict.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Markdown file to write.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
 ) -> None:
     """Compute every figure from recorded verdicts; no judge is asked.
 

@@ -252,6 +252,8 @@ def _recompute(row: Row, model_first: bool) -> float | None:
         top = {alternative["token"]: float(alternative["logprob"]) for alternative in alternatives}
     except (TypeError, KeyError, IndexError):
         return None
+    if not all(map(math.isfinite, top.values())):
+        return None
     return preference_from_log_probs(top, model_first)
 
 
@@ -259,6 +261,6 @@ def _preference(path: Path, value: Any) -> float | None:
     """From upstream's 1 to 2 into 0 to 1."""
     if value is None or value != value:  # JSON written by pandas may hold NaN
         return None
-    if not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
         raise InputError(f"{path}: preference = {value!r}: must be 0 for a draw, or from 1 to 2")
     return 0.5 if value == 0 else float(value) - 1

@@ -137,7 +137,12 @@ def match(difficulty: Difficulty, recording: Recording, by_position: bool = Fals
             "give the difficulty of this evaluation set, or none"
         )
     warning = ""
-    if len(verdicts) < len(difficulty.values) and not by_position:
+    if recording.named and not by_position:
+        warning = (
+            "difficulties go by row number, as upstream's do, and are another instruction's where rows are "
+            "missing or in another order: --instructions FILE matches them by the instructions' text"
+        )
+    elif len(verdicts) < len(difficulty.values) and not by_position:
         warning = (
             f"{len(verdicts)} of {len(difficulty.values)} instructions, and nothing says which: difficulties "
             "go by position, as upstream's do, and are another instruction's where a row is missing before; "

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +16,7 @@ from preftune.evaluation.prices import Budget, Price, Usage, most_prompt_tokens
 from preftune.evaluation.replies import Reply
 
 OPENAI = "https://api.openai.com/v1"
+SHORTEST_KEY = 8
 WAITS = (1.0, 4.0)
 """Seconds before asking again where what came was no chat completion."""
 
@@ -190,9 +192,11 @@ class Endpoint:
                 trouble = f"it is no JSON ({error})"
             else:
                 choices = getattr(completion, "choices", None)
-                if choices and getattr(choices[0], "message", None) is not None:
-                    return _read(completion, time.monotonic() - started)
                 trouble = f"it is no chat completion: {shorten(completion, 200)}"
+                # A server may send any JSON at all.
+                with suppress(AttributeError, KeyError, IndexError, TypeError):
+                    if choices and choices[0].message is not None:
+                        return _read(completion, time.monotonic() - started)
             if wait is not None:
                 await asyncio.sleep(wait)
         raise self._failed(request, f"the reply cannot be read, {trouble}")
@@ -250,12 +254,18 @@ class Endpoint:
 def _read(completion: Any, seconds: float) -> Reply:
     choice, usage = completion.choices[0], completion.usage
     log_probs = getattr(choice.logprobs, "content", None)
+    text = choice.message.content or ""
+    if not isinstance(text, str):
+        raise TypeError(f"content is {type(text).__name__}")
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    prompt_tokens, completion_tokens = (count if isinstance(count, int) else None for count in counts)
     return Reply(
-        text=choice.message.content or "",
-        finish_reason=choice.finish_reason or "",
+        # Half of a surrogate pair, such as a cut emoji, is no text that can be written.
+        text=text.encode("utf-8", "replace").decode(),
+        finish_reason=str(choice.finish_reason or ""),
         log_probs=[token.to_dict() for token in log_probs] if log_probs else None,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
         seconds=round(seconds, 3),
     )
 
@@ -269,4 +279,6 @@ def _address() -> str:
 
 def _without_key(text: str) -> str:
     """An error's text; some servers repeat the key they were given."""
-    return text.replace(os.environ["OPENAI_API_KEY"], "OPENAI_API_KEY")
+    key = os.environ["OPENAI_API_KEY"]
+    # A stand-in for servers without keys may be a letter, and stands in every word.
+    return text.replace(key, "OPENAI_API_KEY") if len(key) >= SHORTEST_KEY else text

@@ -23,6 +23,7 @@ MODES = (OFFICIAL, MAXIMUM_LIKELIHOOD)
 SMALL_SAMPLE = 100
 """Below it the coefficient of length is mostly noise, and a warning says so."""
 
+SMALLEST_SHARE = 1e-9
 FOLDS = 5
 REGULARISER_WEIGHT = 0.1
 """Of each regulariser row: upstream's lambda of 0.2, shared by the two variants of the baseline."""
@@ -185,7 +186,9 @@ def _fit_official(rows: _Rows) -> Float64[np.ndarray, "columns"]:
 
     count = len(rows.target)
     labels = np.repeat([1, 0], count)
-    probability = np.concatenate([rows.target, 1 - rows.target])
+    # liblinear drops rows of weight 0: with nothing but losses it would know one label only.
+    target = np.clip(rows.target, SMALLEST_SHARE, 1 - SMALLEST_SHARE)
+    probability = np.concatenate([target, 1 - target])
     weight = np.tile(rows.weight, 2)
     with sklearn.config_context(enable_metadata_routing=True):
         scorer = make_scorer(_log_loss, response_method="predict_proba", greater_is_better=False)

@@ -3,6 +3,7 @@
 Upstream is FastChat's `llm_judge`, and its rules decide what a text says and what is left out.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -229,6 +230,6 @@ def _outcome(path: Path, winner: Any, side: str) -> float | None:
 
 
 def _grade(path: Path, score: Any) -> float:
-    if not isinstance(score, int | float):
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         raise InputError(f"{path}: score = {score!r}: must be a number, or {UNREAD} for none")
     return float(score)

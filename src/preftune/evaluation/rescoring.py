@@ -107,7 +107,23 @@ def read_recordings(protocol: str, files: Sequence[Path], settings: Settings) ->
         )
     if settings.mode not in MODES:
         raise InputError(f"--mode {settings.mode}: must be one of {', '.join(MODES)}")
-    return [recording for file in files for recording in PROTOCOLS[protocol].read(file, settings)]
+    return [recording for file in files for recording in _read(PROTOCOLS[protocol], protocol, file, settings)]
+
+
+def _read(traits: Protocol, protocol: str, file: Path, settings: Settings) -> list[Recording]:
+    try:
+        recordings = traits.read(file, settings)
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # The files are other tools', and any value in them may be of another type.
+        raise InputError(
+            f"{file}: a value is not what {protocol} has there ({type(error).__name__}: {error}): give the "
+            "file as the benchmark's tool wrote it"
+        ) from error
+    for recording in recordings:
+        names = [recording.model, *(verdict.question for verdict in recording.verdicts)]
+        if odd := [name for name in names if not isinstance(name, str)]:
+            raise InputError(f"{file}: {odd[0]!r} names a model or a question: it must be text")
+    return recordings
 
 
 def rescore(protocol: str, recordings: Sequence[Recording], settings: Settings) -> list[Results]:
@@ -125,10 +141,13 @@ def rescore(protocol: str, recordings: Sequence[Recording], settings: Settings) 
     if settings.difficulty is not None:
         difficulty = read_difficulty(settings.difficulty, settings.instructions)
     traits = PROTOCOLS[protocol]
-    results = [
-        {**traits.aggregate(recording, difficulty, settings), "file": recording.source}
-        for recording in recordings
-    ]
+    results = []
+    for recording in recordings:
+        try:
+            figures = traits.aggregate(recording, difficulty, settings)
+        except InputError as error:
+            raise InputError(f"{recording.model} in {recording.source}: {error}") from error
+        results.append({**figures, "file": recording.source})
     if settings.upstream_intervals:
         _add_upstream_intervals(recordings, results)
     if settings.answers:
@@ -192,15 +211,18 @@ def _add_differences(
     settings: Settings,
 ) -> None:
     """Each model less the one that is named, on the prompts that both have."""
-    places = [place for place, recording in enumerate(recordings) if recording.model == settings.against]
-    if len(places) != 1:
+    others: dict[str, list[int]] = {recording.notes.get("category", ""): [] for recording in recordings}
+    for place, recording in enumerate(recordings):
+        if recording.model == settings.against:
+            others[recording.notes.get("category", "")].append(place)
+    if wrong := [places for places in others.values() if len(places) != 1]:
         names = ", ".join(dict.fromkeys(recording.model for recording in recordings))
         raise InputError(
-            f"--against {settings.against}: must be once in these files, and is {len(places)} times; they "
-            f"have {names}"
+            f"--against {settings.against}: must be once in these files (in each category), and is "
+            f"{len(wrong[0])} times; they have {names}"
         )
-    [other] = places
     for place, recording in enumerate(recordings):
+        [other] = others[recording.notes.get("category", "")]
         if place == other:
             continue
         _check_comparable(recording, recordings[other])

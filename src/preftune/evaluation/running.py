@@ -69,6 +69,7 @@ def run(evaluation: Evaluation, output: Path) -> list[Results]:
     # Whatever is wrong with the files is found before anybody is asked.
     rehearse(evaluation)
     benchmark, exam = evaluation.benchmark, evaluation.exam
+    output.mkdir(parents=True, exist_ok=True)
     answers = [exam.sit(entrant, exam.interview) for entrant in evaluation.entrants]
     benchmark.write_answers(output / benchmark.answers_file, exam.questions, answers[0])
     for entrant, given in zip(evaluation.baselines, answers[1:], strict=True):

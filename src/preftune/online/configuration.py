@@ -108,7 +108,7 @@ class IterateConfig(_Section):
     prompts_split: str = "train"
     held_out: LocalOrHub
     held_out_split: str = "train"
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(3, ge=1, lt=1000)
     reward: str = Field(min_length=1)
     sampling: SamplingSection = SamplingSection()  # type: ignore[call-arg]
     pair_rule: str = "best_worst"
@@ -119,7 +119,8 @@ class IterateConfig(_Section):
     guards: GuardsSection = GuardsSection()  # type: ignore[call-arg]
     train: Annotated[dict[str, Any], AfterValidator(_without_decided)] = Field(default_factory=dict)
     launch: list[str] = Field(default_factory=list)
-    seed: int = Field(0, ge=0)
+    # With a thousand seeds of rounds for each, the last still fits in numpy's 32 bits.
+    seed: int = Field(0, ge=0, lt=4_294_967)
     output: LocalOrHub = "runs/iterate"
     cache: LocalOrHub | None = None
 

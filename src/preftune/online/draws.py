@@ -8,6 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
+from preftune.errors import InputError
 from preftune.online.settings import SamplingSettings
 
 SHELF = 256
@@ -61,7 +62,13 @@ def draw(
         keep_nucleus(weights, top_p)
     missing = -weights.shape[1] % SHELF
     shelves = (pad(weights, (0, missing)) if missing else weights).reshape(len(weights), -1, SHELF)
-    shelf = _pick(shelves.sum(-1), uniform[:, 0])
+    sums = shelves.sum(-1)
+    if not bool(sums.isfinite().all()):
+        raise InputError(
+            "the model's logits are no numbers (NaN or infinite): it has diverged in training, or does not "
+            "run in this precision; lower the learning rate, or use float32"
+        )
+    shelf = _pick(sums, uniform[:, 0])
     own = shelves[torch.arange(len(shelves), device=shelves.device), shelf]
     return shelf * SHELF + _pick(own, uniform[:, 1])
 

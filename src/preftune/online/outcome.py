@@ -19,7 +19,7 @@ NOTES = (
     "of log-probability are within the round, on pairs of the starting model's answers to held-out prompts.",
     "Rewards are of samples to held-out prompts, before the first round and after each. Win rate: the share "
     "of comparisons with the starting model's samples to the same prompt that have the higher reward; a tie "
-    "is half a win. Entropy: mean -log p of a sampled token, in nats.",
+    "is half a win. Entropy: -log p per token, in nats, as a mean over responses.",
 )
 
 
@@ -58,6 +58,8 @@ def write_outcome(output: Path, outcome: Outcome, folders: Mapping[int, Path], s
         if "evaluation" in figures
     }
     if not measured:
+        # An earlier configuration's, if there is one.
+        (output / "report.html").unlink(missing_ok=True)
         return
     notes = list(NOTES)
     if outcome.stopped:

@@ -20,6 +20,7 @@ from preftune import objectives
 from preftune.data.pairing import Pairing
 from preftune.errors import InputError
 from preftune.online.configuration import IterateConfig
+from preftune.online.engines import build_engine
 from preftune.online.manifest import hash_json
 from preftune.online.prompts import Prompts, read_prompts
 from preftune.online.scoring import Reward, as_lines
@@ -145,6 +146,13 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
     tried = config.run_config(
         model=config.model, reference=None, data="-", held_out=None, seed=config.seed, output=Path("-")
     )
+    if tried.lora and tried.model_dtype != "float32":
+        raise InputError(
+            f"train.model_dtype={tried.model_dtype} with train.lora: a round merges its adapter into the "
+            "weights, and 16 bits round most of a small update away; set train.model_dtype=float32"
+        )
+    if config.sampling.engine != "transformers":
+        build_engine(config.sampling.engine, config.model, config.sampling.rows)
     needs = _needs(tried)
     reward = Reward(config.reward, tokenizer)
     prompts = read_prompts(config, tokenizer, tried.data.max_prompt_length)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from preftune.data import load_groups, read_rows
 from preftune.errors import InputError
 from preftune.online.configuration import IterateConfig
-from preftune.online.sample_file import ABOUT_RESPONSES
+from preftune.online.sample_file import ABOUT_RESPONSES, is_prompt
 from preftune.online.sampling import prompt_tokens
 
 logger = logging.getLogger(__name__)
@@ -106,9 +106,10 @@ def _rows(key: str, source: str, split: str) -> Sequence[Mapping[str, Any]]:
         return [{"prompt": group.prompt, **group.columns} for group in loaded.groups]
     rows = list(table)
     for number, row in enumerate(rows):
-        if not row.get("prompt"):
+        if not is_prompt(row.get("prompt")):
             raise InputError(
-                f"{key}: {table.locate(number)} has no `prompt`; every row needs text or messages"
+                f"{key}: {table.locate(number)} has no `prompt`; every row needs text, or messages with role "
+                "and content"
             )
     return rows
 

@@ -60,8 +60,9 @@ def run_rounds(plan: Plan, view: View) -> Outcome:
         try:
             for aside in plan.output.glob("*.part"):
                 aside.unlink()
-            write_whole(plan.output / CONFIG_FILE, dump_yaml(plan.config.model_dump(mode="json")))
+            # The configuration last: with it the folder is this call's.
             write_json(plan.output / SOURCES_FILE, sources(plan))
+            write_whole(plan.output / CONFIG_FILE, dump_yaml(plan.config.model_dump(mode="json")))
             return _Rounds(plan, view).run()
         except (OSError, SafetensorError, RuntimeError) as error:
             if _is_no_room(error):
@@ -94,8 +95,9 @@ class _Rounds:
             except GuardStop as reason:
                 outcome.stopped = {"round": number, "reason": str(reason)}
             self._view.measured(number, outcome.figures[number])
-            if outcome.last_good == number:
-                _point(plan.output / MODEL, plan.folder(number) / MODEL)
+            # A round that was only checked is not gone back to.
+            if self._made:
+                self._name_model()
             # Drawing the page takes a second, and kept rounds change nothing in it.
             if self._made or outcome.stopped or number == plan.config.rounds:
                 folders = {number: plan.folder(number) for number in outcome.figures}
@@ -104,7 +106,16 @@ class _Rounds:
             if outcome.stopped:
                 logger.warning("stopped in round %(round)d by %(reason)s", outcome.stopped)
                 break
+        self._name_model()
         return outcome
+
+    def _name_model(self) -> None:
+        """Let `model` name the last good round's; where no round was good, nothing."""
+        link, last = self._plan.output / MODEL, self._outcome.last_good
+        if last:
+            _point(link, self._plan.folder(last) / MODEL)
+        else:
+            link.unlink(missing_ok=True)
 
     def _round(self, number: int, before: Model, start: Finished) -> Model:
         """One round; its policy."""

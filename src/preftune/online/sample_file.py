@@ -191,7 +191,7 @@ def _line(row: Mapping[str, Any], group: Sequence[Generated], sampler: Mapping[s
         "finish_reasons": [response.finish_reason for response in group],
         "sampler": sampler,
     }
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return json.dumps(line, ensure_ascii=False, default=str) + "\n"
 
 
 def _repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -205,11 +205,30 @@ def _repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
     return repeats
 
 
+def is_prompt(value: object) -> bool:
+    """Whether it can be asked: text that is not empty, or messages of text."""
+    if isinstance(value, str):
+        return bool(value)
+    return (
+        isinstance(value, Sequence)
+        and bool(value)
+        and all(
+            isinstance(message, Mapping)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in value
+        )
+    )
+
+
 def _check(table: Sequence[Mapping[str, Any]], prompts: Path, output: Path) -> None:
+    if not table:
+        raise InputError(f"{prompts} has no rows; give some prompts")
     for number, row in enumerate(table):
-        if not row.get("prompt"):
+        if not is_prompt(row.get("prompt")):
             raise InputError(
-                f"{prompts} row {number} has no `prompt`; every row needs text or messages there"
+                f"{prompts} row {number} has no `prompt`; every row needs text there, or messages with role "
+                "and content"
             )
     if output.exists():
         raise InputError(f"--output {output} exists; move it, or give another name")

@@ -106,4 +106,4 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def as_lines(rows: Iterable[Row]) -> str:
     """JSON Lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

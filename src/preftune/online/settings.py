@@ -1,5 +1,6 @@
 """What a sampler is asked: prompts, and how many responses of what kind."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,10 @@ from preftune.errors import InputError
 
 Chat = Sequence[dict[str, str]]
 """Messages with a role and content each."""
+
+
+SMALLEST_TEMPERATURE = 1e-6
+"""Below it quotients of logits leave 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class SamplingSettings:
         for name in ("n", "max_new_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"{name}={value}: {name} must be at least 1.")
-        if self.temperature < 0:
-            raise InputError(f"temperature={self.temperature}: it must be 0 (greedy) or more.")
+        if not (self.temperature == 0 or SMALLEST_TEMPERATURE <= self.temperature < math.inf):
+            raise InputError(
+                f"temperature={self.temperature}: it must be 0 (greedy), or from {SMALLEST_TEMPERATURE} up."
+            )
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p}: it must lie above 0, and be 1 (every token) or less.")

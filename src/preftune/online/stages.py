@@ -46,8 +46,10 @@ def sample(
         # Other engines keep the device's memory until their process ends.
         if launch or settings.engine != "transformers":
             flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+            # vLLM starts its own processes.
+            words = launch if settings.engine == "transformers" else ()
             run_verb(
-                launch, ["sample", model, str(asked), f"--output={sampled}", *flags], folder / SAMPLE_LOG_FILE
+                words, ["sample", model, str(asked), f"--output={sampled}", *flags], folder / SAMPLE_LOG_FILE
             )
         else:
             sample_file(model, asked, sampled, **options)

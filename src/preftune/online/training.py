@@ -85,7 +85,7 @@ def _is_of(config: RunConfig, run: Path) -> bool:
     """Whether the folder's configuration is whole and this one."""
     try:
         stored = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError):
+    except (FileNotFoundError, ValueError, yaml.YAMLError):
         return False
     return bool(stored == config.model_dump(mode="json"))
 

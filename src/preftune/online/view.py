@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from statistics import fmean
 from types import TracebackType
 from typing import Any
@@ -95,7 +96,11 @@ class View:
         if self._now is None:
             return table
         number, stage, progress, began = self._now
-        share = progress() if progress else None
+        # Shards come and go while they are counted, and an error here would stop the view for good.
+        share = None
+        if progress:
+            with suppress(OSError, TypeError, ValueError, ZeroDivisionError):
+                share = progress()
         line = Table.grid(padding=(0, 2))
         elapsed = time.perf_counter() - began
         left = self._time_left(elapsed)
