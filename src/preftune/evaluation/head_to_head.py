@@ -7,7 +7,7 @@ import numpy as np
 
 from preftune.errors import InputError
 from preftune.evaluation.length_control import MAXIMUM_LIKELIHOOD, SMALL_SAMPLE, control_length
-from preftune.evaluation.resampling import mean, sign_test, tally
+from preftune.evaluation.resampling import decided_by_prompt, tally
 from preftune.evaluation.verdicts import Comparison, Recording, Results, flipped_rate, invalid_rate, winner
 
 
@@ -26,23 +26,13 @@ def aggregate(recording: Recording) -> Results:
     """
     comparisons = recording.comparisons
     counted = tally(comparisons)
-    estimate = mean(counted)
     prompts = {question: total / count for question, (total, count) in counted.items()}
-    wins = sum(preference > 0.5 for preference in prompts.values())
-    losses = sum(preference < 0.5 for preference in prompts.values())
     flipped = flipped_rate(comparisons)
     return {
         "protocol": "head_to_head",
         "model": recording.model,
         "baseline": recording.baseline,
-        "n": len(prompts),
-        "win_rate": 100 * estimate.value,
-        "standard_error": None if estimate.standard_error is None else 100 * estimate.standard_error,
-        "interval": None if estimate.interval is None else [100 * end for end in estimate.interval],
-        "wins": wins,
-        "ties": len(prompts) - wins - losses,
-        "losses": losses,
-        "sign_test_p": sign_test(wins, losses),
+        **decided_by_prompt(counted),
         "position_consistency": None if flipped is None else 1 - flipped,
         "first_shown_wins": first_shown_rate(comparisons),
         "invalid_rate": invalid_rate(comparisons),

@@ -9,7 +9,7 @@ from typing import Any
 from preftune.errors import InputError
 from preftune.evaluation.agreement import cohen_kappa, fleiss_kappa, observed_agreement, shared_items
 from preftune.evaluation.human import BASELINE, MODEL, Key, read_json, read_key
-from preftune.evaluation.resampling import mean, sign_test
+from preftune.evaluation.resampling import decided_by_prompt, sign_test
 from preftune.evaluation.verdicts import Results
 
 LEFT, TIE, RIGHT = CHOICES = ("left", "tie", "right")
@@ -56,22 +56,12 @@ def score(key_path: Path, answers: Sequence[Path], seed: int = 0) -> Results:
         raise InputError(f"{', '.join(twice)} rated twice: give one file for each rater")
     verdicts = [rater.verdicts(key) for rater in raters]
     prompts = _preferences(verdicts) | dict.fromkeys(key.identical, 0.5)
-    estimate = mean({prompt: (preference, 1.0) for prompt, preference in prompts.items()}, seed)
-    wins = sum(preference > 0.5 for preference in prompts.values())
-    losses = sum(preference < 0.5 for preference in prompts.values())
     given = [verdict for rater in verdicts for verdict in rater.values()]
     return {
         "protocol": "human",
         "model": key.model,
         "baseline": key.baseline,
-        "n": len(prompts),
-        "win_rate": 100 * estimate.value,
-        "standard_error": None if estimate.standard_error is None else 100 * estimate.standard_error,
-        "interval": None if estimate.interval is None else [100 * end for end in estimate.interval],
-        "wins": wins,
-        "ties": len(prompts) - wins - losses,
-        "losses": losses,
-        "sign_test_p": sign_test(wins, losses),
+        **decided_by_prompt({prompt: (preference, 1.0) for prompt, preference in prompts.items()}, seed),
         "identical": len(key.identical),
         "ratings": len(given),
         "tie_rate": given.count(TIE) / len(given),

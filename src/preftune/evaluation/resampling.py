@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from preftune.errors import InputError
-from preftune.evaluation.verdicts import Comparison, Verdict
+from preftune.evaluation.verdicts import Comparison, Results, Verdict
 
 RESAMPLES = 2_000
 LEVEL = 0.95
@@ -103,6 +103,32 @@ def sign_test(wins: int, losses: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def decided_by_prompt(counted: Tally, seed: int = 0) -> Results:
+    """Win rate in percent with its interval, and the prompts that are won, tied and lost.
+
+    Args:
+        counted: preferences in [0, 1], where 1/2 is a tie.
+        seed: of the resamples.
+
+    Raises:
+        InputError: there is no prompt.
+    """
+    estimate = mean(counted, seed)
+    prompts = [total / count for total, count in counted.values()]
+    wins = sum(preference > 0.5 for preference in prompts)
+    losses = sum(preference < 0.5 for preference in prompts)
+    return {
+        "n": len(prompts),
+        "win_rate": 100 * estimate.value,
+        "standard_error": None if estimate.standard_error is None else 100 * estimate.standard_error,
+        "interval": None if estimate.interval is None else [100 * end for end in estimate.interval],
+        "wins": wins,
+        "ties": len(prompts) - wins - losses,
+        "losses": losses,
+        "sign_test_p": sign_test(wins, losses),
+    }
 
 
 def _columns(counted: Tally, prompts: Iterable[str]) -> Float64[np.ndarray, "prompts 2"]:
