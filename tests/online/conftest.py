@@ -54,19 +54,19 @@ def write_prompts(path: Path, count: int, about: str) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_folder(folder: Path, model: Path) -> Path:
+def write_folder(folder: Path, model: Path, **keys: Any) -> Path:
     """A working folder with everything that rounds need; 13 prompts, of which one is left over."""
     folder.mkdir(parents=True, exist_ok=True)
     write_prompts(folder / "prompts.jsonl", 13, "bread")
     write_prompts(folder / "held_out.jsonl", 3, "rain")
-    (folder / FILE).write_text(yaml.safe_dump(configuration(model)), encoding="utf-8")
+    (folder / FILE).write_text(yaml.safe_dump(configuration(model) | keys), encoding="utf-8")
     return folder
 
 
 def iterate(*overrides: str, overwrite: bool = False) -> Outcome:
     """What `preftune iterate` does, in this process and the current folder."""
     config = load_config(Path(FILE), list(overrides))
-    return run_rounds(make_plan(config, overwrite=overwrite), View(config.rounds))
+    return run_rounds(make_plan(config, overwrite=overwrite), View(config.rounds, config.update_every))
 
 
 def artifacts(output: Path) -> dict[str, object]:

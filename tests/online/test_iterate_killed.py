@@ -50,23 +50,30 @@ def starts() -> Iterator[Starts]:
     server.communicate()
 
 
-@pytest.fixture(scope="module")
-def whole(starts: Starts, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(starts: Starts, model: Path, folder: Path, **keys: Any) -> Path:
     """The output of rounds that nothing has stopped."""
-    folder = write_folder(tmp_path_factory.mktemp("whole"), tiny_model_dir)
+    write_folder(folder, model, **keys)
     ended = starts.start(folder)
     assert ended["status"] == 0, ended["errors"]
     return folder / "out"
 
 
+@pytest.fixture(scope="module")
+def whole(starts: Starts, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of a stage after another."""
+    return uninterrupted(starts, tiny_model_dir, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("update_every", ["round", "batch"])
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(
-    kills: int, starts: Starts, whole: Path, tiny_model_dir: Path, tmp_path: Path
+    kills: int, update_every: str, starts: Starts, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     """Weights and all artifacts are those of the uninterrupted rounds, however often they were killed.
 
     Where a start comes to its end before it is killed, others begin in a new folder.
     """
+    whole = uninterrupted(starts, tiny_model_dir, tmp_path / "whole", update_every=update_every)
     expected = artifacts(whole)
     moments = random.Random(kills)
     timing = (whole / "timing.jsonl").read_text().splitlines()
@@ -76,7 +83,7 @@ def test_killed_at_random_moments(
     while killed < kills or folder is not None:
         if folder is None:
             folders += 1
-            folder = write_folder(tmp_path / str(folders), tiny_model_dir)
+            folder = write_folder(tmp_path / str(folders), tiny_model_dir, update_every=update_every)
         seconds = moments.uniform(0.3, 2 + work / 3) if killed < kills else None
         ended = starts.start(folder, seconds)
         if ended["status"] == -signal.SIGKILL:

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from preftune.online import progress
@@ -24,7 +25,7 @@ def shown(view: View) -> str:
 def test_plain_lines_where_there_is_no_terminal() -> None:
     """A line for every stage and one for every round, with its figures and speed."""
     console = Console(file=io.StringIO(), width=80)
-    with View(2, console) as view:
+    with View(2, console=console) as view:
         view.begin(1, "sample", None)
         view.end(1, "sample", 4.0, tokens=200)
         view.begin(1, "score", None)
@@ -36,17 +37,27 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert "gap 0.250, tokens/s 50" in lines[2]
 
 
-def test_a_terminal_shows_rounds_stage_progress_and_the_time_left(tmp_path: Path) -> None:
-    """After a round of five stages of 60 seconds, a second one at its start has five minutes left."""
-    view = View(2, Console(file=io.StringIO()))
-    for stage in STAGES:
+@pytest.mark.parametrize(("update_every", "left"), [("round", "5:00"), ("batch", "2:00")])
+def test_a_terminal_shows_rounds_stage_progress_and_the_time_left(
+    update_every: str, left: str, tmp_path: Path
+) -> None:
+    """After a round whose stages took a minute each, a second one has as many minutes left."""
+    view = View(2, update_every, Console(file=io.StringIO()))
+    stages = STAGES[update_every]
+    for stage in stages:
         view.begin(1, stage, None)
         view.end(1, stage, 60.0)
     view.measured(1, {"evaluation": EVALUATION, "pairs": {"gap": 0.25}})
     (tmp_path / "samples.jsonl.x.part").write_text("{}\n{}\n")
-    view.begin(2, "sample", progress.of_lines(tmp_path, "samples.jsonl.*part", 4))
+    view.begin(2, stages[0], progress.of_lines(tmp_path, "samples.jsonl.*part", 4))
     text = shown(view)
-    for words in ("round 1 of 2", "0.625 (0.525 to 0.725)", "0.250", "round 2 of 2: sample", "5:00 left"):
+    for words in (
+        "round 1 of 2",
+        "0.625 (0.525 to 0.725)",
+        "0.250",
+        f"round 2 of 2: {stages[0]}",
+        f"{left} left",
+    ):
         assert words in text
 
 

@@ -33,6 +33,7 @@ def iterate(
     - `rounds=3` and as many equal parts of the prompts
     - `sampling.n=8`, `sampling.max_new_tokens=256`, `sampling.temperature=1.0`
     - `train.objective.method=dpo` and any other key of a `preftune train` configuration under `train`
+    - `update_every=round` or `batch`: when the policy that answers learns from it
     - `reference=initial` or `previous`, `start_from=previous` or `initial`, `replay=0`
     - `guards.max_drift=20`, `guards.min_entropy=0.5` when to stop
     - `launch=[torchrun,--nproc_per_node,"8"]` what starts the processes that sample and train
@@ -55,7 +56,7 @@ def iterate(
         typer.echo(dump_yaml(plan.config.model_dump(mode="json")))
         typer.echo(plan.described())
         return
-    outcome = run_rounds(plan, View(resolved.rounds))
+    outcome = run_rounds(plan, View(resolved.rounds, resolved.update_every))
     output = resolved.output
     good = f"{output}/{MODEL} is round {outcome.last_good}'s" if outcome.last_good else "no round was good"
     if outcome.stopped:

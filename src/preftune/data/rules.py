@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from preftune.errors import InputError
 
 
+class NothingLeftError(InputError):
+    """Every row was dropped."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One kind of row that needs a decision; the first action is the default."""
@@ -141,12 +145,13 @@ class RowReport:
         """Refuse data of which nothing is left.
 
         Raises:
-            InputError: there were no rows, or every one was dropped.
+            InputError: there were no rows.
+            NothingLeftError: every one was dropped.
         """
         if self.rows == 0:
             raise InputError("The data has no rows. Give a source or a split with at least one.")
         if kept == 0:
-            raise InputError(
+            raise NothingLeftError(
                 f"No row is left to train on. {self.summary()}\nFix the data, or relax data.rules."
             )
 

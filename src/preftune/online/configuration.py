@@ -93,6 +93,8 @@ class IterateConfig(_Section):
         reward: what scores the samples, as `preftune score --prior` takes it, or a built-in measure.
         pair_rule: which of a prompt's responses become pairs.
         reference: what the policy is compared with in its loss, the starting model or the round's start.
+        update_every: when the policy that answers learns from it: once a round, or after every batch of
+            prompts (MaPPO, Algorithm 1), whose weights then stay in the process.
         start_from: where a round's training starts.
         replay: earlier rounds whose pairs are trained on again.
         train: keys of a `preftune train` configuration, on top of the defaults.
@@ -112,6 +114,7 @@ class IterateConfig(_Section):
     reward: str = Field(min_length=1)
     sampling: SamplingSection = SamplingSection()  # type: ignore[call-arg]
     pair_rule: str = "best_worst"
+    update_every: Literal["round", "batch"] = "round"
     reference: Literal["initial", "previous"] = "initial"
     start_from: Literal["previous", "initial"] = "previous"
     replay: int = Field(0, ge=0)

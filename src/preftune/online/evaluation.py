@@ -1,13 +1,10 @@
 """A policy on held-out prompts: reward, win rate against the start, drift and entropy of its samples."""
 
 import gc
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +12,19 @@ from transformers import PreTrainedTokenizerBase
 
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
-from preftune.online.manifest import Figures, hash_json
+from preftune.online.manifest import Figures
 from preftune.online.prompts import PromptRow
 from preftune.online.sampling import prompt_tokens, sample_responses
 from preftune.online.scoring import Reward, as_lines
+from preftune.online.shards import Row, read_shard, write_shard
 from preftune.policy import Policy, generation_device, generation_dtype, load_language_model
 from preftune.statistics import mean_interval
 from preftune.writing import write_json, write_whole
-
-logger = logging.getLogger(__name__)
 
 ANSWERS_FILE = "held_out.jsonl"
 EVALUATION_FILE = "evaluation.json"
 SHARDS_FOLDER = "held_out.shards"
 PROMPTS_PER_SHARD = 32
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ def _answers(
     answers: list[Row] = []
     for start in range(0, len(held_out.prompts), PROMPTS_PER_SHARD):
         file = shards / f"{start}.json"
-        found = _read_shard(file)
+        found = read_shard(file)
         if found is None:
             asked = held_out.prompts[start : start + PROMPTS_PER_SHARD]
             sampled = sample_responses(
@@ -140,24 +134,9 @@ def _answers(
                 }
                 for row, responses in zip(asked, sampled, strict=True)
             ]
-            write_json(file, {"content": hash_json(found), "rows": found})
+            write_shard(file, found)
         answers += found
     return answers
-
-
-def _read_shard(file: Path) -> list[Row] | None:
-    """The rows of a shard, if it is there and as it was written."""
-    if not file.exists():
-        return None
-    try:
-        shard = json.loads(file.read_text(encoding="utf-8"))
-        rows: list[Row] = shard["rows"]
-        if hash_json(rows) == shard["content"]:
-            return rows
-    except (ValueError, KeyError, TypeError):
-        pass
-    logger.warning("%s is damaged and is made again", file)
-    return None
 
 
 @torch.no_grad()

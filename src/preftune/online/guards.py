@@ -6,6 +6,10 @@ from typing import Any
 from preftune.online.configuration import GuardsSection
 
 
+class GuardStop(Exception):  # noqa: N818  # not an error: the rounds end here
+    """A guard has stopped the rounds; the message says why."""
+
+
 def reward_collapse(scores: Sequence[Sequence[float]]) -> str | None:
     """Why there is nothing to learn, where no prompt has two responses with different scores."""
     if any(len(set(row)) > 1 for row in scores):

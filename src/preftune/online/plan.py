@@ -6,8 +6,6 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from preftune.online.configuration import IterateConfig
 from preftune.online.engines import build_engine
 from preftune.online.manifest import hash_json
 from preftune.online.prompts import Prompts, read_prompts
+from preftune.online.quiet import quiet
 from preftune.online.scoring import Reward, as_lines
 from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
@@ -84,7 +83,7 @@ class Plan:
     @property
     def pair_settings(self) -> PairSettings:
         """Which responses are trained on."""
-        data = self.run_config(1, self.start, None).data
+        data = self.run_config(1, self.start, Path("-")).data
         pairing = Pairing(self.config.pair_rule, data.pairs_per_prompt, data.pair_seed, data.length_penalty)
         return PairSettings(pairing, keeps_all="auxiliary" in self.needs)
 
@@ -96,19 +95,22 @@ class Plan:
         """Of a round; 0 is of all evaluations."""
         return self.config.seed * ROUND_SEEDS + number
 
-    def run_config(self, number: int, before: Model, held_out: Path | None) -> RunConfig:
-        """The training run of a round, which starts after the policy `before`."""
-        config, folder = self.config, self.folder(number)
+    def run_config(self, number: int, before: Model, data: Path) -> RunConfig:
+        """The training run of a round, which starts after the policy `before` and reads `data`.
+
+        It is evaluated on pairs of the starting model's held-out answers, where there are some.
+        """
+        config, held_out = self.config, self.folder(0) / PAIRS_FILE
         begins = before if config.start_from == "previous" else self.start
         compared = before if config.reference == "previous" else self.start
         has_other = compared != begins and "reference" in self.needs
         return config.run_config(
             model=begins.path,
             reference=compared.path if has_other else None,
-            data=str(folder / PAIRS_FILE),
-            held_out=str(held_out) if held_out else None,
+            data=str(data),
+            held_out=str(held_out) if held_out.exists() and held_out.stat().st_size else None,
             seed=self.seed(number),
-            output=folder / RUN_FOLDER,
+            output=self.folder(number) / RUN_FOLDER,
         )
 
     def described(self) -> str:
@@ -137,6 +139,8 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
             "preftune iterate is one process, which starts the others; leave torchrun out here, and put it "
             'into the configuration: launch=[torchrun,--nproc_per_node,"8"]'
         )
+    if config.update_every == "batch":
+        _check_batches(config)
     if config.launch and shutil.which(config.launch[0]) is None:
         raise InputError(f"launch={config.launch}: there is no program {config.launch[0]!r} to be found")
     model_config = load_config(config.model)
@@ -162,6 +166,25 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
     _try_training(plan)
     _check_folder(plan, overwrite)
     return plan
+
+
+def _check_batches(config: IterateConfig) -> None:
+    """What a policy that is updated after every batch cannot do."""
+    refused = {
+        "launch": (config.launch, "the policy answers and learns in one process; remove it"),
+        "replay": (config.replay, "a batch is trained on where it is sampled; remove it"),
+        "sampling.engine": (
+            config.sampling.engine if config.sampling.engine != "transformers" else "",
+            "its weights are not the ones that are trained; set sampling.engine=transformers",
+        ),
+        "train.batches": (
+            config.train.get("batches"),
+            "how long answers will be is not known; set train.training.per_device_train_batch_size",
+        ),
+    }
+    for key, (value, reason) in refused.items():
+        if value:
+            raise InputError(f"{key}={value} with update_every=batch: {reason}")
 
 
 def _with_precision(config: IterateConfig) -> IterateConfig:
@@ -205,11 +228,12 @@ def _try_training(plan: Plan) -> None:
         {**row, "responses": ["Yes.", "No."], "scores": [1.0, 0.0]}
         for row in plan.prompts.parts[0][:ROWS_TRIED]
     ]
-    with tempfile.TemporaryDirectory() as folder, _silent():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         file = Path(folder) / PAIRS_FILE
         file.write_text(as_lines(rows), encoding="utf-8")
-        config = plan.run_config(1, plan.start, None)
-        data = config.data.model_copy(update={"train": str(file)})
+        config = plan.run_config(1, plan.start, file)
+        # Of an earlier call.
+        data = config.data.model_copy(update={"evaluation": None})
         try:
             arguments = prepare(config.model_copy(update={"data": data})).arguments
         except InputError as error:
@@ -227,17 +251,6 @@ def _try_training(plan: Plan) -> None:
             in_a_step,
             arguments.warmup_steps,
         )
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """No word about data that is made up."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _check_folder(plan: Plan, overwrite: bool) -> None:

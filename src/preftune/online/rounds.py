@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 from preftune.errors import InputError
 from preftune.online import evaluation, progress, stages
 from preftune.online.evaluation import HeldOut
-from preftune.online.guards import policy_beyond_bounds, reward_collapse
+from preftune.online.guards import GuardStop, policy_beyond_bounds, reward_collapse
+from preftune.online.interleaved import BATCHES_FOLDER, SCALE_FILE, Interleaved
 from preftune.online.manifest import Figures, Finished, Stage, finish, hash_file, hash_json
 from preftune.online.outcome import Outcome, write_outcome
 from preftune.online.plan import CONFIG_FILE, LOCK_FILE, SOURCES_FILE, Model, Plan, sources
@@ -34,10 +36,6 @@ logger = logging.getLogger(__name__)
 TIMING_FILE = "timing.jsonl"
 MODEL = "model"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-
-
-class GuardStop(Exception):  # noqa: N818  # not an error: the rounds end here
-    """A guard has stopped the rounds; the message says why."""
 
 
 def run_rounds(plan: Plan, view: View) -> Outcome:
@@ -121,6 +119,18 @@ class _Rounds:
         """One round; its policy."""
         plan, figures = self._plan, self._outcome.figures[number]
         folder = plan.folder(number)
+        train = self._train_by_batch if plan.config.update_every == "batch" else self._train_by_stage
+        trained = train(number, before, start)
+        model = Model(str(folder / MODEL), trained.content)
+        evaluated = self._evaluate(number, model, start)
+        figures["evaluation"] = evaluated.figures
+        if reason := policy_beyond_bounds(plan.config.guards, evaluated.figures):
+            raise GuardStop(reason)
+        return model
+
+    def _train_by_stage(self, number: int, before: Model, start: Finished) -> Finished:
+        """Sample, score, pair and train, one after another."""
+        folder, figures = self._plan.folder(number), self._outcome.figures[number]
         sampled = self._sample(number, before)
         scored = self._score(number, sampled)
         figures["samples"] = scored.figures["reward"]
@@ -130,12 +140,7 @@ class _Rounds:
         figures["pairs"] = paired.figures
         trained = self._train(number, before, paired, start)
         figures["training"] = trained.figures
-        model = Model(str(folder / MODEL), trained.content)
-        evaluated = self._evaluate(number, model, start)
-        figures["evaluation"] = evaluated.figures
-        if reason := policy_beyond_bounds(plan.config.guards, evaluated.figures):
-            raise GuardStop(reason)
-        return model
+        return trained
 
     # --- stages ---
 
@@ -191,8 +196,7 @@ class _Rounds:
 
     def _train(self, number: int, before: Model, paired: Finished, start: Finished) -> Finished:
         plan, folder = self._plan, self._plan.folder(number)
-        held_out = plan.folder(0) / stages.PAIRS_FILE
-        config = plan.run_config(number, before, held_out if held_out.stat().st_size else None)
+        config = plan.run_config(number, before, folder / stages.PAIRS_FILE)
         stage = Stage(
             folder=folder,
             name="train",
@@ -217,6 +221,53 @@ class _Rounds:
             lambda: train_round(config, folder / MODEL, plan.config.launch),
             progress.of_training(folder / RUN_FOLDER, config.training),
         )
+
+    def _train_by_batch(self, number: int, before: Model, start: Finished) -> Finished:
+        """One stage in which the policy answers and learns by turns."""
+        plan, sampling = self._plan, self._plan.config.sampling
+        folder, seed, prompts = plan.folder(number), plan.seed(number), plan.prompts.parts[number - 1]
+        config = plan.run_config(number, before, folder / SCALE_FILE)
+        stage = Stage(
+            folder=folder,
+            name="train",
+            inputs={
+                "start": plan.start.content,
+                "before": before.content,
+                "prompts": hash_json(prompts),
+                "reward": plan.reward.identity,
+                "held_out": start.content,
+            },
+            settings={
+                "start_from": plan.config.start_from,
+                "reference": plan.config.reference,
+                "sampling": sampling.model_dump(exclude={"rows"}) | {"seed": seed},
+                "pairs": asdict(plan.pair_settings),
+                **_without_places(config),
+            },
+            outputs=(stages.PROMPTS_FILE, stages.SCORED_FILE, stages.PAIRS_FILE, MODEL),
+            works=(*WORKS, BATCHES_FOLDER, SCALE_FILE),
+            records=RECORDS,
+        )
+
+        def work() -> Figures:
+            held_out = (plan.folder(0) / stages.PAIRS_FILE).read_text(encoding="utf-8")
+            if not held_out:
+                answers = read_lines(plan.folder(0) / evaluation.ANSWERS_FILE)
+                raise GuardStop(reward_collapse([row["scores"] for row in answers]))
+            write_whole(folder / SCALE_FILE, held_out)
+            write_whole(folder / stages.PROMPTS_FILE, as_lines(prompts))
+            with plan.reward.ready() as score:
+                live = Interleaved(folder, prompts, sampling, seed, plan.pair_settings, score)
+                if live.remove_damaged():
+                    shutil.rmtree(folder / RUN_FOLDER, ignore_errors=True)
+                training = train_round(config, folder / MODEL, (), live)
+            return live.figures() | {"training": training}
+
+        trained = self._finish(
+            number, stage, work, progress.of_training(folder / RUN_FOLDER, config.training)
+        )
+        self._outcome.figures[number] |= trained.figures
+        return trained
 
     def _measure_start(self) -> Finished:
         """Evaluate the starting policy; pairs of its answers are what every training is evaluated on."""

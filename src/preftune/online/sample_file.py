@@ -16,6 +16,7 @@ from preftune.data import read_rows
 from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
 from preftune.errors import InputError
 from preftune.online.engines import Generated, build_engine
+from preftune.online.scoring import as_lines
 from preftune.online.settings import SamplingSettings
 from preftune.rewards.scoring import launched_processes
 from preftune.writing import write_whole
@@ -101,10 +102,8 @@ def sample_file(
             groups = sample(
                 [row["prompt"] for row in table[part]], repeats[part], settings, progress=progress
             )
-            shards.write(
-                number,
-                [_line(row, group, sampler) for row, group in zip(table[part], groups, strict=True)],
-            )
+            rows_of_part = zip(table[part], groups, strict=True)
+            shards.write(number, as_lines(answered(row, group, sampler) for row, group in rows_of_part))
     processes.wait()
     if processes.rank == 0:
         shards.whole(output, "".join(shards.read(number) for number in range(len(starts))))
@@ -135,9 +134,8 @@ class Shards:
             file.unlink()
         return None
 
-    def write(self, number: int, lines: Sequence[str]) -> None:
+    def write(self, number: int, text: str) -> None:
         """Keep a shard."""
-        text = "".join(lines)
         name = f"{self.output.name}.{self.key}.{number:05d}.{_checksum(text.encode())}.part"
         self.whole(self.output.with_name(name), text)
 
@@ -183,15 +181,17 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _line(row: Mapping[str, Any], group: Sequence[Generated], sampler: Mapping[str, Any]) -> str:
-    line = {
+def answered(
+    row: Mapping[str, Any], group: Sequence[Generated], sampler: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A prompt's row with its responses, without columns about others."""
+    return {
         **{column: value for column, value in row.items() if column not in ABOUT_RESPONSES},
         "responses": [response.text for response in group],
         "response_tokens": [response.tokens for response in group],
         "finish_reasons": [response.finish_reason for response in group],
         "sampler": sampler,
     }
-    return json.dumps(line, ensure_ascii=False, default=str) + "\n"
 
 
 def _repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from preftune.errors import InputError
 from preftune.online.manifest import hash_json
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
+from preftune.rewards.scoring import Answer, Processes, Shards, score_missing, score_now
 from preftune.rewards.sources import Scoring, resolve_source
 
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
+ScoreRows = Callable[[Sequence[Row]], list[list[float]]]
+"""The rewards of every row's `responses`, in order."""
 
 
 class Reward:
@@ -59,20 +62,38 @@ class Reward:
         Raises:
             InputError: the reward fails, or gives no finite number.
         """
-        answers = [Answer(group, place) for group in _groups(rows) for place in range(len(group.responses))]
+        answers = _answers(rows)
         score_missing(
             self._scoring.scorer, answers, self._shards(rows, output), Processes(), title=self._scoring.name
         )
         found = self._shards(rows, output).scores()
-        numbers = iter([self._sign * found[place] for place in range(len(answers))])
-        return [[next(numbers) for _ in row["responses"]] for row in rows]
+        return self._by_row(rows, [found[place] for place in range(len(answers))])
+
+    @contextmanager
+    def ready(self) -> Iterator[ScoreRows]:
+        """What the rewards need, loaded for as long as the context is open; no score is kept."""
+        scorer = self._scoring.scorer
+        with scorer.ready() as score_unit:
+
+            def score(rows: Sequence[Row]) -> list[list[float]]:
+                return self._by_row(rows, score_now(scorer, score_unit, _answers(rows), self._scoring.name))
+
+            yield score
 
     def forget(self, rows: Sequence[Row], output: Path) -> None:
         """Remove what is kept beside `output`, once it is written."""
         self._shards(rows, output).remove()
 
+    def _by_row(self, rows: Sequence[Row], scores: Iterable[float]) -> list[list[float]]:
+        numbers = iter(scores)
+        return [[self._sign * next(numbers) for _ in row["responses"]] for row in rows]
+
     def _shards(self, rows: Sequence[Row], output: Path) -> Shards:
         return Shards(output, hash_json([self.identity, list(rows)])[:12])
+
+
+def _answers(rows: Iterable[Row]) -> list[Answer]:
+    return [Answer(group, place) for group in _groups(rows) for place in range(len(group.responses))]
 
 
 def _groups(rows: Iterable[Row]) -> list[Group]:

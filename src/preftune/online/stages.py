@@ -70,9 +70,14 @@ def score(folder: Path, reward: Reward) -> Figures:
     scores = reward.score(rows, scored)
     write_whole(scored, as_lines(row | {"scores": own} for row, own in zip(rows, scores, strict=True)))
     reward.forget(rows, scored)
+    return {"reward": reward_of_samples(scores)}
+
+
+def reward_of_samples(scores: Sequence[Sequence[float]]) -> Figures:
+    """Mean and 95% interval, in which a prompt counts once."""
     means = [fmean(own) for own in scores]
     interval = mean_interval(means) if len(means) > 1 else (means[0],) * 3
-    return {"reward": dict(zip(("mean", "low", "high"), interval, strict=True))}
+    return dict(zip(("mean", "low", "high"), interval, strict=True))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from preftune.online.processes import run_verb
 from preftune.policy import load_language_model, load_tokenizer
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.preparation import CHECKPOINT_FOLDER, with_objective_defaults
-from preftune.training.run import MODEL_FOLDER, last_checkpoint, train
+from preftune.training.run import MODEL_FOLDER, LiveData, last_checkpoint, train
 from preftune.writing import write_json, write_whole
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,9 @@ FIGURES = ("steps", "accuracy", "chosen_logp_change", "rejected_logp_change")
 """Of a run's summary: what the rounds are told by."""
 
 
-def train_round(config: RunConfig, target: Path, launch: Sequence[str]) -> Figures:
+def train_round(
+    config: RunConfig, target: Path, launch: Sequence[str], live: LiveData | None = None
+) -> Figures:
     """Train, going on at the last whole checkpoint, and leave a whole model at `target`.
 
     The run folder stays as the record of the training. An adapter is merged into what it was trained on: the
@@ -44,6 +46,7 @@ def train_round(config: RunConfig, target: Path, launch: Sequence[str]) -> Figur
         config: the run; its output folder is only used for it.
         target: where the model goes.
         launch: words before `-m -- preftune`; none trains in this process.
+        live: see `preftune.training.run.train`; only in this process.
 
     Raises:
         InputError: training failed.
@@ -58,7 +61,7 @@ def train_round(config: RunConfig, target: Path, launch: Sequence[str]) -> Figur
             write_whole(file, dump_yaml(config.model_dump(mode="json")))
             run_verb(launch, ["train", str(file), "--resume" if resume else "--overwrite"], log)
         else:
-            train(config, resume=resume, overwrite=not resume)
+            train(config, resume=resume, overwrite=not resume, live=live)
             _free()
     _place_model(config, run / MODEL_FOLDER, target)
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import transformers
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from preftune.online.engines import Generated, Sample
 from preftune.online.sampling import sample_responses
@@ -52,33 +55,37 @@ class TransformersEngine:
             keep_freed_memory()
         tokenizer = load_tokenizer(self._model)
         model = load_language_model(self._model, self._dtype).to(self._device)
+        yield sampler(model, tokenizer, self._rows)
 
-        def sample(
-            prompts: Sequence[str | Chat],
-            repeats: Sequence[int],
-            settings: SamplingSettings,
-            *,
-            progress: bool = False,
-        ) -> list[list[Generated]]:
-            sampled = sample_responses(
-                model,
-                tokenizer,
-                prompts,
-                n=settings.n,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=settings.seed,
-                rows=self._rows,
-                repeats=repeats,
-                progress=progress,
-            )
-            return [
-                [
-                    Generated(each.text, len(each.tokens), "stop" if each.finished else "length")
-                    for each in group
-                ]
-                for group in sampled
-            ]
 
-        yield sample
+def sampler(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: int) -> Sample:
+    """What samples from a model that is loaded.
+
+    Args:
+        model: as for `sample_responses`.
+        tokenizer: the model's.
+        rows: responses decoded together.
+    """
+
+    def sample(
+        prompts: Sequence[str | Chat],
+        repeats: Sequence[int],
+        settings: SamplingSettings,
+        *,
+        progress: bool = False,
+    ) -> list[list[Generated]]:
+        sampled = sample_responses(
+            model,
+            tokenizer,
+            prompts,
+            **asdict(settings),
+            rows=rows,
+            repeats=repeats,
+            progress=progress,
+        )
+        return [
+            [Generated(each.text, len(each.tokens), "stop" if each.finished else "length") for each in group]
+            for group in sampled
+        ]
+
+    return sample

@@ -15,7 +15,11 @@ from rich.table import Table
 
 from preftune.online.progress import Progress
 
-STAGES = ("sample", "score", "pair", "train", "evaluate")
+STAGES = {
+    "round": ("sample", "score", "pair", "train", "evaluate"),
+    "batch": ("train", "evaluate"),
+}
+"""Of a round, by when the policy is updated."""
 REFRESHES_PER_SECOND = 2
 UNKNOWN = ""
 
@@ -23,14 +27,15 @@ UNKNOWN = ""
 class View:
     """Shows round, stage, progress, the figures of each round, speed and the time left."""
 
-    def __init__(self, rounds: int, console: Console | None = None) -> None:
+    def __init__(self, rounds: int, update_every: str = "round", console: Console | None = None) -> None:
         """Start with nothing shown.
 
         Args:
             rounds: how many there are.
+            update_every: in `STAGES`.
             console: where it is shown; stderr unless given.
         """
-        self._rounds = rounds
+        self._rounds, self._stages = rounds, STAGES[update_every]
         self._console = console or Console(stderr=True)
         self._live: Live | None = None
         self._figures: dict[int, Mapping[str, Any]] = {}
@@ -128,13 +133,13 @@ class View:
 
     def _time_left(self, elapsed: float = 0.0) -> str:
         """Seconds of the stages to come, as long as they took in earlier rounds; empty until one is over."""
-        if not all(self._seconds[stage] for stage in STAGES):
+        if not all(self._seconds[stage] for stage in self._stages):
             return UNKNOWN
-        means = {stage: fmean(self._seconds[stage]) for stage in STAGES}
+        means = {stage: fmean(self._seconds[stage]) for stage in self._stages}
         number, seconds = max(self._figures, default=0), 0.0
         if self._now:
             number, stage, *_ = self._now
-            to_come = [means[each] for each in STAGES[STAGES.index(stage) :]]
+            to_come = [means[each] for each in self._stages[self._stages.index(stage) :]]
             seconds = sum(to_come) - min(elapsed, to_come[0])
         return _clock(seconds + sum(means.values()) * (self._rounds - number))
 

@@ -10,7 +10,7 @@ from preftune.policy.loading import (
 )
 from preftune.policy.policy import Policy, own_router_loss_weight
 from preftune.policy.reader import PackedReader
-from preftune.policy.reference import ReferenceCache, reference_identity
+from preftune.policy.reference import ReferenceCache, reference_identity, with_reference
 from preftune.policy.reward_model import RewardModel, load_reward_model, padding_token
 from preftune.policy.value_head import ValueHead
 
@@ -30,4 +30,5 @@ __all__ = [
     "own_router_loss_weight",
     "padding_token",
     "reference_identity",
+    "with_reference",
 ]

@@ -2,7 +2,8 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -88,6 +89,17 @@ class PackedReader(nn.Module, ABC):
     def restore_attention(self) -> None:
         """Give the language model its own attention back, for generation after training."""
         self.causal_lm().set_attn_implementation(self._own_attention)
+
+    @contextmanager
+    def own_attention(self) -> Iterator[nn.Module]:
+        """The language model with its own attention, for generation between two steps of training."""
+        model = self.causal_lm()
+        shared: str = model.config._attn_implementation
+        self.restore_attention()
+        try:
+            yield self.language_model
+        finally:
+            model.set_attn_implementation(shared)
 
     def gradient_checkpointing_enable(self, *settings: Any, **named: Any) -> None:
         """Recompute the layers' activations in the backward pass; called by the Trainer with its settings."""

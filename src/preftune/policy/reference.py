@@ -4,8 +4,8 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import torch
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import nn
 from transformers import PreTrainedModel
 
 from preftune.data.groups import TokenizedGroup
@@ -57,7 +56,7 @@ class ReferenceCache:
             autocast: the precision context of training.
             progress: show a bar.
         """
-        every = [*groups, *(group.mismatched for group in groups if group.mismatched)]
+        every = _with_mismatched(groups)
         missing = [group for group in every if not self._has(group)]
         logger.info(
             "Reference: %d of %d groups found in %s", len(every) - len(missing), len(every), self._file
@@ -67,18 +66,11 @@ class ReferenceCache:
             # the same for a pass that goes on where another was killed.
             rows = [row for row in _rows(every) if not all(map(self._has, row))]
             self._compute(policy, rows, autocast or nullcontext(), progress)
-        return [self._completed(group) for group in groups]
+        return [_completed(group, self._logps) for group in groups]
 
     def _has(self, group: TokenizedGroup) -> bool:
         return self._logps.keys() >= set(_keys(group))
 
-    def _completed(self, group: TokenizedGroup) -> TokenizedGroup:
-        logps = np.full(len(group.responses), np.nan, dtype=np.float32)
-        logps[group.packed] = [self._logps[key] for key in _keys(group)]
-        mismatched = group.mismatched and self._completed(group.mismatched)
-        return replace(group, reference_logps=logps, mismatched=mismatched)
-
-    @torch.no_grad()
     def _compute(
         self,
         policy: Policy,
@@ -86,12 +78,10 @@ class ReferenceCache:
         autocast: AbstractContextManager[object],
         progress: bool,
     ) -> None:
-        with autocast, _adapter_off(policy.language_model):
+        with _as_reference(policy, autocast):
             saved = time.monotonic()
             for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
-                batch = pack(row).to(next(policy.parameters()).device)
-                keys = [key for group in row for key in _keys(group)]
-                for key, logp in zip(keys, policy(batch).logps.tolist(), strict=True):
+                for key, logp in _read(policy, row):
                     # What others have read already stays as it is.
                     self._logps.setdefault(key, logp)
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -120,6 +110,50 @@ class ReferenceCache:
         scratch = self._file.with_suffix(f".{os.getpid()}.part")
         save_file({"keys": keys, "logps": logps}, scratch)
         os.replace(scratch, self._file)
+
+
+def with_reference(
+    policy: Policy, groups: Sequence[TokenizedGroup], autocast: AbstractContextManager[object]
+) -> list[TokenizedGroup]:
+    """The same groups, and what is mismatched to them, with `reference_logps`; nothing is kept for later.
+
+    Args:
+        policy: as for `ReferenceCache.fill`.
+        groups: what to score.
+        autocast: the precision context of training.
+    """
+    with _as_reference(policy, autocast):
+        rows = _rows(_with_mismatched(groups))
+        logps = dict(scored for row in rows for scored in _read(policy, row))
+    return [_completed(group, logps) for group in groups]
+
+
+@contextmanager
+def _as_reference(policy: Policy, autocast: AbstractContextManager[object]) -> Iterator[None]:
+    disable: Callable[[], AbstractContextManager[object]] = getattr(
+        policy.language_model, "disable_adapter", nullcontext
+    )
+    with torch.no_grad(), autocast, disable():
+        yield
+
+
+def _read(policy: Policy, row: list[TokenizedGroup]) -> Iterable[tuple[bytes, float]]:
+    """Log-probability of every response of a row, by its key."""
+    batch = pack(row).to(next(policy.parameters()).device)
+    keys = [key for group in row for key in _keys(group)]
+    return zip(keys, policy(batch).logps.tolist(), strict=True)
+
+
+def _with_mismatched(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
+    return [*groups, *(group.mismatched for group in groups if group.mismatched)]
+
+
+def _completed(group: TokenizedGroup, logps: Mapping[bytes, float]) -> TokenizedGroup:
+    """The group with `reference_logps`; a response that is not packed has NaN."""
+    found = np.full(len(group.responses), np.nan, dtype=np.float32)
+    found[group.packed] = [logps[key] for key in _keys(group)]
+    mismatched = group.mismatched and _completed(group.mismatched, logps)
+    return replace(group, reference_logps=found, mismatched=mismatched)
 
 
 def reference_identity(model: PreTrainedModel, precision: str) -> str:
@@ -162,8 +196,3 @@ def _rows(groups: list[TokenizedGroup]) -> list[list[TokenizedGroup]]:
         rows[-1].append(group)
         room -= group.packed_tokens
     return rows
-
-
-def _adapter_off(model: nn.Module) -> AbstractContextManager[object]:
-    disable: AbstractContextManager[object] = getattr(model, "disable_adapter", nullcontext)()
-    return disable

@@ -187,6 +187,19 @@ def score_missing(
             shards.append(processes.rank, iter(bar))
 
 
+def score_now(scorer: Scorer, score: ScoreUnit, answers: Sequence[Answer], title: str) -> list[float]:
+    """The answers' scores, by a scorer that is ready; nothing is kept for later.
+
+    Raises:
+        InputError: a score is no finite number.
+    """
+    results = _finite(title, answers, _results(score, scorer.plan(answers), scorer.workers))
+    found = {
+        place: value for unit, scores in results for place, value in zip(unit.places, scores, strict=True)
+    }
+    return [found[place] for place in range(len(answers))]
+
+
 def _finite(
     title: str, answers: Sequence[Answer], results: Iterator[tuple[Unit, list[float]]]
 ) -> Iterator[tuple[Unit, list[float]]]:

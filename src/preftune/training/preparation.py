@@ -133,6 +133,7 @@ class PreparedRun:
     Attributes:
         standardization: of the auxiliary reward, over the training split; None where there is none.
         label_balance: of the training split, where the objective learns from labels.
+        reader: what read the splits.
     """
 
     config: RunConfig
@@ -144,6 +145,17 @@ class PreparedRun:
     label_balance: objectives.LabelBalance | None
     train: PreparedData
     evaluation: PreparedData | None
+    reader: "SplitReader"
+
+    def read(self, source: str) -> PreparedData:
+        """Another source, read as the training split was; what was fitted to that stays.
+
+        Raises:
+            NothingLeftError: every row was dropped.
+            InputError: a row is wrong.
+        """
+        data, _ = self.reader.read(source, "train", self.config.data.pair_rule, self.calibration)
+        return data
 
     @property
     def splits(self) -> dict[str, PreparedData]:
@@ -190,20 +202,14 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
     arguments = _training_arguments(config)
     model_config = load_config(config.model)
     tokenizer = load_tokenizer(config.model)
-    if config.data.control:
-        # A model that was trained so before brings its text along.
-        set_control(tokenizer, "")
     rewards = _rewards(config, objective, tokenizer)
-    splits = _Splits(config, objective.needs, tokenizer, rewards, arguments.seed, progress)
+    splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, progress)
     train, calibration = splits.read(config.data.train, config.data.train_split, config.data.pair_rule)
     evaluation = None
     if config.data.evaluation:
         # What is fitted, is fitted on the training data alone.
         rule = config.data.evaluation_pair_rule or config.data.pair_rule
         evaluation, _ = splits.read(config.data.evaluation, config.data.evaluation_split, rule, calibration)
-    if config.data.control:
-        # Whoever asks the saved model through its template asks for good responses.
-        set_control(tokenizer, config.data.control.good)
     standardization = _standardization(train) if rewards else None
     objective = objectives.build(config.objective, standardization)
     prepared = PreparedRun(
@@ -216,6 +222,7 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
         label_balance=_label_balance(objective, train),
         train=train,
         evaluation=evaluation,
+        reader=splits,
     )
     _check_sizes(prepared, model_config)
     _check_divergence(prepared)
@@ -430,7 +437,7 @@ def _standardization(train: PreparedData) -> Standardization:
 
 
 @dataclass(frozen=True)
-class _Splits:
+class SplitReader:
     """Reads splits the same way: rows, prior, auxiliary rewards, tokens."""
 
     config: RunConfig
@@ -464,22 +471,32 @@ class _Splits:
             found = measure_groups(groups, self.rewards, report.locate, missing, progress=self.progress)
             groups, measured = found.groups, found.report
             report.drop("missing_reward", measured.dropped)
-        control = config.data.control
-        tokenized = tokenize_groups(
-            groups,
-            self.tokenizer,
-            LengthLimits(config.data.max_length, config.data.max_prompt_length),
-            RowRules(config.data.rules),
-            report,
-            progress=self.progress,
-            chat_template_kwargs=config.data.chat_template_kwargs,
-            control={True: control.good, False: control.bad} if control else None,
-        )
+        tokenized = self._tokenized(groups, report)
         self._note_unlabelled(groups, tokenized)
         if "divergence" in self.needs:
             with _naming(source):
                 tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
         return PreparedData(tokenized, report, prior, measured), calibration
+
+    def _tokenized(self, groups: Sequence[Group], report: RowReport) -> list[TokenizedGroup]:
+        data, control = self.config.data, self.config.data.control
+        if control:
+            # A model that was trained so before brings its text along.
+            set_control(self.tokenizer, "")
+        tokenized = tokenize_groups(
+            groups,
+            self.tokenizer,
+            LengthLimits(data.max_length, data.max_prompt_length),
+            RowRules(data.rules),
+            report,
+            progress=self.progress,
+            chat_template_kwargs=data.chat_template_kwargs,
+            control={True: control.good, False: control.bad} if control else None,
+        )
+        if control:
+            # Whoever asks the saved model through its template asks for good responses.
+            set_control(self.tokenizer, control.good)
+        return tokenized
 
     def _load(self, source: str, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
         loaded = load_groups(

@@ -5,20 +5,21 @@ import logging
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from preftune.cache import cache_dir
 from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.policy import (
+    PackedReader,
     Policy,
     ReferenceCache,
     RewardModel,
@@ -34,7 +35,13 @@ from preftune.policy.allocator import keep_freed_memory
 from preftune.policy.value_head import VALUE_HEAD_FILE
 from preftune.report import write_report
 from preftune.training.configuration import LoraSection, RunConfig, dump_yaml
-from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare, with_objective_defaults
+from preftune.training.preparation import (
+    CHECKPOINT_FOLDER,
+    PreparedData,
+    PreparedRun,
+    prepare,
+    with_objective_defaults,
+)
 from preftune.training.recording import ConsoleProgress, Recorder, environment
 from preftune.training.trainer import PreferenceTrainer
 from preftune.writing import write_json
@@ -50,8 +57,34 @@ REWARDS_FILE = "rewards.json"
 CALIBRATION_FILE = "calibration.json"
 
 
+@runtime_checkable
+class LiveData(Protocol):
+    """Groups that are made while the policy trains, in place of those of `data.train`.
+
+    What is fitted to training data, such as a calibration, is fitted to `data.train` all the same.
+    """
+
+    def trainer(
+        self,
+        prepared: PreparedRun,
+        policy: PackedReader,
+        evaluation_groups: list[TokenizedGroup] | None,
+        callbacks: list[TrainerCallback],
+    ) -> PreferenceTrainer:
+        """What trains on them."""
+        ...
+
+    def trained_on(self, prepared: PreparedRun) -> PreparedData:
+        """All of them, once training has come to its end."""
+        ...
+
+
 def train(
-    config: RunConfig, resume: bool = False, overwrite: bool = False, progress: bool = False
+    config: RunConfig,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    live: LiveData | None = None,
 ) -> dict[str, Any]:
     """Train, and leave a run folder with config, metrics, summary, environment and the model.
 
@@ -60,6 +93,7 @@ def train(
         resume: continue from the last checkpoint of the same run.
         overwrite: replace a run that is already in the output folder.
         progress: show bars.
+        live: what makes the groups that are trained on; None trains on those of `data.train`.
 
     Returns:
         What summary.json holds.
@@ -104,17 +138,20 @@ def train(
         prepared.arguments.eval_on_start = False
     recorder = Recorder(folder / "metrics.jsonl")
     bar = ConsoleProgress(enabled=progress)
-    trainer = PreferenceTrainer(
-        policy,
-        prepared.objective,
-        prepared.arguments,
-        train_groups,
-        evaluation_groups,
-        prepared.tokenizer,
-        callbacks=[recorder, bar],
-        batches=config.batches,
-        value_head=config.value_head,
-    )
+    if live:
+        trainer = live.trainer(prepared, policy, evaluation_groups, [recorder, bar])
+    else:
+        trainer = PreferenceTrainer(
+            policy,
+            prepared.objective,
+            prepared.arguments,
+            train_groups,
+            evaluation_groups,
+            prepared.tokenizer,
+            callbacks=[recorder, bar],
+            batches=config.batches,
+            value_head=config.value_head,
+        )
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
@@ -123,6 +160,8 @@ def train(
         trainer.evaluate()
     policy.restore_attention()
     trainer.save_model(str(folder / MODEL_FOLDER))
+    if live:
+        prepared = replace(prepared, train=live.trained_on(prepared))
     summary = prepared.summary() | recorder.summary() | {"shares_prompts": policy.shares_prompts}
     summary["value_explained_variance"] = _explained_variance(prepared, summary["evaluation_end"])
     if state.is_main_process:
@@ -317,10 +356,12 @@ def _with_reference(
     # The first process computes what is missing, the others then find it.
     with PartialState().main_process_first():
         cache = ReferenceCache(_cache(prepared.config), identity)
-        train = cache.fill(policy, prepared.train.groups, _autocast(arguments), progress)
+        train = cache.fill(policy, prepared.train.groups, training_precision(arguments), progress)
         evaluation = None
         if prepared.evaluation:
-            evaluation = cache.fill(policy, prepared.evaluation.groups, _autocast(arguments), progress)
+            evaluation = cache.fill(
+                policy, prepared.evaluation.groups, training_precision(arguments), progress
+            )
     return train, evaluation
 
 
@@ -328,7 +369,8 @@ def _cache(config: RunConfig) -> Path:
     return Path(config.cache) if config.cache else cache_dir()
 
 
-def _autocast(arguments: TrainingArguments) -> AbstractContextManager[object]:
+def training_precision(arguments: TrainingArguments) -> AbstractContextManager[object]:
+    """The context in which a run's forward passes are computed."""
     if not (arguments.bf16 or arguments.fp16):
         return nullcontext()
     return torch.autocast(arguments.device.type, torch.bfloat16 if arguments.bf16 else torch.float16)

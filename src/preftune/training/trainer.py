@@ -25,7 +25,7 @@ from preftune.training.tally import Tally
 Batch = dict[str, PackedBatch]
 """The one input of what is trained, a policy or a reward model."""
 Step = list[Batch]
-"""Rows that a process takes between two exchanges of gradients; there is at least one."""
+"""Rows that a process takes between two exchanges of gradients; among several it has at least one."""
 Counts = dict[Unit, Tensor]
 
 LOADER_OPTIONS = (
@@ -52,10 +52,10 @@ class RowDataset(Dataset[Step]):
         return collate([self.groups[index] for index in row])
 
 
-class StepLoader(DataLoader[Step]):
-    """Loads whole steps; the Trainer tells it the epoch."""
+class StepLoader(DataLoader[list[Any]]):
+    """Loads whole steps, of whatever the data set gives for a row; the Trainer tells it the epoch."""
 
-    def __init__(self, dataset: RowDataset, steps: StepSampler, **options: Any) -> None:
+    def __init__(self, dataset: Dataset[list[Any]], steps: StepSampler, **options: Any) -> None:
         super().__init__(dataset, batch_sampler=steps, collate_fn=_join, **options)
         self._steps = steps
 
@@ -69,7 +69,7 @@ def collate(groups: list[TokenizedGroup]) -> Step:
     return [{"batch": pack(groups)}]
 
 
-def _join(steps: list[Step]) -> Step:
+def _join(steps: list[list[Any]]) -> list[Any]:
     return list(chain.from_iterable(steps))
 
 
@@ -128,6 +128,8 @@ class PreferenceTrainer(Trainer):
         """What one optimizer step accumulates, and the number of items of every unit in all of it."""
         steps = [step for _, step in zip(range(num_batches), epoch_iterator, strict=False)]
         rows = [row["batch"] for step in steps for row in step]
+        if not rows:
+            return steps, {}
         counts = [count_units(row.lengths, row.chosen) for row in rows]
         units = list(counts[0])
         tokens = torch.tensor(sum(len(row.input_ids) for row in rows))
@@ -141,8 +143,10 @@ class PreferenceTrainer(Trainer):
         self, model: nn.Module, inputs: Step, num_items_in_batch: Counts | None = None
     ) -> Tensor:
         """Forward and backward pass of every row; gradients are exchanged in the last row's backward."""
-        *rows, last = inputs
         loss = torch.zeros((), device=self.args.device)
+        if not inputs:
+            return loss
+        *rows, last = inputs
         with self.accelerator.no_sync(model):
             for row in rows:
                 loss += super().training_step(model, row, num_items_in_batch)

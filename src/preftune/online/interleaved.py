@@ -1,0 +1,302 @@
+"""Fully online training: the policy as it is answers a batch of prompts, and is trained on that at once.
+
+This is MaPPO's Algorithm 1 (arXiv 2507.21183). Between two batches the weights stay where they are.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from preftune.data import NothingLeftError, TokenizedGroup
+from preftune.data.packing import pack
+from preftune.errors import InputError
+from preftune.online.configuration import SamplingSection
+from preftune.online.guards import GuardStop, reward_collapse
+from preftune.online.manifest import Figures
+from preftune.online.prompts import PromptRow
+from preftune.online.quiet import quiet
+from preftune.online.sample_file import answered
+from preftune.online.scoring import ScoreRows, as_lines, read_lines
+from preftune.online.settings import SamplingSettings
+from preftune.online.shards import Row, read_shard, write_shard
+from preftune.online.stages import (
+    PAIRS_FILE,
+    SCORED_FILE,
+    PairSettings,
+    pair,
+    paired_groups,
+    reward_of_samples,
+    usable_scores,
+)
+from preftune.online.transformers_engine import sampler
+from preftune.policy import PackedReader, Policy, load_language_model, with_reference
+from preftune.training.batches import StepSampler, StepSize, fill
+from preftune.training.preparation import PreparedData, PreparedRun
+from preftune.training.run import training_precision
+from preftune.training.trainer import Batch, Counts, PreferenceTrainer, Step
+from preftune.writing import write_whole
+
+BATCHES_FOLDER = "batches"
+SCALE_FILE = "scale.jsonl"
+"""What calibration and standardisation are fitted to: pairs of the starting model's held-out answers."""
+COLLAPSED_BATCHES = 8
+"""So many batches on end without a pair stop the run."""
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """A run's groups, made batch by batch. See `LiveData`.
+
+    A batch's samples and scores are kept until all are joined: a run that goes on at a checkpoint finds those
+    of the steps behind it, and only trains on them again.
+
+    Attributes:
+        folder: where `SCORED_FILE` and `PAIRS_FILE` go.
+        prompts: what is asked.
+        sampling: how.
+        seed: of the draws.
+        pairs: which responses are trained on.
+        score: their rewards.
+    """
+
+    folder: Path
+    prompts: Sequence[PromptRow]
+    sampling: SamplingSection
+    seed: int
+    pairs: PairSettings
+    score: ScoreRows
+
+    def shard(self, number: int) -> Path:
+        """Where the samples and scores of a step are kept."""
+        return self.folder / BATCHES_FOLDER / f"{number:07d}.json"
+
+    def remove_damaged(self) -> bool:
+        """Remove what is not as it was trained on; whether there was any, and training must begin anew."""
+        damaged = [file for file in self._shards() if read_shard(file) is None]
+        for file in damaged:
+            file.unlink()
+        return bool(damaged)
+
+    def kept(self, shards: Iterable[Path]) -> list[Row]:
+        """The rows of steps that are over.
+
+        Raises:
+            InputError: a file was damaged while this process trained.
+        """
+        rows: list[Row] = []
+        for file in shards:
+            found = read_shard(file)
+            if found is None:
+                raise InputError(f"{file} is damaged, and has been trained on")
+            rows += found
+        return rows
+
+    def _shards(self) -> list[Path]:
+        return sorted((self.folder / BATCHES_FOLDER).glob("*.json"))
+
+    def trainer(
+        self,
+        prepared: PreparedRun,
+        policy: PackedReader,
+        evaluation_groups: list[TokenizedGroup] | None,
+        callbacks: list[TrainerCallback],
+    ) -> PreferenceTrainer:
+        """What trains on a batch as soon as it is made."""
+        assert isinstance(policy, Policy)
+        make = _Batches(self, prepared, policy, _reference(prepared, policy))
+        return InterleavedTrainer(make, len(self.prompts), prepared, policy, evaluation_groups, callbacks)
+
+    def trained_on(self, prepared: PreparedRun) -> PreparedData:
+        """All groups, once their files are joined.
+
+        Raises:
+            GuardStop: there are none.
+        """
+        rows = self.kept(self._shards())
+        write_whole(self.folder / SCORED_FILE, as_lines(rows))
+        if not pair(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
+            raise GuardStop(reward_collapse(usable_scores(rows)))
+        return prepared.read(str(self.folder / PAIRS_FILE))
+
+    def figures(self) -> dict[str, Figures]:
+        """Of the joined files, as the stages of a round give them."""
+        scored = self.folder / SCORED_FILE
+        return {
+            "samples": reward_of_samples([row["scores"] for row in read_lines(scored)]),
+            "pairs": pair(self.folder, scored, (), self.pairs),
+        }
+
+
+@dataclass(frozen=True)
+class Made:
+    """A batch: its groups, and what the log says of its samples."""
+
+    groups: list[TokenizedGroup]
+    figures: Mapping[str, float]
+
+
+class _Batches:
+    """Samples, scores and pairs a batch of prompts."""
+
+    def __init__(
+        self, source: Interleaved, prepared: PreparedRun, policy: Policy, reference: Policy | None
+    ) -> None:
+        self._source, self._prepared = source, prepared
+        self._policy, self._reference = policy, reference
+
+    def __call__(self, number: int, epoch: int, places: Sequence[int]) -> Made:
+        """The batch of a step; its samples and scores are those of an earlier call where there was one."""
+        source, began = self._source, time.perf_counter()
+        rows = read_shard(source.shard(number))
+        if rows is None:
+            answers = self._answers([source.prompts[place] for place in places], number, epoch)
+            scores = source.score(answers)
+            rows = [row | {"scores": own} for row, own in zip(answers, scores, strict=True)]
+            write_shard(source.shard(number), rows)
+        paired = paired_groups(rows, source.pairs)
+        if not paired:
+            self._guard(number)
+        groups = self._groups(paired)
+        figures = {
+            "samples/reward": fmean(fmean(row["scores"]) for row in rows),
+            "samples/tokens": fmean(count for row in rows for count in row["response_tokens"]),
+            "samples/paired": len(groups) / len(rows),
+            "samples/seconds": time.perf_counter() - began,
+        }
+        return Made(groups, figures)
+
+    def _answers(self, asked: Sequence[PromptRow], number: int, epoch: int) -> list[dict[str, Any]]:
+        source, asked_for = self._source, self._source.sampling.model_dump(exclude={"engine", "rows"})
+        settings = SamplingSettings(**asked_for, seed=source.seed)
+        with self._policy.own_attention() as model, training_precision(self._prepared.arguments):
+            sample = sampler(model, self._prepared.tokenizer, source.sampling.rows)
+            # Prompts of a part differ: how often one has come before is the number of the epoch.
+            groups = sample([row["prompt"] for row in asked], [epoch] * len(asked), settings)
+        about = {"engine": "transformers", "version": transformers.__version__, "step": number}
+        return [
+            answered(row, group, about | asdict(settings)) for row, group in zip(asked, groups, strict=True)
+        ]
+
+    def _groups(self, paired: Sequence[Row]) -> list[TokenizedGroup]:
+        """What is trained on; none where nothing can be learned from the batch."""
+        prepared = self._prepared
+        # The divergence is estimated on responses to other prompts.
+        if len(paired) < (2 if "divergence" in prepared.objective.needs else 1):
+            return []
+        file = self._source.folder / BATCHES_FOLDER / PAIRS_FILE
+        write_whole(file, as_lines(paired))
+        with quiet():
+            try:
+                groups = prepared.read(str(file)).groups
+            except NothingLeftError:
+                return []
+        if self._reference is None:
+            return groups
+        return with_reference(self._reference, groups, training_precision(prepared.arguments))
+
+    def _guard(self, number: int) -> None:
+        """Stop where the last batches have taught nothing."""
+        if number < COLLAPSED_BATCHES:
+            return
+        recent = map(self._source.shard, range(number - COLLAPSED_BATCHES + 1, number + 1))
+        if reason := reward_collapse(usable_scores(self._source.kept(recent))):
+            raise GuardStop(reason)
+
+
+class _PromptNumbers(Dataset[list[int]]):
+    """Prompts by their place, of which any row can be taken."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: list[int]) -> list[int]:
+        return row
+
+
+class InterleavedTrainer(PreferenceTrainer):
+    """Takes prompts where the usual trainer takes groups; a step's are made when it begins.
+
+    A step takes `per_device_train_batch_size` times `gradient_accumulation_steps` prompts, in rows of the
+    former.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int, int, Sequence[int]], Made],
+        prompts: int,
+        prepared: PreparedRun,
+        policy: Policy,
+        evaluation_groups: Sequence[TokenizedGroup] | None,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        arguments = copy.copy(prepared.arguments)
+        self._row = arguments.per_device_train_batch_size
+        size = StepSize(self._row * arguments.gradient_accumulation_steps, None, in_tokens=False)
+        # A batch is sampled by one policy: it cannot be cut into what the Trainer accumulates.
+        arguments.gradient_accumulation_steps = 1
+        super().__init__(
+            policy,
+            prepared.objective,
+            arguments,
+            [],
+            evaluation_groups,
+            prepared.tokenizer,
+            callbacks,
+            value_head=prepared.config.value_head,
+        )
+        self.train_dataset = _PromptNumbers(prompts)
+        self._steps = StepSampler(
+            [1] * prompts,
+            size,
+            seed=arguments.seed if arguments.data_seed is None else arguments.data_seed,
+            drop_last=arguments.dataloader_drop_last,
+        )
+        self._make = make
+        self._figures: list[Mapping[str, float]] = []
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Step], Counts]:
+        """The next step's prompts, answered by the policy as the last step has left it."""
+        return super().get_batch_samples(map(self._made, epoch_iterator), num_batches, device)
+
+    def _made(self, prompts: Sequence[int]) -> Step:
+        done = self.state.global_step
+        made = self._make(done + 1, done // len(self._steps), prompts)
+        self._figures.append(made.figures)
+        rows = fill(np.ones(len(made.groups), dtype=np.int64), self._row)
+        return [Batch(batch=pack([made.groups[place] for place in row])) for row in rows]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the samples' figures to the log line."""
+        if "loss" in logs:
+            names = dict.fromkeys(name for figures in self._figures for name in figures)
+            logs |= {
+                name: fmean(figures[name] for figures in self._figures if name in figures) for name in names
+            }
+            self._figures = []
+        super().log(logs, start_time)
+
+
+def _reference(prepared: PreparedRun, policy: Policy) -> Policy | None:
+    """What the policy is compared with: itself without its adapter, or a model that stays as it is."""
+    config = prepared.config
+    if "reference" not in prepared.objective.needs:
+        return None
+    if config.lora and not config.reference:
+        return policy
+    model = load_language_model(config.reference or config.model, getattr(torch, config.model_dtype))
+    return Policy(model.to(prepared.arguments.device)).eval()
