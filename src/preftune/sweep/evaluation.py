@@ -208,6 +208,9 @@ def _load(config: RunConfig, trained: Path | None, device: torch.device) -> torc
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(load_language_model(config.model, dtype), trained)
+        # A sixth faster; 16 bits would round most of a small update away.
+        if dtype == torch.float32:
+            model = model.merge_and_unload()
     else:
         model = load_language_model(str(trained or config.model), dtype)
     return model.to(device).eval()
