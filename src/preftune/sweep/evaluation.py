@@ -207,10 +207,9 @@ def _load(config: RunConfig, trained: Path | None, device: torch.device) -> torc
     if trained is not None and (trained / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(load_language_model(config.model, dtype), trained)
+        adapted = PeftModel.from_pretrained(load_language_model(config.model, dtype), trained)
         # A sixth faster; 16 bits would round most of a small update away.
-        if dtype == torch.float32:
-            model = model.merge_and_unload()
+        model = adapted.merge_and_unload() if dtype == torch.float32 else adapted
     else:
         model = load_language_model(str(trained or config.model), dtype)
     return model.to(device).eval()
