@@ -383,19 +383,25 @@ def test_auxiliary_rewards_learn_from_all_samples(empty: Path) -> None:
 
 
 @pytest.mark.slow
-def test_launched_processes_sample_and_train(output: Path) -> None:
-    """Two processes by torchrun give the samples of one, and train together."""
+def test_launched_processes_sample_score_and_train(output: Path) -> None:
+    """Two processes by torchrun give the samples and scores of one, and train a model that is divided."""
     shutil.copy(output / "round-1" / "prompts.jsonl", "four.jsonl")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     settings = ("rounds=1", "prompts=four.jsonl", f"launch={json.dumps(launch)}", "output=two")
+    settings = (*settings, "train.fully_sharded=true")
     assert iterate(*settings).last_good == 1
     folder = Path("two") / "round-1"
     assert read(folder / "training" / "environment.json")["processes"] == 2
     one, two = (
-        {row["prompt"][0]["content"]: row["responses"] for row in lines(path / "samples.jsonl")}
+        {
+            row["prompt"][0]["content"]: (row["responses"], row["scores"])
+            for row in lines(path / "scored.jsonl")
+        }
         for path in (output / "round-1", folder)
     )
     assert one == two
+    # Two responses in a unit at least, and a unit to each process: the second has scored too.
+    assert "scored" in (folder / "scoring.log").read_text()
 
 
 @pytest.mark.slow

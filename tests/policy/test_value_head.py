@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.policy import Policy, ValueHead
+from preftune.policy.value_head import load_value_head, save_value_head
 
 CONFIG = transformers.LlamaConfig(
     hidden_size=48,
@@ -93,7 +94,7 @@ def test_the_head_computes_in_float32_under_autocast() -> None:
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     """Weights survive the file, bit for bit."""
     head, other = awake(), ValueHead(48, 16, seed=9)
-    head.save(tmp_path)
-    other.load(tmp_path)
+    save_value_head(head.state_dict(), tmp_path)
+    other.load_state_dict(load_value_head(tmp_path))
     hidden = torch.randn(3, 48)
     assert torch.equal(other(hidden), head(hidden))

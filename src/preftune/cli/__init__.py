@@ -12,7 +12,7 @@ from preftune import __version__
 from preftune.cli import evaluate_academic, evaluate_fetch, evaluate_human, evaluate_run  # noqa: F401  # register
 from preftune.cli.demo import demo
 from preftune.cli.evaluate import app as evaluate
-from preftune.cli.iterate import iterate
+from preftune.cli.iterate import iterate, score_samples
 from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
@@ -32,6 +32,7 @@ app.command()(sample)
 app.command()(score)
 app.command()(sweep)
 app.command()(iterate)
+app.command(hidden=True)(score_samples)
 app.add_typer(evaluate, name="evaluate")
 app.command()(demo)
 

@@ -36,7 +36,7 @@ def iterate(
     - `update_every=round` or `batch`: when the policy that answers learns from it
     - `reference=initial` or `previous`, `start_from=previous` or `initial`, `replay=0`
     - `guards.max_drift=20`, `guards.min_entropy=0.5` when to stop
-    - `launch=[torchrun,--nproc_per_node,"8"]` what starts the processes that sample and train
+    - `launch=[torchrun,--nproc_per_node,"8"]` what starts the processes that sample, score and train
     - `output=runs/NAME` where everything goes
 
     It ends with `summary.json`, `report.html` and `model`, the policy of the last good round. Where a
@@ -63,3 +63,12 @@ def iterate(
         typer.echo(f"Stopped in round {outcome.stopped['round']} by {outcome.stopped['reason']}; {good}")
         raise typer.Exit(1)
     typer.echo(f"Done: {output}/summary.json, {output}/report.html; {good}")
+
+
+def score_samples(samples: Path, output: Path, reward: str, model: str) -> None:
+    """Score a share of a round's samples; `launch` starts this in every process."""
+    from preftune.online.scoring import Reward, read_lines
+    from preftune.policy import load_tokenizer
+    from preftune.rewards.scoring import launched_processes
+
+    Reward(reward, load_tokenizer(model)).score_share(read_lines(samples), output, launched_processes())

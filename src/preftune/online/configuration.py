@@ -99,7 +99,7 @@ class IterateConfig(_Section):
         replay: earlier rounds whose pairs are trained on again.
         train: keys of a `preftune train` configuration, on top of the defaults.
         launch: words before `-m -- preftune`, such as `[torchrun, --nproc_per_node, "8"]`, that start
-            the processes which sample and train; none does both in this process.
+            the processes which sample, score and train; none does all of it in this process.
         seed: decides the split, the samples and each round's training.
         output: folder of the rounds.
         cache: where reference log-probabilities are kept; None for a folder in the output.

@@ -171,11 +171,12 @@ class _Rounds:
             inputs={"samples": sampled.content, "reward": plan.reward.identity},
             settings={"reward": plan.config.reward},
             outputs=(stages.SCORED_FILE,),
+            records=(stages.SCORE_LOG_FILE,),
         )
         return self._finish(
             number,
             stage,
-            lambda: stages.score(folder, plan.reward),
+            lambda: stages.score(folder, plan.reward, plan.start.path, plan.config.launch),
             progress.of_scores(folder, f"{stages.SCORED_FILE}.*part", sampled.figures["responses"]),
         )
 

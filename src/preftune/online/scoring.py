@@ -28,6 +28,7 @@ class Reward:
     """What the rounds want more of.
 
     Attributes:
+        specification: what names it.
         identity: what decides its scores.
     """
 
@@ -42,6 +43,7 @@ class Reward:
         Raises:
             InputError: there is no such source, it reads columns of the data, or has no direction.
         """
+        self.specification = specification
         self._scoring: Scoring = resolve_source("reward", specification, tokenizer=tokenizer)
         name = str(self._scoring.content[0])
         if name.startswith(COLUMN_PREFIX):
@@ -62,12 +64,14 @@ class Reward:
         Raises:
             InputError: the reward fails, or gives no finite number.
         """
-        answers = _answers(rows)
-        score_missing(
-            self._scoring.scorer, answers, self._shards(rows, output), Processes(), title=self._scoring.name
-        )
+        self.score_share(rows, output, Processes())
         found = self._shards(rows, output).scores()
-        return self._by_row(rows, [found[place] for place in range(len(answers))])
+        return self._by_row(rows, [found[place] for place in range(len(found))])
+
+    def score_share(self, rows: Sequence[Row], output: Path, processes: Processes) -> None:
+        """Score this process's share of what is not kept beside `output` yet."""
+        shards = self._shards(rows, output)
+        score_missing(self._scoring.scorer, _answers(rows), shards, processes, title=self._scoring.name)
 
     @contextmanager
     def ready(self) -> Iterator[ScoreRows]:

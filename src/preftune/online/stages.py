@@ -17,7 +17,8 @@ from preftune.online.scoring import Reward, Row, as_answer, as_lines, as_text, r
 from preftune.statistics import mean_interval
 from preftune.writing import write_whole
 
-PROMPTS_FILE, SAMPLES_FILE, SAMPLE_LOG_FILE = "prompts.jsonl", "samples.jsonl", "sampling.log"
+PROMPTS_FILE, SAMPLES_FILE = "prompts.jsonl", "samples.jsonl"
+SAMPLE_LOG_FILE, SCORE_LOG_FILE = "sampling.log", "scoring.log"
 SCORED_FILE, PAIRS_FILE = "scored.jsonl", "pairs.jsonl"
 
 
@@ -63,10 +64,20 @@ def sample(
     }
 
 
-def score(folder: Path, reward: Reward) -> Figures:
-    """Write the samples with their `scores`."""
-    scored = folder / SCORED_FILE
-    rows = read_lines(folder / SAMPLES_FILE)
+def score(folder: Path, reward: Reward, model: str, launch: Sequence[str]) -> Figures:
+    """Write the samples with their `scores`.
+
+    Args:
+        folder: where they are.
+        reward: what scores them.
+        model: whose tokenizer counts tokens, where a measure does.
+        launch: words before `-m -- preftune`, of processes that score a share each; none scores here.
+    """
+    samples, scored = folder / SAMPLES_FILE, folder / SCORED_FILE
+    rows = read_lines(samples)
+    if launch:
+        words = ["score-samples", str(samples), str(scored), reward.specification, model]
+        run_verb(launch, words, folder / SCORE_LOG_FILE)
     scores = reward.score(rows, scored)
     write_whole(scored, as_lines(row | {"scores": own} for row, own in zip(rows, scores, strict=True)))
     reward.forget(rows, scored)

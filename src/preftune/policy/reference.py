@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -50,12 +52,17 @@ class ReferenceCache:
     ) -> list[TokenizedGroup]:
         """The same groups, and what is mismatched to them, with `reference_logps`; what lacks is computed.
 
+        Several processes call it together, with the same groups, and compute a share each.
+
         Args:
             policy: the policy as the reference: before any update, or with its adapter off.
             groups: what to score; a response that is not packed is not, and gets NaN.
             autocast: the precision context of training.
             progress: show a bar.
         """
+        state = PartialState()
+        # They may have read the file at different moments, and must agree on what lacks.
+        (self._logps,) = broadcast_object_list([self._logps])
         every = _with_mismatched(groups)
         missing = [group for group in every if not self._has(group)]
         logger.info(
@@ -65,7 +72,12 @@ class ReferenceCache:
             # Rows of all groups, found or not: what stands together in a row decides its rounding, and is
             # the same for a pass that goes on where another was killed.
             rows = [row for row in _rows(every) if not all(map(self._has, row))]
-            self._compute(policy, rows, autocast or nullcontext(), progress)
+            share = rows[state.process_index :: state.num_processes]
+            self._compute(policy, share, autocast or nullcontext(), progress)
+            for found in gather_object([self._logps]):
+                self._logps = found | self._logps
+            if state.is_main_process:
+                self._save()
         return [_completed(group, self._logps) for group in groups]
 
     def _has(self, group: TokenizedGroup) -> bool:
@@ -87,7 +99,6 @@ class ReferenceCache:
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     self._save()
                     saved = time.monotonic()
-        self._save()
 
     def _stored(self) -> dict[bytes, float]:
         if not self._file.exists():

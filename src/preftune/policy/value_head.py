@@ -1,5 +1,6 @@
 """V(x): what reward a prompt lets expect, from the language model's own reading of it (HPO, IQL)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -47,12 +48,13 @@ class ValueHead(nn.Module):
             values: Tensor = self.layers(scaled)[:, 0]
             return values
 
-    def save(self, folder: Path) -> None:
-        """Write the weights into a folder."""
-        save_file(
-            {name: tensor.cpu() for name, tensor in self.state_dict().items()}, folder / VALUE_HEAD_FILE
-        )
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        self.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
+def save_value_head(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write a value head's weights, which are on the processor, into a folder."""
+    save_file(dict(weights), folder / VALUE_HEAD_FILE)
+
+
+def load_value_head(folder: Path) -> dict[str, Tensor]:
+    """Read what `save_value_head` wrote."""
+    weights: dict[str, Tensor] = load_file(folder / VALUE_HEAD_FILE)
+    return weights

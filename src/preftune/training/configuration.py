@@ -162,6 +162,7 @@ class RunConfig(_Section):
         model: a folder, or a name on the hub.
         model_dtype: data type of the weights.
         reference: what the policy is compared with, a folder or hub name; None for the model it starts from.
+        fully_sharded: divide weights, gradients and optimizer state over the processes (FSDP2).
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
@@ -173,6 +174,7 @@ class RunConfig(_Section):
     model: LocalOrHub
     model_dtype: Literal["float32", "bfloat16"] = "float32"
     reference: LocalOrHub | None = None
+    fully_sharded: bool = False
     lora: LoraSection | None = None
     data: DataSection
     batches: BatchesSection | None = None
@@ -203,7 +205,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
-_WHOLE = "every process holds the whole model; start several with torchrun"
+_WHOLE = "start several processes with torchrun, and divide the model over them by fully_sharded=true"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
 TRL_KEYS: dict[str, str] = {

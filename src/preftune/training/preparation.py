@@ -270,8 +270,8 @@ def _check_launcher() -> None:
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
             raise InputError(
-                f"accelerate was started with {name}, which training does not support: every process holds "
-                "the whole model; choose a configuration without it, and lora.rank for a larger model"
+                f"accelerate was started with {name}: choose a configuration without it, and divide the "
+                "model over the processes by fully_sharded=true (FSDP2)"
             )
 
 

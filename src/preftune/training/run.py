@@ -151,6 +151,7 @@ def train(
             callbacks=[recorder, bar],
             batches=config.batches,
             value_head=config.value_head,
+            fully_sharded=_is_divided(config, state.num_processes),
         )
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -164,12 +165,17 @@ def train(
         prepared = replace(prepared, train=live.trained_on(prepared))
     summary = prepared.summary() | recorder.summary() | {"shares_prompts": policy.shares_prompts}
     summary["value_explained_variance"] = _explained_variance(prepared, summary["evaluation_end"])
+    trainer.save_value_head(folder)
     if state.is_main_process:
-        if policy.value_head is not None:
-            policy.value_head.save(folder)
         write_json(folder / "summary.json", summary)
         write_report(folder / "report.html", f"Run {folder.name}", {folder.name: folder})
     return summary
+
+
+def _is_divided(config: RunConfig, processes: int) -> bool:
+    if config.fully_sharded and processes == 1:
+        logger.warning("fully_sharded=true: one process has nothing to divide; start more by torchrun")
+    return config.fully_sharded and processes > 1
 
 
 def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool) -> None:
@@ -353,15 +359,11 @@ def _with_reference(
     policy.eval()
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
     identity = reference_identity(policy.causal_lm(), precision)
-    # The first process computes what is missing, the others then find it.
-    with PartialState().main_process_first():
-        cache = ReferenceCache(_cache(prepared.config), identity)
-        train = cache.fill(policy, prepared.train.groups, training_precision(arguments), progress)
-        evaluation = None
-        if prepared.evaluation:
-            evaluation = cache.fill(
-                policy, prepared.evaluation.groups, training_precision(arguments), progress
-            )
+    cache = ReferenceCache(_cache(prepared.config), identity)
+    train = cache.fill(policy, prepared.train.groups, training_precision(arguments), progress)
+    evaluation = None
+    if prepared.evaluation:
+        evaluation = cache.fill(policy, prepared.evaluation.groups, training_precision(arguments), progress)
     return train, evaluation
 
 

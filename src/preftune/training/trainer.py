@@ -1,7 +1,7 @@
 """A thin subclass of transformers' Trainer: packed batches in, any objective's terms out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -18,12 +19,32 @@ from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
 from preftune.objectives import Objective, ScoredResponses, Unit, count_units
 from preftune.policy import PackedReader
+from preftune.policy.sharding import (
+    is_sharded,
+    load_whole_optimizer_state,
+    load_whole_state,
+    saved_weights,
+    shard,
+    whole_optimizer_state,
+    whole_state,
+)
+from preftune.policy.value_head import load_value_head, save_value_head
 from preftune.training.batches import Row, StepSampler, fill, plan_steps
 from preftune.training.configuration import BatchesSection, ValueHeadSection
 from preftune.training.tally import Tally
 
-Batch = dict[str, PackedBatch]
-"""The one input of what is trained, a policy or a reward model."""
+
+class Batch(dict[str, PackedBatch]):
+    """The one input of what is trained, a policy or a reward model."""
+
+
+class IdleBatch(Batch):
+    """A row whose outputs count for nothing: a process takes it while others are still at work.
+
+    Where the model is divided over processes, each pass of one is a pass of all.
+    """
+
+
 Step = list[Batch]
 """Rows that a process takes between two exchanges of gradients; among several it has at least one."""
 Counts = dict[Unit, Tensor]
@@ -39,6 +60,13 @@ LOADER_OPTIONS = (
 """What `training.dataloader_*` passes on to torch."""
 
 
+@dataclass(frozen=True)
+class IdleRow:
+    """The groups of an `IdleBatch`."""
+
+    groups: Row
+
+
 class RowDataset(Dataset[Step]):
     """A list of groups, of which any row can be taken."""
 
@@ -48,7 +76,9 @@ class RowDataset(Dataset[Step]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, row: Row) -> Step:
+    def __getitem__(self, row: Row | IdleRow) -> Step:
+        if isinstance(row, IdleRow):
+            return [IdleBatch(batch) for batch in self[row.groups]]
         return collate([self.groups[index] for index in row])
 
 
@@ -66,7 +96,13 @@ class StepLoader(DataLoader[list[Any]]):
 
 def collate(groups: list[TokenizedGroup]) -> Step:
     """Pack groups into a step of one row."""
-    return [{"batch": pack(groups)}]
+    return [Batch(batch=pack(groups))]
+
+
+def _nothing(responses: ScoredResponses) -> Tensor:
+    """A loss of zero to which every output belongs, so that every weight has its gradient."""
+    outputs = (responses.logps, responses.scores, responses.values, responses.router_loss)
+    return torch.stack([0.0 * output.sum() for output in outputs if output is not None]).sum()
 
 
 def _join(steps: list[list[Any]]) -> list[Any]:
@@ -91,6 +127,7 @@ class PreferenceTrainer(Trainer):
         callbacks: list[TrainerCallback],
         batches: BatchesSection | None = None,
         value_head: ValueHeadSection | None = None,
+        fully_sharded: bool = False,
     ) -> None:
         super().__init__(
             model=policy,
@@ -102,6 +139,10 @@ class PreferenceTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
+        if fully_sharded:
+            shard(policy)
+            # The model has its gradients reduced; nothing is to be wrapped around it.
+            self.is_distributed_loading_by_transformers = True
         self.objective = objective
         self._batches = batches
         self._value_head = value_head or ValueHeadSection()
@@ -130,14 +171,26 @@ class PreferenceTrainer(Trainer):
         rows = [row["batch"] for step in steps for row in step]
         if not rows:
             return steps, {}
+        if is_sharded(self.model):
+            steps = self._with_idle_rows(steps)
         counts = [count_units(row.lengths, row.chosen) for row in rows]
         units = list(counts[0])
         tokens = torch.tensor(sum(len(row.input_ids) for row in rows))
         local = torch.stack([tokens, *(torch.stack([c[unit] for c in counts]).sum() for unit in units)])
         total = self._sum_over_processes(local.to(device, non_blocking=True))
         self._tokens_seen += total[0]
-        self._estimate_divergence(rows)
+        self._estimate_divergence(row for step in steps for row in step)
         return steps, dict(zip(units, total[1:], strict=True))
+
+    def _with_idle_rows(self, steps: list[Step]) -> list[Step]:
+        """The steps, with as many rows in every process; the shortest row of a process is its idle one."""
+        most = torch.tensor([len(step) for step in steps], device=self.args.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        filled = []
+        for step, rows in zip(steps, most.tolist(), strict=True):
+            shortest = min(step, key=lambda row: len(row["batch"].input_ids))
+            filled.append([*[IdleBatch(shortest)] * (rows - len(step)), *step])
+        return filled
 
     def training_step(
         self, model: nn.Module, inputs: Step, num_items_in_batch: Counts | None = None
@@ -162,6 +215,9 @@ class PreferenceTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, ScoredResponses]:
         """This row's share of the step's loss."""
         responses: ScoredResponses = replace(model(**inputs), divergence=self._divergence)
+        if isinstance(inputs, IdleBatch):
+            loss = _nothing(responses)
+            return (loss, responses) if return_outputs else loss
         losses = self.objective(responses)
         own = count_units(responses.lengths, responses.chosen)
         (self._train_tally if model.training else self._evaluation_tally).add(losses, own)
@@ -172,7 +228,7 @@ class PreferenceTrainer(Trainer):
         return (loss, responses) if return_outputs else loss
 
     @torch.no_grad()
-    def _estimate_divergence(self, rows: Iterable[PackedBatch]) -> None:
+    def _estimate_divergence(self, rows: Iterable[Batch]) -> None:
         """KL(policy || reference) from the rows' mismatched responses, in nats, where the objective needs it.
 
         One number for the whole step or evaluation, over all processes: rows and shares then change no loss.
@@ -180,10 +236,15 @@ class PreferenceTrainer(Trainer):
         if "divergence" not in self.objective.needs:
             return
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for batch in [row.mismatched for row in rows if row.mismatched is not None]:
+        for row in rows:
+            batch = row["batch"].mismatched
+            if batch is None:
+                continue
             batch = batch.to(self.args.device, non_blocking=True)
             # Not the wrapped model: in a pass without gradients processes have nothing to exchange.
             ratios = (self.model(batch=batch).logps - batch.reference_logps).double()
+            if isinstance(row, IdleBatch):
+                continue
             total += torch.stack((ratios.sum(), torch.full_like(ratios[0], len(ratios))))
         log_ratios, responses = self._sum_over_processes(total)
         self._divergence = (log_ratios / responses).clamp(min=0).float()
@@ -225,7 +286,7 @@ class PreferenceTrainer(Trainer):
     ) -> EvalLoopOutput:
         """The usual loop; its metrics are the tally's."""
         training = self._divergence
-        self._estimate_divergence(row["batch"] for step in dataloader for row in step)
+        self._estimate_divergence(row for step in dataloader for row in step)
         output = super().evaluation_loop(
             dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
         )
@@ -238,12 +299,18 @@ class PreferenceTrainer(Trainer):
         """This process's share of the held-out groups, each in exactly one share, long ones together."""
         groups = (eval_dataset or self.eval_dataset).groups
         longest_first = sorted(groups, key=lambda group: len(group.prompt), reverse=True)
-        share = longest_first[self.args.process_index :: self.args.world_size]
-        if self._batches and self._batches.tokens_per_row:
-            rows = fill(np.array([group.row_tokens for group in share]), self._batches.tokens_per_row)
-        else:
-            rows = fill(np.ones(len(share), dtype=np.int64), self.args.per_device_eval_batch_size)
+        shares = [longest_first[process :: self.args.world_size] for process in range(self.args.world_size)]
+        filled = [self._evaluation_rows(share) for share in shares]
+        share = shares[self.args.process_index]
+        rows: list[Row | IdleRow] = [*filled[self.args.process_index]]
+        if is_sharded(self.model):
+            rows += [IdleRow([len(share) - 1])] * (max(map(len, filled)) - len(rows))
         return DataLoader(RowDataset(share), batch_sampler=[[row] for row in rows], collate_fn=_join)
+
+    def _evaluation_rows(self, share: Sequence[TokenizedGroup]) -> list[Row]:
+        if self._batches and self._batches.tokens_per_row:
+            return fill(np.array([group.row_tokens for group in share]), self._batches.tokens_per_row)
+        return fill(np.ones(len(share), dtype=np.int64), self.args.per_device_eval_batch_size)
 
     def has_evaluated(self) -> bool:
         """Whether the policy as it stands was evaluated on held-out groups."""
@@ -263,25 +330,63 @@ class PreferenceTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         # A blocking copy would wait for every kernel launched before it.
-        return {name: batch.to(self.args.device, non_blocking=True) for name, batch in inputs.items()}
+        moved = {name: batch.to(self.args.device, non_blocking=True) for name, batch in inputs.items()}
+        return type(inputs)(moved)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # The folder holds a language model that from_pretrained reads, and no pickled arguments.
         folder = output_dir or self.args.output_dir
+        if is_sharded(self.model):
+            whole = whole_state(self.model.language_model, keep=self.args.should_save)
+            tied = self.model.causal_lm().all_tied_weights_keys
+            state_dict = {name: weight for name, weight in whole.items() if name not in tied}
         if self.args.should_save:
-            self.model.language_model.save_pretrained(folder)
+            self.model.language_model.save_pretrained(folder, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the language model, and in a checkpoint the value head beside it."""
         super().save_model(output_dir, _internal_call)
-        if _internal_call and self.model.value_head is not None and self.args.should_save:
-            self.model.value_head.save(Path(output_dir or self.args.output_dir))
+        if _internal_call:
+            self.save_value_head(Path(output_dir or self.args.output_dir))
+
+    def save_value_head(self, folder: Path) -> None:
+        """Save the value head, if there is one; every process calls it."""
+        head = self.model.value_head
+        if head is None:
+            return
+        weights = whole_state(head, keep=self.args.should_save)
+        if self.args.should_save:
+            save_value_head(weights, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model=self.model.language_model)
+        folder = Path(resume_from_checkpoint)
+        if is_sharded(self.model):
+            load_whole_state(self.model.language_model, saved_weights(folder, self.model.language_model))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model=self.model.language_model)
         if self.model.value_head is not None:
-            self.model.value_head.load(Path(resume_from_checkpoint))
+            load_whole_state(self.model.value_head, load_value_head(folder))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_sharded(self.model):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_optimizer_state(self.model, self.optimizer.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.model):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        load_whole_optimizer_state(self.model, self.optimizer.optimizer, state)
+        self.lr_scheduler.load_state_dict(schedule)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # A tied head is saved once, as the embedding; nothing else may be missing.

@@ -1,0 +1,117 @@
+"""Two real processes that divide a model between them train the model that one process trains."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from .test_equivalences import OBJECTIVES, Train, assert_close, by_tokens, metrics, value_head, weights
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+BY_TOKENS = {"tokens_per_step": 300, "tokens_per_row": 120}
+"""One process has more rows in a step than the other."""
+
+
+def launched(words: list[str]) -> str:
+    """What two processes print."""
+    done = subprocess.run([*LAUNCH, *words], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def divided(config: dict[str, Any], output: Path, *flags: str) -> Path:
+    """The run on two processes with half of the model each."""
+    file = output.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config | {"output": str(output), "fully_sharded": True}), encoding="utf-8")
+    launched(["-m", "preftune", "train", str(file), *flags])
+    assert json.loads((output / "environment.json").read_text(encoding="utf-8"))["processes"] == 2
+    return output
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("cpo", {"objective": {"method": "cpo", "prior": "reward_gap"}}),
+        ("kto", {"batches": BY_TOKENS}),
+        ("auxiliary", {"batches": BY_TOKENS, "lora": {"rank": 4}}),
+        pytest.param("auxiliary", {"batches": BY_TOKENS}, marks=pytest.mark.slow),
+        pytest.param("reward", {"batches": BY_TOKENS}, marks=pytest.mark.slow),
+        pytest.param("dpo", {"training": {"gradient_checkpointing": True}}, marks=pytest.mark.slow),
+    ],
+    ids=["cpo", "kto", "lora", "auxiliary", "reward", "checkpointing"],
+)
+def test_a_divided_model_equals_a_whole_one(
+    name: str, changes: dict[str, Any], config: dict[str, Any], train: Train, tmp_path: Path
+) -> None:
+    """Weights, value head and metrics are those of one process, with thirteen groups that come out uneven."""
+    config |= OBJECTIVES[name] if name in OBJECTIVES else {"objective": {"method": "bradley_terry"}}
+    path = Path(config["data"]["train"])
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[:13]), encoding="utf-8")
+    config["training"] |= changes.pop("training", {})
+    if "batches" in changes:
+        config = by_tokens(config, **changes["batches"])
+    config |= changes
+    one = train(config)
+    if "batches" not in changes:
+        config["training"]["per_device_train_batch_size"] //= 2
+    two = divided(config, tmp_path / "two")
+    if "lora" in changes:
+        file = "adapter_model.safetensors"
+        expected, found = (load_file(run / "model" / file) for run in (one, two))
+        assert found.keys() == expected.keys()
+        for key, weight in found.items():
+            torch.testing.assert_close(weight, expected[key], rtol=1e-4, atol=1e-5)
+    else:
+        assert_close(two, one)
+    for line, expected_line in zip(metrics(two), metrics(one), strict=True):
+        assert line == pytest.approx(expected_line, rel=1e-3, abs=1e-5)
+
+
+def test_a_divided_run_that_was_stopped_goes_on(config: dict[str, Any], tmp_path: Path) -> None:
+    """Resumed from a checkpoint, weights, value head and the rest of the log are those of the whole run."""
+    config |= OBJECTIVES["auxiliary"]
+    config["training"] |= {"per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 2}
+    config["training"]["save_total_limit"] = 3
+    whole = divided(config, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    shutil.copytree(whole, stopped)
+    for later in (4, 6):
+        shutil.rmtree(stopped / "checkpoints" / f"checkpoint-{later}")
+    shutil.rmtree(stopped / "model")
+    (stopped / "summary.json").unlink()
+    stored = yaml.safe_load((stopped / "config.yaml").read_text(encoding="utf-8"))
+    (stopped / "config.yaml").write_text(yaml.safe_dump(stored | {"output": str(stopped)}), encoding="utf-8")
+    resumed = divided(config, stopped, "--resume")
+    expected = weights(whole) | value_head(whole)
+    found = weights(resumed) | value_head(resumed)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+    assert metrics(resumed)[:-1] == metrics(whole)[:-1]
+
+
+def test_each_process_holds_its_part(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Two processes have half of the weights each, and together all of them."""
+    script = tmp_path / "parts.py"
+    script.write_text(
+        "import torch\n"
+        "from preftune.policy import Policy, load_language_model\n"
+        "from preftune.policy.sharding import shard, whole_state\n"
+        "torch.distributed.init_process_group('gloo')\n"
+        f"model = load_language_model({str(tiny_model_dir)!r}, torch.float32)\n"
+        "before = {name: weight.clone() for name, weight in model.state_dict().items()}\n"
+        "policy = Policy(model)\n"
+        "total = sum(weight.numel() for weight in policy.parameters())\n"
+        "shard(policy)\n"
+        "own = sum(weight.to_local().numel() for weight in policy.parameters())\n"
+        "after = whole_state(policy.language_model)\n"
+        "same = all(torch.equal(after[name], weight) for name, weight in before.items())\n"
+        "print(round(own / total, 2), same)\n"
+    )
+    assert launched([str(script)]).split() == ["0.5", "True"] * 2
