@@ -80,10 +80,8 @@ def artifacts(output: Path) -> dict[str, object]:
         if name.parent.name == "training" and name.name in ("metrics.jsonl", "summary.json"):
             text = path.read_text(encoding="utf-8")
             lines = map(json.loads, text.splitlines() if name.suffix == ".jsonl" else [text])
-            # The line behind the last step averages over what one process has trained, and a run that was
-            # killed behind its last evaluation evaluates again.
-            kept = [json.dumps(_without_times(line)) for line in lines if "train_runtime" not in line]
-            found[str(name)] = list(dict.fromkeys(kept))
+            # The line behind the last step averages over what one process has trained.
+            found[str(name)] = [_without_times(line) for line in lines if "train_runtime" not in line]
     return found
 
 

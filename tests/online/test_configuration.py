@@ -68,6 +68,8 @@ def test_a_given_key_replaces_its_default_alone() -> None:
     ("overrides", "message"),
     [
         (["round=3"], "unknown key 'round': did you mean 'rounds'?"),
+        (["beta=0.2"], "what TRL calls beta is 'train.objective.beta' here"),
+        (["objective.method=ipo"], "it is a key of the training run: write 'train.objective'"),
         (["sampling.temprature=1"], "unknown key 'sampling.temprature': did you mean 'temperature'?"),
         (["sampling.n=1"], "sampling.n=1: Input should be greater than or equal to 2"),
         (["rounds=0"], "rounds=0"),

@@ -14,11 +14,12 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from preftune.data import load_groups
 from preftune.errors import InputError
 from preftune.online.evaluation import HeldOut, evaluate, wins
+from preftune.online.sampling import sample_responses
 from preftune.online.scoring import Reward
 from preftune.statistics import mean_interval
 
@@ -380,6 +381,26 @@ def test_auxiliary_rewards_learn_from_all_samples(empty: Path) -> None:
     folder = empty / "out" / "round-1"
     assert {len(row["responses"]) for row in lines(folder / "pairs.jsonl")} == {3}
     assert "loss/auxiliary" in lines(folder / "training" / "metrics.jsonl")[1]
+
+
+@pytest.mark.slow
+def test_a_policy_that_is_conditioned_on_a_text_is_measured_with_it(
+    empty: Path, smollm2_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Held-out prompts of csft end with the text of good responses, as the saved template writes it."""
+    iterate("rounds=1", "train.objective={method: csft}", "train.prior={}")
+    folder = empty / "out" / "round-1"
+    rows = lines(folder / "held_out.jsonl")
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+
+    def answers(tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
+        prompts = [row["prompt"] for row in rows]
+        sampled = sample_responses(model, tokenizer, prompts, n=2, max_new_tokens=6, seed=0)
+        return [[response.text for response in group] for group in sampled]
+
+    expected = [row["responses"] for row in rows]
+    assert answers(AutoTokenizer.from_pretrained(folder / "model")) == expected
+    assert answers(smollm2_tokenizer) != expected
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_a_divided_model_equals_a_whole_one(
     name: str, changes: dict[str, Any], config: dict[str, Any], train: Train, tmp_path: Path
 ) -> None:
     """Weights, value head and metrics are those of one process, with thirteen groups that come out uneven."""
-    config |= OBJECTIVES[name] if name in OBJECTIVES else {"objective": {"method": "bradley_terry"}}
+    config |= OBJECTIVES.get(name, {"objective": {"method": "bradley_terry"}})
     path = Path(config["data"]["train"])
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[:13]), encoding="utf-8")
     config["training"] |= changes.pop("training", {})

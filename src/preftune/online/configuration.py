@@ -189,7 +189,7 @@ def _explain(problem: Any) -> str:
         known = (
             list(beside.model_fields) if isinstance(beside, type) and issubclass(beside, BaseModel) else []
         )
-        return unknown_key(path, known)
+        return unknown_key(path, known, under="train.")
     if problem["type"] == "missing":
         return f"the configuration lacks '{path}'; add it to the file or pass {path}=VALUE"
     if path == "train":

@@ -28,6 +28,7 @@ from preftune.online.progress import Progress
 from preftune.online.scoring import as_lines, read_lines
 from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, train_round
 from preftune.online.view import View
+from preftune.policy import load_tokenizer
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.writing import write_json, write_whole
 
@@ -303,7 +304,8 @@ class _Rounds:
                 model.path,
                 plan.start.path,
                 held_out,
-                plan.tokenizer,
+                # Not the start's: a method that is conditioned on a text has left that in the template.
+                load_tokenizer(model.path),
                 plan.reward,
                 [row["scores"] for row in answers],
             )

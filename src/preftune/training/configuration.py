@@ -344,12 +344,21 @@ def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-def unknown_key(path: str, known: list[str]) -> str:
-    """Message about a key that does not exist, naming the nearest one that does."""
+def unknown_key(path: str, known: list[str], under: str = "") -> str:
+    """Message about a key that does not exist, naming the nearest one that does.
+
+    Args:
+        path: what was written.
+        known: keys that exist in its place.
+        under: what stands before the keys of a run, where those are part of another configuration.
+    """
     key = path.rpartition(".")[2]
     near = difflib.get_close_matches(key, known, n=1)
     if path in TRL_KEYS:
-        meant = f"what TRL calls {path} is '{TRL_KEYS[path]}' here"
+        own = TRL_KEYS[path]
+        meant = f"what TRL calls {path} is '{own if own in known else under + own}' here"
+    elif under and path in RunConfig.model_fields:
+        meant = f"it is a key of the training run: write '{under}{path}'"
     elif near:
         meant = f"did you mean '{near[0]}'?"
     elif len(known) > MOST_KEYS_TO_LIST:

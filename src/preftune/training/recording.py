@@ -63,7 +63,13 @@ class Recorder(TrainerCallback):
     ) -> None:
         """After a resume, forget what was logged beyond the checkpoint: it is about to be logged again."""
         if state.is_world_process_zero:
-            self._lines = [line for line in _whole_lines(self._path) if line["step"] <= state.global_step]
+            at_checkpoint = {_kind(line) for line in state.log_history if line["step"] == state.global_step}
+            self._lines = [
+                line
+                for line in _whole_lines(self._path)
+                if line["step"] < state.global_step
+                or (line["step"] == state.global_step and _kind(line) in at_checkpoint)
+            ]
             for line in self._lines:
                 self._before = {key: line.get(key, value) for key, value in self._before.items()}
             text = "".join(json.dumps(line) + "\n" for line in self._lines)
@@ -115,6 +121,11 @@ class Recorder(TrainerCallback):
             "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
+
+
+def _kind(line: dict[str, Any]) -> str:
+    """What a log line is about; there is one of a kind at most for a step."""
+    return next((key for key in ("eval_loss", "train_runtime") if key in line), "loss")
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
