@@ -47,7 +47,8 @@ class Experiment:
         training_prompts: how many of them are trained on.
         steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
         samples: drawn for each held-out prompt.
-        shares: weights by process, two or more each; 0 learns from pairs alone and is quick.
+        shares: weights by process, two or more each; 0 learns from pairs alone and is trained in half the
+            time, and large ones are measured on longer texts.
     """
 
     measure: str
@@ -65,7 +66,7 @@ class Experiment:
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 10, ((0, 0.03, 0.3), (0.1, 1))),
+    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 8, ((0, 0.03, 0.1), (0.3, 1))),
     "safety": Experiment("toxicity_words", safety_rows, 48, 10, 2, ((0, 0.1), (0.3, 1))),
 }
 
