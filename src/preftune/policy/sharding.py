@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from preftune.errors import InputError
 from preftune.policy.reader import PackedReader
 
 
@@ -30,13 +31,16 @@ def shard(reader: PackedReader) -> None:
         reader: whole, the same in every process, and on its device.
 
     Raises:
-        ValueError: transformers does not say which modules are its layers.
+        InputError: transformers does not say which modules are its layers.
     """
     model = reader.causal_lm()
     kinds = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in kinds]
     if not layers:
-        raise ValueError(f"{type(model).__name__} does not name the layers that it can be divided at")
+        raise InputError(
+            f"fully_sharded=true: {type(model).__name__} does not name the layers that it can be divided at; "
+            "set fully_sharded=false"
+        )
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
