@@ -38,7 +38,7 @@ def divided(config: dict[str, Any], output: Path, *flags: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("cpo", {"objective": {"method": "cpo", "prior": "reward_gap"}}),
+        pytest.param("cpo", {"objective": {"method": "cpo", "prior": "reward_gap"}}, marks=pytest.mark.slow),
         ("kto", {"batches": BY_TOKENS}),
         ("auxiliary", {"batches": BY_TOKENS, "lora": {"rank": 4}}),
         pytest.param("auxiliary", {"batches": BY_TOKENS}, marks=pytest.mark.slow),
