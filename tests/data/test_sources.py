@@ -39,8 +39,8 @@ CSV = "prompt,chosen,rejected,margin\np0,good,bad,1.5\np1,güt 🙂,böse,\n"
         ("blank.jsonl", b"\n" + json_lines(ROWS) + b"\n \n"),
         ("list.json", json.dumps(ROWS, indent=1).encode()),
         ("lines.json", json_lines(ROWS)),
-        ("a.jsonl.gz", gzip.compress(json_lines(ROWS))),
-        ("a.v2.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("a.jsonl.gz", gzip.compress(json_lines(ROWS), mtime=0)),
+        ("a.v2.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("a.csv", CSV.encode()),
     ],
 )
@@ -131,7 +131,7 @@ def test_csv_text_stays_text(tmp_path: Path) -> None:
         ("a.json", b'[{"a": 1},', r"a\.json: not valid JSON"),
         (
             "a.jsonl.gz",
-            gzip.compress(json_lines(ROWS))[:-9],
+            gzip.compress(json_lines(ROWS), mtime=0)[:-9],
             r"a\.jsonl\.gz: the gzip file is damaged or cut",
         ),
         ("a.jsonl.gz", b"plain", r"a\.jsonl\.gz: the gzip file is damaged"),
