@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from preftune.errors import InputError
 from preftune.online.interleaved import COLLAPSED_BATCHES
 from preftune.online.sampling import sample_responses
+from preftune.statistics import mean_interval
 from preftune.training.configuration import load_config
 from preftune.training.run import train
 
@@ -160,6 +161,62 @@ def test_what_is_fitted_is_fitted_to_the_start(empty: Path) -> None:
     assert (runs[0] / "value_head.safetensors").exists()
 
 
+def test_it_runs_in_bfloat16(empty: Path) -> None:
+    """The default wherever the machine is fast in it: keys of 32 bits, values of 16."""
+    assert iterate(*BY_BATCH, "train.training.bf16=true", "train.training.max_steps=2").stopped is None
+    log = trained(empty / "out" / "round-1")
+    assert [line["samples/paired"] for line in log] == [1.0, 1.0]
+    assert log[1]["rewards/chosen"] != 0
+
+
+def test_figures_are_of_the_steps_that_were_taken(empty: Path) -> None:
+    """13 prompts in twos, twice: 14 steps, and a prompt counts once in the interval of its rewards."""
+    outcome = iterate(*BY_BATCH, "train.training.num_train_epochs=2")
+    figures = outcome.figures[1]
+    assert figures["training"]["steps"] == 14
+    rows = lines(empty / "out" / "round-1" / "scored.jsonl")
+    by_prompt = defaultdict(list)
+    for row in rows:
+        by_prompt[row["prompt"][0]["content"]] += row["scores"]
+    means = [sum(scores) / len(scores) for scores in by_prompt.values()]
+    ends = [figures["samples"][end] for end in ("mean", "low", "high")]
+    assert ends == pytest.approx(list(mean_interval(means)))
+
+
+def test_a_batch_whose_rows_are_dropped_leaves_the_control_text(empty: Path) -> None:
+    """With csft every batch is answered behind the text of good responses, after a dropped one too."""
+    rules = ("train.data.rules.response_too_long=drop", "train.data.max_length=50")
+    short = ("train.data.max_prompt_length=47", "train.training.per_device_train_batch_size=1")
+    csft = ("train.objective={method: csft}", "train.prior={}")
+    assert iterate(*BY_BATCH, *csft, *rules, *short).stopped is None
+    log = trained(empty / "out" / "round-1")
+    assert {line["grad_norm"] == 0 for line in log} == {True, False}
+    template = (empty / "out" / "round-1" / "model" / "chat_template.jinja").read_text()
+    assert "<|good|>" in template
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_batch_that_is_missing_is_made_again(
+    kept: int, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a stopped run has lost files of steps that it has taken, those steps are taken again."""
+    fails = "number(p) == 7 and not Path('mended').exists()"
+    reward = write_reward(f"missing_{kept}", f"len(c[0]['content']) / (0 if {fails} else 1)")
+    with pytest.raises(InputError, match="round-1, train"):
+        iterate(*BY_BATCH, reward)
+    shards = sorted((empty / "out" / "round-1" / "batches").glob("*.json"))
+    assert len(shards) > 2
+    for shard in shards[kept:] if kept else shards[:1]:
+        shard.unlink()
+    Path("mended").touch()
+    assert iterate(*BY_BATCH, reward).last_good == 1
+    healed = artifacts(empty / "out")
+    assert len(lines(empty / "out" / "round-1" / "scored.jsonl")) == 13
+    shutil.rmtree(empty / "out")
+    iterate(*BY_BATCH, reward)
+    assert artifacts(empty / "out") == healed
+
+
 def write_reward(module: str, body: str) -> str:
     """A reward of one's own in the current folder, whose modules have one name each; its source."""
     Path(f"{module}.py").write_text(
@@ -255,6 +312,9 @@ def test_a_batch_that_was_damaged_is_answered_again(empty: Path, caplog: pytest.
         ("replay=1", "replay=1.*remove it"),
         ("sampling.engine=vllm", "sampling.engine=vllm.*engine=transformers"),
         ("train.batches={tokens_per_step: 100}", "train.batches=.*per_device_train_batch_size"),
+        ("train.fully_sharded=true", "train.fully_sharded=True.*remove it"),
+        ("train.training.fp16=true", "train.training.fp16=True.*bf16=true"),
+        ("train.training.per_device_train_batch_size=0", "per_device_train_batch_size.*at least 1"),
     ],
 )
 def test_what_a_batch_cannot_do_is_refused_before_anything_is_sampled(

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from .test_equivalences import OBJECTIVES, Train, assert_close, by_tokens, metrics, value_head, weights
+from .test_equivalences import OBJECTIVES, Train, assert_close, by_tokens, metrics, value_head
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 BY_TOKENS = {"tokens_per_step": 300, "tokens_per_row": 120}
@@ -41,11 +41,12 @@ def divided(config: dict[str, Any], output: Path, *flags: str) -> Path:
         pytest.param("cpo", {"objective": {"method": "cpo", "prior": "reward_gap"}}, marks=pytest.mark.slow),
         ("kto", {"batches": BY_TOKENS}),
         ("auxiliary", {"batches": BY_TOKENS, "lora": {"rank": 4}}),
+        ("dpo", {"training": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}}),
         pytest.param("auxiliary", {"batches": BY_TOKENS}, marks=pytest.mark.slow),
         pytest.param("reward", {"batches": BY_TOKENS}, marks=pytest.mark.slow),
         pytest.param("dpo", {"training": {"gradient_checkpointing": True}}, marks=pytest.mark.slow),
     ],
-    ids=["cpo", "kto", "lora", "auxiliary", "reward", "checkpointing"],
+    ids=["cpo", "kto", "lora", "accumulated", "auxiliary", "reward", "checkpointing"],
 )
 def test_a_divided_model_equals_a_whole_one(
     name: str, changes: dict[str, Any], config: dict[str, Any], train: Train, tmp_path: Path
@@ -74,9 +75,20 @@ def test_a_divided_model_equals_a_whole_one(
         assert line == pytest.approx(expected_line, rel=1e-3, abs=1e-5)
 
 
-def test_a_divided_run_that_was_stopped_goes_on(config: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        OBJECTIVES["auxiliary"],
+        pytest.param({"objective": {"method": "bradley_terry"}, "lora": {"rank": 4}}, marks=pytest.mark.slow),
+        pytest.param(OBJECTIVES["auxiliary"] | {"model_dtype": "bfloat16"}, marks=pytest.mark.slow),
+    ],
+    ids=["auxiliary", "reward-lora", "bfloat16"],
+)
+def test_a_divided_run_that_was_stopped_goes_on(
+    changes: dict[str, Any], config: dict[str, Any], tmp_path: Path
+) -> None:
     """Resumed from a checkpoint, weights, value head and the rest of the log are those of the whole run."""
-    config |= OBJECTIVES["auxiliary"]
+    config |= changes
     config["training"] |= {"per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 2}
     config["training"]["save_total_limit"] = 3
     whole = divided(config, tmp_path / "whole")
@@ -89,11 +101,17 @@ def test_a_divided_run_that_was_stopped_goes_on(config: dict[str, Any], tmp_path
     stored = yaml.safe_load((stopped / "config.yaml").read_text(encoding="utf-8"))
     (stopped / "config.yaml").write_text(yaml.safe_dump(stored | {"output": str(stopped)}), encoding="utf-8")
     resumed = divided(config, stopped, "--resume")
-    expected = weights(whole) | value_head(whole)
-    found = weights(resumed) | value_head(resumed)
+    file = "adapter_model.safetensors" if "lora" in changes else "model.safetensors"
+    expected, found = (load_file(run / "model" / file) | value_head(run) for run in (whole, resumed))
     assert found.keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
     assert metrics(resumed)[:-1] == metrics(whole)[:-1]
+
+
+def test_an_optimizer_that_cannot_be_divided_is_refused(config: dict[str, Any], train: Train) -> None:
+    """Before any weights load, with the ones that can be."""
+    with pytest.raises(AssertionError, match=r"training\.optim=adafactor.*adamw_torch"):
+        train(config, "fully_sharded=true", "training.optim=adafactor")
 
 
 def test_each_process_holds_its_part(tiny_model_dir: Path, tmp_path: Path) -> None:

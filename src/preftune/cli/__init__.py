@@ -59,13 +59,7 @@ def main() -> None:
     except InputError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
-    except (
-        FileExistsError,
-        FileNotFoundError,
-        IsADirectoryError,
-        NotADirectoryError,
-        PermissionError,
-    ) as error:
+    except PATH_ERRORS as error:
         if error.filename is None:
             raise
         reason = f"{error.filename}: {error.strerror}; check the path"

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from preftune.data.groups import TokenizedGroup
-from preftune.errors import InputError
+from preftune.data.rules import NothingLeftError
 
 TRIES = 32
 """Groups that are asked for a response the receiving group does not have itself."""
@@ -28,7 +28,7 @@ def mismatched(groups: Sequence[TokenizedGroup], seed: int, max_length: int) -> 
         max_length: tokens of prompt + response; a response that does not fit is cut at its end.
 
     Raises:
-        InputError: all groups have the same prompt.
+        NothingLeftError: all groups have the same prompt.
     """
     random = np.random.default_rng(seed)
     result = list(groups)
@@ -47,7 +47,7 @@ def _givers(
     for index in random.permutation(len(groups)).tolist():
         by_prompt.setdefault(groups[index].prompt.tobytes(), []).append(index)
     if len(by_prompt) < 2:
-        raise InputError(
+        raise NothingLeftError(
             f"The {len(groups)} rows have one prompt between them, and the objective compares with responses "
             "to other prompts. Give data with at least two prompts."
         )

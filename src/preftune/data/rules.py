@@ -9,7 +9,7 @@ from preftune.errors import InputError
 
 
 class NothingLeftError(InputError):
-    """Every row was dropped."""
+    """No row is left, or none that can be used."""
 
 
 @dataclass(frozen=True)

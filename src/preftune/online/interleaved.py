@@ -4,7 +4,9 @@ This is MaPPO's Algorithm 1 (arXiv 2507.21183). Between two batches the weights 
 """
 
 import copy
+import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,12 +82,15 @@ class Interleaved:
         """Where the samples and scores of a step are kept."""
         return self.folder / BATCHES_FOLDER / f"{number:07d}.json"
 
-    def remove_damaged(self) -> bool:
-        """Remove what is not as it was trained on; whether there was any, and training must begin anew."""
-        damaged = [file for file in self._shards() if read_shard(file) is None]
-        for file in damaged:
-            file.unlink()
-        return bool(damaged)
+    def damaged(self, steps: int) -> list[Path]:
+        """Files that are missing, or not as they were trained on.
+
+        Args:
+            steps: that have been taken for certain.
+        """
+        there = [int(file.stem) for file in self._shards()]
+        files = map(self.shard, range(1, max([steps, *there]) + 1))
+        return [file for file in files if read_shard(file) is None]
 
     def kept(self, shards: Iterable[Path]) -> list[Row]:
         """The rows of steps that are over.
@@ -97,7 +102,7 @@ class Interleaved:
         for file in shards:
             found = read_shard(file)
             if found is None:
-                raise InputError(f"{file} is damaged, and has been trained on")
+                raise InputError(f"{file} is damaged or missing, and has been trained on")
             rows += found
         return rows
 
@@ -125,14 +130,20 @@ class Interleaved:
         rows = self.kept(self._shards())
         write_whole(self.folder / SCORED_FILE, as_lines(rows))
         if not pair(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
-            raise GuardStop(reward_collapse(usable_scores(rows)))
+            raise GuardStop(
+                reward_collapse(usable_scores(rows))
+                or "no pair: the responses' rewards differ, and train.data.length_penalty makes them equal"
+            )
         return prepared.read(str(self.folder / PAIRS_FILE))
 
     def figures(self) -> dict[str, Figures]:
         """Of the joined files, as the stages of a round give them."""
         scored = self.folder / SCORED_FILE
+        by_prompt: defaultdict[str, list[float]] = defaultdict(list)
+        for row in read_lines(scored):
+            by_prompt[json.dumps(row["prompt"])] += row["scores"]
         return {
-            "samples": reward_of_samples([row["scores"] for row in read_lines(scored)]),
+            "samples": reward_of_samples(list(by_prompt.values())),
             "pairs": pair(self.folder, scored, (), self.pairs),
         }
 
@@ -170,7 +181,7 @@ class _Batches:
         figures = {
             "samples/reward": fmean(fmean(row["scores"]) for row in rows),
             "samples/tokens": fmean(count for row in rows for count in row["response_tokens"]),
-            "samples/paired": len(groups) / len(rows),
+            "samples/paired": len(paired) / len(rows),
             "samples/seconds": time.perf_counter() - began,
         }
         return Made(groups, figures)

@@ -181,6 +181,14 @@ def _check_batches(config: IterateConfig) -> None:
             config.train.get("batches"),
             "how long answers will be is not known; set train.training.per_device_train_batch_size",
         ),
+        "train.fully_sharded": (
+            config.train.get("fully_sharded"),
+            "one process has nothing to divide; remove it",
+        ),
+        "train.training.fp16": (
+            dict(config.train.get("training") or {}).get("fp16"),
+            "a batch without a pair gives no gradient to scale; set train.training.bf16=true",
+        ),
     }
     for key, (value, reason) in refused.items():
         if value:
@@ -241,6 +249,11 @@ def _try_training(plan: Plan) -> None:
     if arguments.max_steps > 0 or config.batches:
         return
     in_a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    if in_a_step < 1:
+        raise InputError(
+            "train.training: per_device_train_batch_size and gradient_accumulation_steps must be at least 1; "
+            f"they are {arguments.per_device_train_batch_size} and {arguments.gradient_accumulation_steps}"
+        )
     steps = math.ceil(len(plan.prompts.parts[0]) / in_a_step * arguments.num_train_epochs)
     warmup = arguments.get_warmup_steps(steps)
     if warmup >= steps:

@@ -26,7 +26,7 @@ from preftune.online.outcome import Outcome, write_outcome
 from preftune.online.plan import CONFIG_FILE, LOCK_FILE, SOURCES_FILE, Model, Plan, sources
 from preftune.online.progress import Progress
 from preftune.online.scoring import as_lines, read_lines
-from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, train_round
+from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, steps_taken, train_round
 from preftune.online.view import View
 from preftune.policy import load_tokenizer
 from preftune.training.configuration import RunConfig, dump_yaml
@@ -35,6 +35,8 @@ from preftune.writing import write_json, write_whole
 logger = logging.getLogger(__name__)
 
 TIMING_FILE = "timing.jsonl"
+OF_STAGES = (stages.SAMPLES_FILE, *(f"{name}.manifest.json" for name in ("sample", "score", "pair")))
+"""What a round that was begun stage by stage leaves, when it is made batch by batch instead."""
 MODEL = "model"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -214,7 +216,7 @@ class _Rounds:
                 **_without_places(config),
             },
             outputs=(MODEL,),
-            works=WORKS,
+            works=(*WORKS, BATCHES_FOLDER, SCALE_FILE),
             records=RECORDS,
         )
         return self._finish(
@@ -247,21 +249,28 @@ class _Rounds:
                 **_without_places(config),
             },
             outputs=(stages.PROMPTS_FILE, stages.SCORED_FILE, stages.PAIRS_FILE, MODEL),
-            works=(*WORKS, BATCHES_FOLDER, SCALE_FILE),
+            works=(*WORKS, BATCHES_FOLDER, SCALE_FILE, *OF_STAGES),
             records=RECORDS,
         )
 
         def work() -> Figures:
             held_out = (plan.folder(0) / stages.PAIRS_FILE).read_text(encoding="utf-8")
             if not held_out:
-                answers = read_lines(plan.folder(0) / evaluation.ANSWERS_FILE)
-                raise GuardStop(reward_collapse([row["scores"] for row in answers]))
+                raise InputError(
+                    "the starting model's answers to the held-out prompts make no pair, and "
+                    "update_every=batch fits its scales to pairs of them; give more prompts in held_out, "
+                    "or a larger evaluation.n"
+                )
             write_whole(folder / SCALE_FILE, held_out)
             write_whole(folder / stages.PROMPTS_FILE, as_lines(prompts))
             with plan.reward.ready() as score:
                 live = Interleaved(folder, prompts, sampling, seed, plan.pair_settings, score)
-                if live.remove_damaged():
+                if damaged := live.damaged(steps_taken(folder / RUN_FOLDER)):
+                    # Training begins anew, and comes by the steps whose files these are. The run goes first:
+                    # a call that is killed in between finds them damaged again.
                     shutil.rmtree(folder / RUN_FOLDER, ignore_errors=True)
+                    for file in damaged:
+                        file.unlink(missing_ok=True)
                 training = train_round(config, folder / MODEL, (), live)
             return live.figures() | {"training": training}
 

@@ -15,8 +15,9 @@ Row = dict[str, Any]
 
 
 def write_shard(file: Path, rows: Sequence[Row]) -> None:
-    """Keep some rows."""
-    write_json(file, {"content": hash_json(rows), "rows": rows})
+    """Keep some rows; a value that JSON lacks, such as a date, is kept as text."""
+    kept = json.loads(json.dumps(rows, default=str))
+    write_json(file, {"content": hash_json(kept), "rows": kept})
 
 
 def read_shard(file: Path) -> list[Row] | None:

@@ -103,8 +103,9 @@ class SlotLayer(DynamicLayer):
         """Write one token of every active row to the row's own place; what they attend to."""
         slots = self._slots
         active = torch.arange(slots.active, device=key_states.device)
-        self.keys[active, :, slots.seen] = key_states[:, :, 0]
-        self.values[active, :, slots.seen] = value_states[:, :, 0]
+        # Under autocast rotated keys are in 32 bits and values in 16.
+        self.keys[active, :, slots.seen] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[active, :, slots.seen] = value_states[:, :, 0].to(self.values.dtype)
         window = slice(slots.active), slice(None), slice(slots.longest + 1)
         return self.keys[window], self.values[window]
 

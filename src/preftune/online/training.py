@@ -69,6 +69,12 @@ def train_round(
     return {**{key: summary[key] for key in FIGURES}, "prior_gap": prior and prior["mean_gap"]}
 
 
+def steps_taken(run: Path) -> int:
+    """Steps of a run that its last whole checkpoint has behind it."""
+    checkpoint = last_checkpoint(run / CHECKPOINT_FOLDER)
+    return int(Path(checkpoint).name.removeprefix("checkpoint-")) if checkpoint else 0
+
+
 def _is_finished(config: RunConfig, run: Path) -> bool:
     return _is_of(config, run) and _reads(run / "summary.json") and (run / MODEL_FOLDER).is_dir()
 

@@ -74,8 +74,9 @@ class ReferenceCache:
             rows = [row for row in _rows(every) if not all(map(self._has, row))]
             share = rows[state.process_index :: state.num_processes]
             self._compute(policy, share, autocast or nullcontext(), progress)
-            for found in gather_object([self._logps]):
-                self._logps = found | self._logps
+            # A response in rows of two processes has the first one's number, in all of them.
+            for found in reversed(gather_object([self._logps])):
+                self._logps = self._logps | found
             if state.is_main_process:
                 self._save()
         return [_completed(group, self._logps) for group in groups]

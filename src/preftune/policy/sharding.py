@@ -24,8 +24,8 @@ def shard(reader: PackedReader) -> None:
     """Divide a model over all processes, layer by layer; each then holds its part of every weight.
 
     A layer's weights are gathered when it is computed and let go after. What stands in no layer, such as the
-    embeddings and a value head, is gathered for the whole forward and backward pass: every pass of one
-    process is a pass of all.
+    embeddings, is gathered for the whole forward and backward pass: every pass of one process is a pass of
+    all.
 
     Args:
         reader: whole, the same in every process, and on its device.
@@ -44,6 +44,9 @@ def shard(reader: PackedReader) -> None:
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
+    if reader.value_head is not None:
+        # Weights that are gathered together have one precision, and the head's is its own.
+        fully_shard(reader.value_head, mesh=mesh)
     fully_shard(reader, mesh=mesh)
 
 
@@ -89,7 +92,7 @@ def saved_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     own = model.state_dict().keys()
     adapter = folder / "adapter_model.safetensors"
     if adapter.is_file():
-        names = {name.replace(".default.", "."): name for name in own}
+        names = {_in_adapter_file(name): name for name in own}
         return {names[name]: weight for name, weight in load_file(adapter).items()}
     found: dict[str, Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
@@ -97,6 +100,11 @@ def saved_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     if missing := own - found.keys() - set(getattr(model, "all_tied_weights_keys", ())):
         raise RuntimeError(f"{folder} lacks {missing}")
     return found
+
+
+def _in_adapter_file(name: str) -> str:
+    """What peft calls a weight where it saves it, without the adapter's name."""
+    return name.replace(".modules_to_save.default.", ".").replace(".default.", ".").removesuffix(".default")
 
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -111,4 +119,6 @@ def load_whole_optimizer_state(
     reader: PackedReader, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
     """Divide what `whole_optimizer_state` gave; all processes call it with the same."""
-    set_optimizer_state_dict(reader, optimizer, state, options=WHOLE)
+    # An optimizer without state has nothing to divide.
+    if state["state"]:
+        set_optimizer_state_dict(reader, optimizer, state, options=WHOLE)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from preftune.data.groups import Group, Pair, Response
+from preftune.data.rules import NothingLeftError
 from preftune.errors import InputError
 from preftune.rewards.reliability import Reliability, fit_temperature, reliability
 
@@ -283,7 +284,7 @@ def apply_prior(
     gaps = np.array([pair.gap for group in with_gaps for pair in group.pairs], dtype=np.float64)
     negative = sum(gap < 0 for gap in given)
     if not len(gaps):
-        raise InputError(
+        raise NothingLeftError(
             f"no pair is left for the prior ({negative} had a negative gap and negative_gap is "
             f"{negative_gap!r}): check which column is chosen and whether a higher score is better"
         )

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64
 from pydantic import TypeAdapter, ValidationError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from preftune import objectives
 from preftune.data import (
@@ -57,6 +58,8 @@ from preftune.training.configuration import (
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
+DIVISIBLE = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad"})
+"""Optimizers that update a part of a weight as they update the whole."""
 RESOLVED = 1e-5
 """Least standard deviation of a reward, relative to its mean, of which float32 keeps two digits."""
 
@@ -191,8 +194,13 @@ class PreparedRun:
         }
 
 
-def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
+def prepare(config: RunConfig, progress: bool = False, *, is_live: bool = False) -> PreparedRun:
     """Check everything that can be checked without weights.
+
+    Args:
+        config: the run.
+        progress: show bars.
+        is_live: what is trained on is made later, and `data.train` is only what scales are fitted to.
 
     Raises:
         InputError: something in the configuration or the data is wrong.
@@ -225,7 +233,8 @@ def prepare(config: RunConfig, progress: bool = False) -> PreparedRun:
         reader=splits,
     )
     _check_sizes(prepared, model_config)
-    _check_divergence(prepared)
+    if not is_live:
+        _check_divergence(prepared)
     return prepared
 
 
@@ -311,6 +320,11 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
         logger.warning(
             "training.bf16=true: this processor has no instructions for bfloat16, and products in it can "
             "take 80 times as long as in float32; set training.bf16=false"
+        )
+    if config.fully_sharded and arguments.optim not in DIVISIBLE:
+        raise InputError(
+            f"training.optim={OptimizerNames(arguments.optim).value} with fully_sharded=true: it has not been "
+            f"seen to work on a part of a weight; set one of {', '.join(sorted(DIVISIBLE))}"
         )
     if arguments.n_gpu > 1:
         logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)
@@ -483,20 +497,21 @@ class SplitReader:
         if control:
             # A model that was trained so before brings its text along.
             set_control(self.tokenizer, "")
-        tokenized = tokenize_groups(
-            groups,
-            self.tokenizer,
-            LengthLimits(data.max_length, data.max_prompt_length),
-            RowRules(data.rules),
-            report,
-            progress=self.progress,
-            chat_template_kwargs=data.chat_template_kwargs,
-            control={True: control.good, False: control.bad} if control else None,
-        )
-        if control:
-            # Whoever asks the saved model through its template asks for good responses.
-            set_control(self.tokenizer, control.good)
-        return tokenized
+        try:
+            return tokenize_groups(
+                groups,
+                self.tokenizer,
+                LengthLimits(data.max_length, data.max_prompt_length),
+                RowRules(data.rules),
+                report,
+                progress=self.progress,
+                chat_template_kwargs=data.chat_template_kwargs,
+                control={True: control.good, False: control.bad} if control else None,
+            )
+        finally:
+            if control:
+                # Whoever asks the saved model through its template asks for good responses.
+                set_control(self.tokenizer, control.good)
 
     def _load(self, source: str, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
         loaded = load_groups(
@@ -555,4 +570,4 @@ def _naming(source: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise type(error)(f"{source}: {error}") from None

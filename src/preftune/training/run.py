@@ -111,7 +111,7 @@ def train(
         logger.info("%s is finished; there is nothing to resume", folder)
         finished: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return finished
-    prepared = prepare(config, progress)
+    prepared = prepare(config, progress, is_live=live is not None)
     record = environment(prepared.arguments, prepared.fingerprints)
     if resume:
         _check_environment(folder, record)
@@ -164,6 +164,9 @@ def train(
     if live:
         prepared = replace(prepared, train=live.trained_on(prepared))
     summary = prepared.summary() | recorder.summary() | {"shares_prompts": policy.shares_prompts}
+    if live:
+        steps = trainer.state.global_step
+        summary |= {"steps": steps, "tokens_per_step": round(prepared.train.tokens / steps)}
     summary["value_explained_variance"] = _explained_variance(prepared, summary["evaluation_end"])
     trainer.save_value_head(folder)
     if state.is_main_process:

@@ -1,6 +1,7 @@
 """A thin subclass of transformers' Trainer: packed batches in, any objective's terms out."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -46,7 +47,7 @@ class IdleBatch(Batch):
 
 
 Step = list[Batch]
-"""Rows that a process takes between two exchanges of gradients; among several it has at least one."""
+"""Rows that a process takes in a step, or in a micro-batch of one; among several processes each has one."""
 Counts = dict[Unit, Tensor]
 
 LOADER_OPTIONS = (
@@ -192,10 +193,17 @@ class PreferenceTrainer(Trainer):
             filled.append([*[IdleBatch(shortest)] * (rows - len(step)), *step])
         return filled
 
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        # A process would hold whole gradients until the last row of a step.
+        return nullcontext()
+
     def training_step(
         self, model: nn.Module, inputs: Step, num_items_in_batch: Counts | None = None
     ) -> Tensor:
-        """Forward and backward pass of every row; gradients are exchanged in the last row's backward."""
+        """Forward and backward pass of every row.
+
+        Gradients are exchanged in the last row's backward pass, those of a divided model in every row's.
+        """
         loss = torch.zeros((), device=self.args.device)
         if not inputs:
             return loss
@@ -241,7 +249,7 @@ class PreferenceTrainer(Trainer):
             if batch is None:
                 continue
             batch = batch.to(self.args.device, non_blocking=True)
-            # Not the wrapped model: in a pass without gradients processes have nothing to exchange.
+            # Not the wrapped model: in a pass without gradients DDP has nothing to exchange.
             ratios = (self.model(batch=batch).logps - batch.reference_logps).double()
             if isinstance(row, IdleBatch):
                 continue
@@ -380,6 +388,8 @@ class PreferenceTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(self.model):
             super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        if not (Path(checkpoint) / OPTIMIZER_NAME).exists():
             return
         state, schedule = (
             torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
