@@ -323,8 +323,8 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
         )
     if config.fully_sharded and arguments.optim not in DIVISIBLE:
         raise InputError(
-            f"training.optim={OptimizerNames(arguments.optim).value} with fully_sharded=true: it has not been "
-            f"seen to work on a part of a weight; set one of {', '.join(sorted(DIVISIBLE))}"
+            f"training.optim={OptimizerNames(arguments.optim).value} with fully_sharded=true: it has not "
+            f"been seen to work on a part of a weight; set one of {', '.join(sorted(DIVISIBLE))}"
         )
     if arguments.n_gpu > 1:
         logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)
