@@ -66,7 +66,7 @@ class Experiment:
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 8, ((0, 0.03, 0.1), (0.3, 1))),
+    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 4, ((0, 0.03, 0.1), (0.3, 1))),
     "safety": Experiment("toxicity_words", safety_rows, 48, 10, 2, ((0, 0.1), (0.3, 1))),
 }
 
