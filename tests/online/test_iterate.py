@@ -421,6 +421,9 @@ def test_launched_processes_sample_score_and_train(output: Path) -> None:
         for path in (output / "round-1", folder)
     )
     assert one == two
+    # Each process says how much is left to score.
+    log = " ".join((folder / "scoring.log").read_text().split())
+    assert log.count("responses are scored") == 2
 
 
 @pytest.mark.slow

@@ -69,9 +69,9 @@ class ServerEngine:
                     for number in range(settings.n)
                 ]
                 try:
-                    answers = [
-                        request.result() for request in track(requests, "sampling", disable=not progress)
-                    ]
+                    # What fails ends the bar with it: a bar that is only collected later can block others.
+                    results = (request.result() for request in requests)
+                    answers = list(track(results, "sampling", len(requests), disable=not progress))
                 except BaseException:
                     # Nobody waits for the rest.
                     pool.shutdown(wait=False, cancel_futures=True)
