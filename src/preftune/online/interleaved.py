@@ -294,10 +294,8 @@ class InterleavedTrainer(PreferenceTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the samples' figures to the log line."""
         if "loss" in logs:
-            names = dict.fromkeys(name for figures in self._figures for name in figures)
-            logs |= {
-                name: fmean(figures[name] for figures in self._figures if name in figures) for name in names
-            }
+            names = self._figures[0] if self._figures else ()
+            logs |= {name: fmean(figures[name] for figures in self._figures) for name in names}
             self._figures = []
         super().log(logs, start_time)
 

@@ -201,15 +201,22 @@ class _Rounds:
     def _train(self, number: int, before: Model, paired: Finished, start: Finished) -> Finished:
         plan, folder = self._plan, self._plan.folder(number)
         config = plan.run_config(number, before, folder / stages.PAIRS_FILE)
-        stage = Stage(
-            folder=folder,
+        stage = self._training(number, config, before, start)
+        stage = replace(stage, inputs={**stage.inputs, "pairs": paired.content})
+        return self._finish(
+            number,
+            stage,
+            lambda: train_round(config, folder / MODEL, plan.config.launch),
+            progress.of_training(folder / RUN_FOLDER, config.training),
+        )
+
+    def _training(self, number: int, config: RunConfig, before: Model, start: Finished) -> Stage:
+        """What every training stage is made from and leaves, whatever it trains on."""
+        plan = self._plan
+        return Stage(
+            folder=plan.folder(number),
             name="train",
-            inputs={
-                "start": plan.start.content,
-                "before": before.content,
-                "pairs": paired.content,
-                "held_out": start.content,
-            },
+            inputs={"start": plan.start.content, "before": before.content, "held_out": start.content},
             settings={
                 "start_from": plan.config.start_from,
                 "reference": plan.config.reference,
@@ -219,38 +226,23 @@ class _Rounds:
             works=(*WORKS, BATCHES_FOLDER, SCALE_FILE),
             records=RECORDS,
         )
-        return self._finish(
-            number,
-            stage,
-            lambda: train_round(config, folder / MODEL, plan.config.launch),
-            progress.of_training(folder / RUN_FOLDER, config.training),
-        )
 
     def _train_by_batch(self, number: int, before: Model, start: Finished) -> Finished:
         """One stage in which the policy answers and learns by turns."""
         plan, sampling = self._plan, self._plan.config.sampling
         folder, seed, prompts = plan.folder(number), plan.seed(number), plan.prompts.parts[number - 1]
         config = plan.run_config(number, before, folder / SCALE_FILE)
-        stage = Stage(
-            folder=folder,
-            name="train",
-            inputs={
-                "start": plan.start.content,
-                "before": before.content,
-                "prompts": hash_json(prompts),
-                "reward": plan.reward.identity,
-                "held_out": start.content,
-            },
+        stage = self._training(number, config, before, start)
+        stage = replace(
+            stage,
+            inputs={**stage.inputs, "prompts": hash_json(prompts), "reward": plan.reward.identity},
             settings={
-                "start_from": plan.config.start_from,
-                "reference": plan.config.reference,
                 "sampling": sampling.model_dump(exclude={"rows"}) | {"seed": seed},
                 "pairs": asdict(plan.pair_settings),
-                **_without_places(config),
+                **stage.settings,
             },
-            outputs=(stages.PROMPTS_FILE, stages.SCORED_FILE, stages.PAIRS_FILE, MODEL),
-            works=(*WORKS, BATCHES_FOLDER, SCALE_FILE, *OF_STAGES),
-            records=RECORDS,
+            outputs=(stages.PROMPTS_FILE, stages.SCORED_FILE, stages.PAIRS_FILE, *stage.outputs),
+            works=(*stage.works, *OF_STAGES),
         )
 
         def work() -> Figures:
