@@ -30,7 +30,7 @@ from preftune.training.configuration import LoraSection, RunConfig
 
 # The command line's own, so that a user's settings are measured and not a copy of them.
 from preftune.training.preparation import _training_arguments
-from preftune.training.run import _autocast, _load_model
+from preftune.training.run import _load_model, training_precision
 from preftune.training.trainer import PreferenceTrainer
 
 WEIGHT_NOISE = 1e-3
@@ -159,7 +159,7 @@ def preftune_reference(setting: Setting) -> ReferencePass:
     def score(groups: Sequence[TokenizedGroup], _: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             cache = ReferenceCache(Path(folder), "benchmark")
-            filled = cache.fill(policy, groups, _autocast(_training_arguments(config)))
+            filled = cache.fill(policy, groups, training_precision(_training_arguments(config)))
         return sum(
             float(group.reference_logps.sum()) for group in filled if group.reference_logps is not None
         )

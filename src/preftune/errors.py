@@ -1,4 +1,4 @@
-"""The one error that is the user's to fix."""
+"""The errors that are the user's to fix."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message names the key, the value, the rule and the fix. The command line prints it without a
     traceback and exits with code 2.
     """
+
+
+class NothingLeftError(InputError):
+    """No row is left, or none that can be used."""

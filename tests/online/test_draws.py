@@ -20,7 +20,7 @@ def test_the_numbers_pick_by_hand():
     """With weights 1, 3 on one shelf and 4 on the next: half the first numbers go to each shelf.
 
     On the first shelf a quarter of the second numbers go to token 0. Limits belong to the token behind them,
-    and a number rounded up to 1 to the last token that can be drawn.
+    and a number rounded up to 1 to the last token that can be drawn. The probabilities are 1/8, 3/8 and 1/2.
     """
     logits = torch.full((1, 300), -torch.inf)
     logits[0, [0, 5, 260]] = torch.tensor([1.0, 3.0, 4.0]).log()
@@ -33,7 +33,9 @@ def test_the_numbers_pick_by_hand():
         (1.0, 1.0): 260,
     }
     for numbers, token in picks.items():
-        assert draw(logits.clone(), torch.tensor([numbers]), temperature=1.0).item() == token
+        drawn, logp = draw(logits.clone(), torch.tensor([numbers]), temperature=1.0)
+        assert drawn.item() == token
+        assert logp.exp().item() == pytest.approx({0: 1 / 8, 5: 3 / 8, 260: 1 / 2}[token])
 
 
 def test_the_nucleus_by_hand():
@@ -53,7 +55,7 @@ def test_few_tokens_change_with_the_models_rounding():
     logits = torch.randn(200, 50_000)
     numbers = torch.rand(200, 2)
     near = logits + 1e-3 * torch.randn_like(logits)
-    assert (draw(logits, numbers, 1.0) != draw(near, numbers, 1.0)).sum() <= 5
+    assert (draw(logits, numbers, 1.0)[0] != draw(near, numbers, 1.0)[0]).sum() <= 5
 
 
 def test_more_steps_begin_with_those_of_fewer():

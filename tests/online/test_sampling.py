@@ -187,6 +187,31 @@ def test_the_first_token_follows_the_models_distribution(model, tokenizer, tempe
     assert chisquare(*(each.numpy() for each in pooled)).pvalue > 0.01
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "mistral"])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.7)])
+def test_a_response_knows_its_probability(architecture, temperature, top_p, tokenizer, tiny_model):
+    """Its log-probability is that of its tokens under softmax(logits / T), within transformers' own nucleus.
+
+    Of rows that enter and leave in slots, and of padded ones; at temperature 0 nothing else could be drawn.
+    """
+    decoder = tiny_model(ARCHITECTURES[architecture])
+    settings = {"n": 3, "max_new_tokens": 12, "temperature": temperature, "top_p": top_p}
+    for prompt, group in zip(
+        PROMPTS, sample_responses(decoder, tokenizer, PROMPTS, rows=6, **settings), strict=True
+    ):
+        asked = tokenizer(prompt)["input_ids"]
+        for response in group:
+            with torch.no_grad():
+                logits = decoder(input_ids=torch.tensor([[*asked, *response.tokens]])).logits[0]
+            logits = logits[len(asked) - 1 : -1].double()
+            if temperature == 0:
+                assert response.logp == 0
+                continue
+            logps = TopPLogitsWarper(top_p)(None, logits / temperature).log_softmax(-1)
+            expected = logps.gather(1, torch.tensor(response.tokens)[:, None]).sum().item()
+            assert response.logp == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_end_token_ends_a_response(model, tokenizer):
     """A finished response has its end token last and only there; a cut one has all the tokens asked for."""
     groups = sample_responses(model, tokenizer, PROMPTS, n=16, max_new_tokens=12)

@@ -4,7 +4,7 @@ from preftune.data.control import ControlTexts, set_control
 from preftune.data.groups import Group, Message, Pair, Response, Text, TokenizedGroup
 from preftune.data.mismatch import mismatched
 from preftune.data.pairing import PAIR_RULES
-from preftune.data.rules import RULES, NothingLeftError, RowReport, RowRules
+from preftune.data.rules import RULES, RowReport, RowRules
 from preftune.data.shapes import LoadedGroups, fingerprint_rows, load_groups
 from preftune.data.sources import read_rows
 from preftune.data.tokenization import LengthLimits, fingerprint_groups, tokenize_groups
@@ -17,7 +17,6 @@ __all__ = [
     "LengthLimits",
     "LoadedGroups",
     "Message",
-    "NothingLeftError",
     "Pair",
     "Response",
     "RowReport",

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from preftune.data.groups import TokenizedGroup
-from preftune.data.rules import NothingLeftError
+from preftune.errors import NothingLeftError
 
 TRIES = 32
 """Groups that are asked for a response the receiving group does not have itself."""

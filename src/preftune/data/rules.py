@@ -5,11 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from preftune.errors import InputError
-
-
-class NothingLeftError(InputError):
-    """No row is left, or none that can be used."""
+from preftune.errors import InputError, NothingLeftError
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 import torch
@@ -30,8 +31,21 @@ class Prompt:
     seeds: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One response as it was drawn.
+
+    Attributes:
+        tokens: its ids, up to and with the one that ends it.
+        logp: logarithm of the probability with which they were drawn, summed over them, in nats.
+    """
+
+    tokens: list[int]
+    logp: float
+
+
 class Transcript:
-    """The tokens of all rows, where row `prompt * n + sample` is one response."""
+    """What all rows have drawn, where row `prompt * n + sample` is one response."""
 
     def __init__(
         self,
@@ -45,6 +59,7 @@ class Transcript:
         self._ends = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
         self._uniforms = torch.stack([uniforms(seed, settings.max_new_tokens) for seed in seeds]).to(device)
         self._tokens = torch.zeros(self._uniforms.shape[:2], dtype=torch.int64, device=device)
+        self._logps = torch.zeros(self._tokens.shape, dtype=torch.float32, device=device)
 
     def take(
         self,
@@ -58,16 +73,22 @@ class Transcript:
             The tokens, and which of them are their row's last.
         """
         settings = self._settings
-        token = draw(logits, self._uniforms[row, step], settings.temperature, settings.top_p)
+        token, logp = draw(logits, self._uniforms[row, step], settings.temperature, settings.top_p)
         self._tokens[row, step] = token
+        self._logps[row, step] = logp
         return token, torch.isin(token, self._ends) | (step + 1 == settings.max_new_tokens)
 
-    def rows(self) -> list[list[int]]:
-        """Every row's tokens, up to and with the one that ends it."""
+    def rows(self) -> list[Drawn]:
+        """Every row's response."""
         ended = torch.isin(self._tokens, self._ends)
         ended[:, -1] = True
-        lengths = ended.int().argmax(-1) + 1
-        return [row[:length] for row, length in zip(self._tokens.tolist(), lengths.tolist(), strict=True)]
+        lengths = (ended.int().argmax(-1) + 1).tolist()
+        return [
+            Drawn(tokens[:length], fsum(logps[:length]))
+            for tokens, logps, length in zip(
+                self._tokens.tolist(), self._logps.tolist(), lengths, strict=True
+            )
+        ]
 
 
 def pad(

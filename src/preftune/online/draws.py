@@ -40,7 +40,7 @@ def draw(
     uniform: Float32[Tensor, "rows 2"],
     temperature: float,
     top_p: float = 1.0,
-) -> Int64[Tensor, "rows"]:
+) -> tuple[Int64[Tensor, "rows"], Float32[Tensor, "rows"]]:
     """A token of each row, by its uniform numbers: the first picks a shelf of tokens, the second one on it.
 
     What else is decoded moves the limits between tokens by the model's rounding. With errors of 1e-5 in
@@ -52,9 +52,17 @@ def draw(
         uniform: in [0, 1].
         temperature: 0 takes the likeliest token.
         top_p: see `SamplingSettings`.
+
+    Returns:
+        The tokens, and the logarithm of the probability with which each was drawn, in nats: the model's own
+        at temperature 1 and top_p 1.
+
+    Raises:
+        InputError: the logits are NaN or infinite.
     """
     if temperature == 0:
-        return logits.argmax(-1)
+        token = logits.argmax(-1)
+        return token, torch.zeros_like(token, dtype=torch.float32)
     # In place, since a vocabulary-wide tensor per operation costs more than the operation.
     weights = logits.float()
     weights.sub_(weights.amax(-1, keepdim=True)).div_(temperature).exp_()
@@ -70,7 +78,9 @@ def draw(
         )
     shelf = _pick(sums, uniform[:, 0])
     own = shelves[torch.arange(len(shelves), device=shelves.device), shelf]
-    return shelf * SHELF + _pick(own, uniform[:, 1])
+    place = _pick(own, uniform[:, 1])
+    share = own.gather(1, place[:, None]).squeeze(1) / sums.sum(-1)
+    return shelf * SHELF + place, share.log()
 
 
 def _pick(

@@ -19,9 +19,9 @@ import transformers
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from preftune.data import NothingLeftError, TokenizedGroup
+from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
-from preftune.errors import InputError
+from preftune.errors import InputError, NothingLeftError
 from preftune.online.configuration import SamplingSection
 from preftune.online.guards import GuardStop, reward_collapse
 from preftune.online.manifest import Figures

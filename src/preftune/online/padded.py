@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from preftune.errors import InputError
-from preftune.online.decoding import Advance, Prompt, Transcript, device_of, pad
+from preftune.online.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad
 from preftune.online.settings import SamplingSettings
 
 COMPACT_WHEN_FINISHED = 0.25
@@ -27,8 +27,8 @@ def decode_padded(
     ends: frozenset[int],
     rows: int,
     advance: Advance,
-) -> list[list[int]]:
-    """Token ids of every response; see `decode_in_slots`.
+) -> list[Drawn]:
+    """Every response; see `decode_in_slots`.
 
     Raises:
         InputError: the model keeps its state in no `Cache`.
@@ -93,7 +93,7 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _Rows:
 
 def _decode(
     model: nn.Module, prompts: Sequence[Prompt], settings: SamplingSettings, ends: frozenset[int]
-) -> list[list[int]]:
+) -> list[Drawn]:
     """A batch, by prompt and sample."""
     rows = _prefill(model, prompts)
     device = rows.logits.device

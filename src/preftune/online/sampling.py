@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from preftune.errors import InputError
-from preftune.online.decoding import Advance, Prompt
+from preftune.online.decoding import Advance, Drawn, Prompt
 from preftune.online.draws import sample_seed
 from preftune.online.padded import decode_padded
 from preftune.online.settings import Chat, SamplingSettings
@@ -31,11 +31,14 @@ class SampledResponse:
         text: the decoded response, without special tokens.
         tokens: its token ids, with the end-of-sequence token where there is one.
         finished: whether the model ended it; False where `max_new_tokens` cut it off.
+        logp: logarithm of the probability with which it was drawn, summed over its tokens, in nats; the
+            model's own at temperature 1 and top_p 1.
     """
 
     text: str
     tokens: tuple[int, ...]
     finished: bool
+    logp: float
 
 
 def sample_responses(
@@ -91,8 +94,8 @@ def sample_responses(
     ends = _end_tokens(model, tokenizer)
     with _decoding(model, dtype) as decoder, Progress(disable=not progress) as bar:
         task = bar.add_task("sampling", total=len(seeded) * n)
-        tokens = _decode(decoder, seeded, settings, ends, rows, lambda ended: bar.advance(task, ended))
-    responses = [_response(tokenizer, row, ends) for row in tokens]
+        drawn = _decode(decoder, seeded, settings, ends, rows, lambda ended: bar.advance(task, ended))
+    responses = [_response(tokenizer, each, ends) for each in drawn]
     by_prompt = {prompt.index: responses[i * n : (i + 1) * n] for i, prompt in enumerate(seeded)}
     return [by_prompt[index] for index in range(len(seeded))]
 
@@ -135,15 +138,15 @@ def _decode(
     ends: frozenset[int],
     rows: int,
     advance: Advance,
-) -> list[list[int]]:
-    """Token ids of every response, the way the model's cache allows."""
+) -> list[Drawn]:
+    """Every response, decoded the way the model's cache allows."""
     if not prompts:
         return []
-    tokens = decode_in_slots(model, prompts, settings, ends, rows, advance)
-    if tokens is None:
+    drawn = decode_in_slots(model, prompts, settings, ends, rows, advance)
+    if drawn is None:
         logger.info("%s keeps a cache of its own kind: sampling batch by batch", type(model).__name__)
-        tokens = decode_padded(model, prompts, settings, ends, rows, advance)
-    return tokens
+        drawn = decode_padded(model, prompts, settings, ends, rows, advance)
+    return drawn
 
 
 def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -172,6 +175,6 @@ def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module
             module.training = True
 
 
-def _response(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: frozenset[int]) -> SampledResponse:
-    text = str(tokenizer.decode(tokens, skip_special_tokens=True))
-    return SampledResponse(text=text, tokens=tuple(tokens), finished=tokens[-1] in ends)
+def _response(tokenizer: PreTrainedTokenizerBase, drawn: Drawn, ends: frozenset[int]) -> SampledResponse:
+    text = str(tokenizer.decode(drawn.tokens, skip_special_tokens=True))
+    return SampledResponse(text, tuple(drawn.tokens), drawn.tokens[-1] in ends, drawn.logp)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from preftune.online.decoding import Advance, Prompt, Transcript, device_of, pad
+from preftune.online.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad
 from preftune.online.settings import SamplingSettings
 
 ROOM_AHEAD = 128
@@ -30,8 +30,8 @@ def decode_in_slots(
     ends: frozenset[int],
     rows: int,
     advance: Advance,
-) -> list[list[int]] | None:
-    """Token ids of every response, in the order of the prompts.
+) -> list[Drawn] | None:
+    """Every response, in the order of the prompts.
 
     Args:
         model: in evaluation mode.

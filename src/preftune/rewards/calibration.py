@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from preftune.data.groups import Group, Pair, Response
-from preftune.data.rules import NothingLeftError
-from preftune.errors import InputError
+from preftune.errors import InputError, NothingLeftError
 from preftune.rewards.reliability import Reliability, fit_temperature, reliability
 
 Fitted = Mapping[str, tuple[float, ...]]

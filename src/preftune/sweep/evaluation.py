@@ -150,7 +150,8 @@ def evaluate(
         device: where models run.
         progress: show bars.
     """
-    sampled, own = _sample(config, trained, held_out, sampling, device, progress)
+    sampled = _sample(config, trained, held_out, sampling, device, progress)
+    own = np.array([[response.logp for response in responses] for responses in sampled])
     drift = np.zeros_like(own)
     if trained is not None:
         drift = own - _score(_load(config, None, device), held_out, sampled, progress)
@@ -229,8 +230,8 @@ def _sample(
     sampling: Sampling,
     device: torch.device,
     progress: bool,
-) -> tuple[list[list[SampledResponse]], Float64[np.ndarray, "prompts n"]]:
-    """Responses to every prompt, and their log-probabilities under the model that gave them."""
+) -> list[list[SampledResponse]]:
+    """Responses to every prompt."""
     model = _load(config, trained, device)
     sampled = sample_responses(
         model,
@@ -243,10 +244,9 @@ def _sample(
         chat_template_kwargs=config.data.chat_template_kwargs,
         progress=progress,
     )
-    logps = _score(model, held_out, sampled, progress)
     del model
     _free(device)
-    return sampled, logps
+    return sampled
 
 
 @torch.no_grad()
