@@ -114,7 +114,8 @@ class ReferencePass:
         examples: Sequence[Any],
         tokens: Callable[..., int],
     ) -> None:
-        self.items, self.exact_loss = len(examples), None
+        self.items = len(examples)
+        self.exact_loss: float | None = None
         self._score, self._examples, self._tokens = score, examples, tokens
 
     def step(self, at_a_time: int, first_only: bool = False) -> Measured:

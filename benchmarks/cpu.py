@@ -82,12 +82,12 @@ class Entry:
     @property
     def seconds(self) -> float:
         """Median of a whole step."""
-        return median(step["seconds"] for step in self.measured)
+        return float(median(step["seconds"] for step in self.measured))
 
     def times(self, other: "Entry") -> float:
         """How many times slower than the other, by the median over the rounds that both ran."""
         both = self.steps.keys() & other.steps.keys()
-        return median(self.steps[turn]["seconds"] / other.steps[turn]["seconds"] for turn in both)
+        return float(median(self.steps[turn]["seconds"] / other.steps[turn]["seconds"] for turn in both))
 
     def peak_memory(self) -> float | None:
         """The most that any step held, in MB."""

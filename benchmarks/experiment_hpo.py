@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,7 +32,8 @@ SEEDS = (0, 1, 2)
 MAX_NEW_TOKENS = 64
 HELD_OUT_PROMPTS = 32
 HELD_OUT_RESPONSES = 4
-KEY = "objective.auxiliary.weight"
+PROCESSES = 2
+KEY, SEED_KEY = "objective.auxiliary.weight", "training.seed"
 FOLDER = Path("docs/experiments")
 
 
@@ -47,8 +47,7 @@ class Experiment:
         training_prompts: how many of them are trained on.
         steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
         samples: drawn for each held-out prompt.
-        shares: weights by process, two or more each; 0 learns from pairs alone and is trained in half the
-            time, and large ones are measured on longer texts.
+        weights: of the auxiliary term; 0 is the base.
     """
 
     measure: str
@@ -56,18 +55,13 @@ class Experiment:
     training_prompts: int
     steps: int
     samples: int
-    shares: tuple[tuple[float, ...], ...]
-
-    @property
-    def weights(self) -> list[float]:
-        """Every weight, 0 among them."""
-        return sorted(chain(*self.shares))
+    weights: tuple[float, ...]
 
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 4, ((0, 0.03, 0.1), (0.3, 1))),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 2, ((0, 0.1), (0.3, 1))),
+    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 4, (0, 0.03, 0.1, 0.3, 1)),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 2, (0, 0.1, 0.3, 1)),
 }
 
 
@@ -114,21 +108,23 @@ def run(name: str) -> Path:
     write_jsonl(folder / "held_out.jsonl", untied[:HELD_OUT_PROMPTS])
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(configuration(experiment, folder), sort_keys=False), encoding="utf-8")
-    seeds = f"training.seed={','.join(map(str, SEEDS))}"
+    swept = [f"{SEED_KEY}={_listed(SEEDS)}", f"{KEY}={_listed(experiment.weights)}"]
     sampling = ["--n", str(experiment.samples), "--max-new-tokens", str(MAX_NEW_TOKENS)]
-    command = [sys.executable, "-m", "preftune", "sweep", str(file), seeds, *sampling]
-    # Small matrices: a process for each core gets more out of two cores than a thread for each.
+    command = [sys.executable, "-m", "preftune", "sweep", str(file), *swept, *sampling]
+    # Small matrices: a process for each core gets more out of the cores than a thread for each.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    shares = [subprocess.Popen([*command, _swept(share)], env=environment) for share in experiment.shares]
-    if sum(share.wait() for share in shares):
-        sys.exit("a share failed; its message is above, and the same command continues there")
-    # Everything is there now; this writes the table and the report of all of it.
-    subprocess.run([*command, _swept(experiment.weights)], check=True)
+    shards = [
+        subprocess.Popen([*command, "--shard", f"{number}/{PROCESSES}"], env=environment)
+        for number in range(1, PROCESSES + 1)
+    ]
+    if sum(shard.wait() for shard in shards):
+        sys.exit("a shard failed; its message is above, and the same command continues there")
+    subprocess.run(command, check=True)
     return folder / "sweep"
 
 
-def _swept(weights: Sequence[float]) -> str:
-    return f"{KEY}={','.join(map(str, weights))}"
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(map(str, values))
 
 
 # --- comparing weights ---
@@ -136,7 +132,7 @@ def _swept(weights: Sequence[float]) -> str:
 
 def point_folder(sweep: Path, weight: float, seed: int) -> Path:
     """Where a point of the sweep is kept."""
-    return sweep / f"training.seed={seed},{KEY}={weight}"
+    return sweep / f"{SEED_KEY}={seed},{KEY}={weight}"
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -264,15 +264,16 @@ def seconds() -> float:
         for seed in SEEDS
         for line in (folder_of(arm, seed) / "timing.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    return sum(line["seconds"] for line in lines)
+    return float(sum(line["seconds"] for line in lines))
 
 
 def write() -> None:
     """The JSON, the figure and the table."""
-    results = {"date": datetime.now(UTC).date().isoformat(), "seconds": round(seconds()), "rows": compare()}
+    rows = compare()
+    results = {"date": datetime.now(UTC).date().isoformat(), "seconds": round(seconds()), "rows": rows}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_json(RESULTS, results)
-    draw(RESULTS.with_suffix(".svg"), results["rows"])
+    draw(RESULTS.with_suffix(".svg"), rows)
     table = markdown(results)
     write_section(EXPERIMENTS_PAGE, experiment_markers("online"), table)
     print(table)

@@ -36,7 +36,7 @@ class Shapes:
         linear = [m for m in network.modules() if isinstance(m, torch.nn.Linear) and m is not head]
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
-            tuple(tuple(module.weight.shape) for module in linear),
+            tuple((module.out_features, module.in_features) for module in linear),
             tuple(head.weight.shape),
             config.num_hidden_layers,
             width * config.num_attention_heads,

@@ -84,14 +84,16 @@ def liger(config: Qwen2Config, head: nn.Linear, hidden: Tensor, targets: Tensor)
     """Liger's fused linear cross-entropy."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    return LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, targets)
+    loss: Tensor = LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, targets)
+    return loss
 
 
 def cut_cross_entropy(config: Qwen2Config, head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """Apple's cut-cross-entropy."""
     from cut_cross_entropy import linear_cross_entropy
 
-    return linear_cross_entropy(hidden, head.weight, targets, reduction="sum")
+    loss: Tensor = linear_cross_entropy(hidden, head.weight, targets, reduction="sum")
+    return loss
 
 
 HEADS: dict[str, Callable[[Qwen2Config, nn.Linear, Tensor, Tensor], Tensor]] = {
@@ -163,15 +165,15 @@ def step_rows(size: Size, setting: Setting, data: dict[int, list[Groups]], name:
 def head_rows(size: Size, setting: Setting) -> Iterator[Row]:
     """The head alone: from hidden states to the sum of log-probabilities and back."""
     torch.manual_seed(0)
-    config, count, place = size.config, setting.head_tokens, {"device": setting.device}
-    head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=setting.dtype, **place)
-    hidden = torch.randn(count, config.hidden_size, dtype=setting.dtype, requires_grad=True, **place)
-    targets = torch.randint(config.vocab_size, (count,), **place)
+    config, count, device, dtype = size.config, setting.head_tokens, setting.device, setting.dtype
+    head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, device=device)
+    hidden = torch.randn(count, config.hidden_size, dtype=dtype, requires_grad=True, device=device)
+    targets = torch.randint(config.vocab_size, (count,), device=device)
 
     def step(score: Callable[..., Tensor]) -> float:
         head.weight.grad = hidden.grad = None
         loss = score(config, head, hidden, targets)
-        loss.backward()
+        torch.autograd.backward(loss)
         return float(loss.detach())
 
     for name, score in HEADS.items():

@@ -128,8 +128,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def pack_unshared(groups: Groups) -> PackedBatch:
     """Every response in a group of its own, behind its own copy of the prompt; pairs reach across groups."""
     singles = [
-        TokenizedGroup(group.prompt, (response,), (Pair(0, 0),), group.reference_logps[index : index + 1])
+        TokenizedGroup(group.prompt, (response,), (Pair(0, 0),), logps[index : index + 1])
         for group in groups
+        if (logps := group.reference_logps) is not None
         for index, response in enumerate(group.responses)
     ]
     shared = pack(groups)

@@ -153,7 +153,7 @@ def _forward_backward(policy: Policy, batch: PackedBatch) -> None:
     objective = objectives.build({"method": "dpo"})
     with torch.autocast("cpu", torch.bfloat16):
         loss = objective(policy(batch)).total(count_units(batch.lengths, batch.chosen))
-    loss.backward()
+    torch.autograd.backward(loss)
 
 
 def fit_exponent(values: Sequence[float], measured: Sequence[float | None]) -> dict[str, float] | None:

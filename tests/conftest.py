@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,28 @@ def config(tmp_path: Path, tiny_model_dir: Path) -> dict[str, Any]:
         "output": str(tmp_path / "run"),
         "cache": str(tmp_path / "cache"),
     }
+
+
+@pytest.fixture
+def killed_behind(tmp_path: Path) -> Callable[[Path, int], Path]:
+    """A copy of a finished run, as it would be had the run been killed behind its checkpoint of a step."""
+
+    def copy_of(run: Path, step: int) -> Path:
+        killed = tmp_path / "killed"
+        shutil.copytree(run, killed)
+        for checkpoint in (killed / "checkpoints").iterdir():
+            if int(checkpoint.name.removeprefix("checkpoint-")) > step:
+                shutil.rmtree(checkpoint)
+        shutil.rmtree(killed / "model")
+        (killed / "summary.json").unlink()
+        (killed / "value_head.safetensors").unlink(missing_ok=True)
+        stored = yaml.safe_load((killed / "config.yaml").read_text(encoding="utf-8"))
+        (killed / "config.yaml").write_text(
+            yaml.safe_dump(stored | {"output": str(killed)}), encoding="utf-8"
+        )
+        return killed
+
+    return copy_of
 
 
 CommandLine = Callable[..., tuple[int, str]]

@@ -158,6 +158,22 @@ def test_other_samples_are_drawn_from_the_same_runs(output: Path, preftune: Comm
         assert len(json.loads(first)["responses"]) == 3
 
 
+def test_shards_come_to_what_one_call_does(output: Path, preftune: CommandLine) -> None:
+    """Each shard trains and measures its own point alone; the call without shards compares what they left."""
+    samples = (output / HIGH / "samples.jsonl").read_bytes()
+    shutil.rmtree(output / HIGH)
+    (output / "summary.json").unlink()
+    assert preftune("sweep", *SWEPT, "--shard", "1/2")[0] == 0
+    assert not (output / HIGH).exists()
+    assert preftune("sweep", *SWEPT, "--shard", "2/2")[0] == 0
+    assert (output / HIGH / "samples.jsonl").read_bytes() == samples
+    assert not (output / "summary.json").exists()
+    before = runs_of(output)
+    assert preftune("sweep", *SWEPT)[0] == 0
+    assert runs_of(output) == before
+    assert list(read(output / "summary.json")["points"]) == [LOW, HIGH]
+
+
 def kill(run: Path, *, after_checkpoint: bool) -> None:
     """What a run leaves that was killed behind its first checkpoint, or before it."""
     for name in ("summary.json", "evaluation.json", "report.html"):

@@ -3,7 +3,7 @@
 import pytest
 
 from preftune.errors import InputError
-from preftune.sweep.points import LONGEST_NAME, Point, sweep_points
+from preftune.sweep.points import LONGEST_NAME, Point, Shard, sweep_points
 
 
 def test_all_combinations_in_the_order_given() -> None:
@@ -88,3 +88,23 @@ def test_folders_stay_inside_the_output_and_apart() -> None:
         assert name.isprintable()
         assert " " not in name
         assert len(name) <= LONGEST_NAME
+
+
+def test_shards_share_the_points_out() -> None:
+    """Of five points the first of two shards has three, the second the other two."""
+    points = sweep_points(["a=1,2,3,4,5"])
+    shares = [[point.label for point in Shard.parse(text).of(points)] for text in ("1/2", "2/2")]
+    assert shares == [["1", "3", "5"], ["2", "4"]]
+
+
+@pytest.mark.parametrize("text", ["2", "0/2", "3/2", "1/0", "-1/2", "a/b", "1/2/3", ""])
+def test_an_impossible_shard_is_refused(text: str) -> None:
+    """The message says how a shard is written."""
+    with pytest.raises(InputError, match=r"--shard 1/2"):
+        Shard.parse(text)
+
+
+def test_a_shard_without_points_is_refused() -> None:
+    """A third shard of two points has nothing to do."""
+    with pytest.raises(InputError, match="has 2 runs"):
+        Shard(3, 3).of(sweep_points(["a=1,2"]))

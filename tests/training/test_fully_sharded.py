@@ -1,7 +1,6 @@
 """Two real processes that divide a model between them train the model that one process trains."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from .test_equivalences import OBJECTIVES, Train, assert_close, by_tokens, metrics, value_head
+from .test_equivalences import OBJECTIVES, Killed, Train, assert_close, by_tokens, metrics, value_head
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 BY_TOKENS = {"tokens_per_step": 300, "tokens_per_row": 120}
@@ -85,22 +84,14 @@ def test_a_divided_model_equals_a_whole_one(
     ids=["auxiliary", "reward-lora", "bfloat16"],
 )
 def test_a_divided_run_that_was_stopped_goes_on(
-    changes: dict[str, Any], config: dict[str, Any], tmp_path: Path
+    changes: dict[str, Any], config: dict[str, Any], killed_behind: Killed, tmp_path: Path
 ) -> None:
     """Resumed from a checkpoint, weights, value head and the rest of the log are those of the whole run."""
     config |= changes
     config["training"] |= {"per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 2}
     config["training"]["save_total_limit"] = 3
     whole = divided(config, tmp_path / "whole")
-    stopped = tmp_path / "stopped"
-    shutil.copytree(whole, stopped)
-    for later in (4, 6):
-        shutil.rmtree(stopped / "checkpoints" / f"checkpoint-{later}")
-    shutil.rmtree(stopped / "model")
-    (stopped / "summary.json").unlink()
-    stored = yaml.safe_load((stopped / "config.yaml").read_text(encoding="utf-8"))
-    (stopped / "config.yaml").write_text(yaml.safe_dump(stored | {"output": str(stopped)}), encoding="utf-8")
-    resumed = divided(config, stopped, "--resume")
+    resumed = divided(config, killed_behind(whole, 2), "--resume")
     file = "adapter_model.safetensors" if "lora" in changes else "model.safetensors"
     expected, found = (load_file(run / "model" / file) | value_head(run) for run in (whole, resumed))
     assert found.keys() == expected.keys()

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from preftune.objectives import build, count_units
 from preftune.policy import Policy, RewardModel, load_language_model, load_reward_model, padding_token
 
 Train = Callable[..., Path]
+Killed = Callable[[Path, int], Path]
 
 COMMON: dict[str, Any] = {
     "hidden_size": 48,
@@ -333,20 +333,12 @@ def test_it_learns_what_is_preferred(reward: dict[str, Any], train: Train) -> No
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    lora: dict[str, int] | None, reward: dict[str, Any], train: Train, tmp_path: Path
+    lora: dict[str, int] | None, reward: dict[str, Any], train: Train, killed_behind: Killed
 ) -> None:
     """Killed after its second step and resumed, a run ends in the same weights and metrics, bit for bit."""
     reward["lora"] = lora
     whole = train(reward)
-    killed = tmp_path / "killed"
-    shutil.copytree(whole, killed)
-    for later in (4, 6):
-        shutil.rmtree(killed / "checkpoints" / f"checkpoint-{later}")
-    shutil.rmtree(killed / "model")
-    (killed / "summary.json").unlink()
-    stored = yaml.safe_load((killed / "config.yaml").read_text(encoding="utf-8"))
-    (killed / "config.yaml").write_text(yaml.safe_dump(stored | {"output": str(killed)}), encoding="utf-8")
-    resumed = train(reward, f"output={killed}", "--resume")
+    resumed = train(reward, f"output={killed_behind(whole, 2)}", "--resume")
     file = "adapter_model.safetensors" if lora else "model.safetensors"
     expected, found = (load_file(run / "model" / file) for run in (whole, resumed))
     assert any("score" in name for name in expected)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 import yaml
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 
@@ -63,6 +65,28 @@ def test_the_loss_can_be_left_out(
     config["model"] = str(mixture_dir)
     config["objective"]["router_loss_weight"] = 0
     assert not any("loss/router" in line for line in metrics_of(train(config)))
+
+
+def test_a_resumed_mixture_equals_an_uninterrupted_one(
+    config: dict[str, Any],
+    mixture_dir: Path,
+    train: Callable[..., Path],
+    killed_behind: Callable[[Path, int], Path],
+) -> None:
+    """Its checkpoints are read although Mixtral's files keep experts apart that the model has together.
+
+    What the run leaves in the end is such a file.
+    """
+    config["model"] = str(mixture_dir)
+    config["training"] |= {"save_strategy": "steps", "save_steps": 2}
+    whole = train(config)
+    resumed = train(config, f"output={killed_behind(whole, 2)}", "--resume")
+    start, expected, found = (
+        load_file(folder / "model.safetensors")
+        for folder in (mixture_dir, whole / "model", resumed / "model")
+    )
+    assert start.keys() == expected.keys() == found.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
 
 
 def test_a_model_without_routers_is_refused(

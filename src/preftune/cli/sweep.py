@@ -19,6 +19,14 @@ def sweep(
     n: Annotated[int, typer.Option(help="Responses sampled to each held-out prompt.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the samples; training has training.seed.")] = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/K",
+            help="Only every K-th run from the I-th: for several processes, GPUs or machines at once.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace runs that were trained with another configuration.")
     ] = False,
@@ -40,7 +48,14 @@ def sweep(
     `report.html` with the Pareto front.
     """
     from preftune.sweep.evaluation import Sampling
+    from preftune.sweep.points import Shard
     from preftune.sweep.run import run_sweep
 
-    sampling = Sampling(n=n, max_new_tokens=max_new_tokens, seed=seed)
-    run_sweep(config, overrides, sampling, overwrite=overwrite, dry_run=dry_run)
+    run_sweep(
+        config,
+        overrides,
+        Sampling(n=n, max_new_tokens=max_new_tokens, seed=seed),
+        shard=None if shard is None else Shard.parse(shard),
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )

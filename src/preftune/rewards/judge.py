@@ -45,7 +45,7 @@ class Judge:
         Args:
             model: its name at the endpoint.
             temperature: None leaves it to the endpoint.
-            workers: requests at the same time.
+            workers: requests at the same time, in each process where several score.
 
         Raises:
             InputError: there is no key.

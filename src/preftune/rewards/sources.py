@@ -111,7 +111,7 @@ SOURCES: Mapping[str, Source] = {
                 _is_temperature,
                 "of sampling, null for the endpoint's (0)",
             ),
-            "workers": Option("an int >= 1", _is_count, "requests at the same time (8)"),
+            "workers": Option("an int >= 1", _is_count, "requests at the same time in each process (8)"),
         },
     ),
     "policy": Source(

@@ -56,6 +56,48 @@ class Point:
         return f"{safe[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A share of a sweep's points, for several processes or machines.
+
+    Attributes:
+        number: from 1 to `count`.
+        count: shards there are.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read `I/K`.
+
+        Raises:
+            InputError: it is not two whole numbers with 1 <= I <= K.
+        """
+        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        shard = cls(*map(int, found.groups())) if found else cls(0, 0)
+        if not 1 <= shard.number <= shard.count:
+            raise InputError(
+                f"--shard {text}: it is I/K with 1 <= I <= K, such as --shard 1/2 and --shard 2/2"
+            )
+        return shard
+
+    def of(self, points: Sequence[Point]) -> list[Point]:
+        """Every `count`-th point, so that each shard has some of every value.
+
+        Raises:
+            InputError: there are fewer points than shards, and this one is left without.
+        """
+        share = list(points[self.number - 1 :: self.count])
+        if not share:
+            raise InputError(
+                f"--shard {self.number}/{self.count}: the sweep has {len(points)} runs; use at most as many "
+                "shards"
+            )
+        return share
+
+
 def sweep_points(overrides: Sequence[str]) -> list[Point]:
     """All combinations of the swept values; what has one value applies to every point.
 

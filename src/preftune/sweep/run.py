@@ -29,7 +29,7 @@ from preftune.report import (
 from preftune.rewards.model_content import model_content
 from preftune.statistics import Interval
 from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
-from preftune.sweep.points import Point, sweep_points
+from preftune.sweep.points import Point, Shard, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, load_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
 from preftune.training.run import MODEL_FOLDER, last_checkpoint
@@ -73,6 +73,7 @@ def run_sweep(
     overrides: Sequence[str],
     sampling: Sampling,
     *,
+    shard: Shard | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -84,6 +85,7 @@ def run_sweep(
         file: configuration of the run.
         overrides: `key=value` for every point, `key=value,value` to sweep the key.
         sampling: how held-out prompts are answered.
+        shard: train and measure these points alone, and compare none; several shards may run at once.
         overwrite: replace runs in the output folder that were trained with another configuration.
         dry_run: check every point and print the plan, write nothing.
 
@@ -92,7 +94,9 @@ def run_sweep(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
-    planned = [_plan(file, point, overwrite) for point in sweep_points(overrides)]
+    points = sweep_points(overrides)
+    # Other shards' folders are not looked at: they may be writing them.
+    planned = [_plan(file, point, overwrite) for point in (shard.of(points) if shard else points)]
     _check_distinct(planned)
     output = planned[0].folder.parent
     held_out = read_held_out(planned[0].config, sampling)
@@ -106,19 +110,22 @@ def run_sweep(
         if run.status != "finished":
             _train(run)
     console.rule(f"Measuring on {len(held_out.groups)} held-out prompts")
-    console.print(START)
     # Hashed once: weights are large, and every point started from the same.
     started = model_content(planned[0].config.model)
-    start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling, started)
     records = {}
     for place, run in enumerate(planned, 1):
         console.print(f"{place} of {len(planned)}: {run.point.name}")
         trained, control = run.folder / MODEL_FOLDER, run.config.data.control
         asked = read_held_out(run.config, sampling, control.good) if control else held_out
         records[run.point.label] = _evaluate(run.folder, run, trained, asked, sampling, started)
-    points = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
-    _write(output, planned, points, start, records, sampling)
-    console.print(_table(points))
+    if shard:
+        console.print("when all shards have ended, the same call without --shard compares their runs")
+        return
+    console.print(START)
+    start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling, started)
+    measured = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
+    _write(output, planned, measured, start, records, sampling)
+    console.print(_table(measured))
     console.print(f"{output / 'report.html'} shows it", soft_wrap=True)
 
 

@@ -62,8 +62,8 @@ def _identity(source: str) -> str:
 class LoraSection(_Section):
     """Low-rank adapters instead of full fine-tuning."""
 
-    rank: int = Field(16, gt=0)
-    alpha: float = Field(32, gt=0)
+    rank: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32, gt=0)
     target_modules: str | list[str] = "all-linear"
 
 

@@ -148,6 +148,7 @@ class PreferenceTrainer(Trainer):
         self._batches = batches
         self._value_head = value_head or ValueHeadSection()
         self._divergence: Tensor | None = None
+        self._exports = False
         self._steps = plan_steps(train_groups, arguments, batches)
         # The loss is already divided by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
@@ -349,11 +350,14 @@ class PreferenceTrainer(Trainer):
             tied = self.model.causal_lm().all_tied_weights_keys
             state_dict = {name: weight for name, weight in whole.items() if name not in tied}
         if self.args.should_save:
-            self.model.language_model.save_pretrained(folder, state_dict=state_dict)
+            # Some models' files have other names and shapes than they; a checkpoint is read by the model's.
+            names = {} if self._exports else {"save_original_format": False}
+            self.model.language_model.save_pretrained(folder, state_dict=state_dict, **names)
             self.processing_class.save_pretrained(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the language model, and in a checkpoint the value head beside it."""
+        self._exports = not _internal_call
         super().save_model(output_dir, _internal_call)
         if _internal_call:
             self.save_value_head(Path(output_dir or self.args.output_dir))
