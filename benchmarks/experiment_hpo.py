@@ -30,8 +30,7 @@ from preftune.statistics import Interval, mean_interval
 
 SEEDS = (0, 1, 2)
 MAX_NEW_TOKENS = 64
-HELD_OUT_PROMPTS = 32
-HELD_OUT_RESPONSES = 4
+HELD_OUT_PROMPTS = 50
 PROCESSES = 2
 KEY, SEED_KEY = "objective.auxiliary.weight", "training.seed"
 FOLDER = Path("docs/experiments")
@@ -46,6 +45,7 @@ class Experiment:
         rows: of a split of the data, with prompt, responses and scores.
         training_prompts: how many of them are trained on.
         steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
+        held_out_responses: of the data, to each held-out prompt, whose pairs accuracy is over.
         samples: drawn for each held-out prompt.
         weights: of the auxiliary term; 0 is the base.
     """
@@ -54,14 +54,15 @@ class Experiment:
     rows: Callable[[str], list[Row]]
     training_prompts: int
     steps: int
+    held_out_responses: int
     samples: int
     weights: tuple[float, ...]
 
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 80, 10, 4, (0, 0.03, 0.1, 0.3, 1)),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 2, (0, 0.1, 0.3, 1)),
+    "hpo": Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.03, 0.1, 0.3, 1)),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1)),
 }
 
 
@@ -101,7 +102,7 @@ def run(name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "train.jsonl", experiment.rows("train")[: experiment.training_prompts])
     held_out = [
-        row | {key: row[key][:HELD_OUT_RESPONSES] for key in ("responses", "scores")}
+        row | {key: row[key][: experiment.held_out_responses] for key in ("responses", "scores")}
         for row in experiment.rows("held_out")
     ]
     untied = [row for row in held_out if len(set(row["scores"])) > 1]
