@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,8 @@ START_FOLDER = "start"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
 PROMPTS_SHOWN = 3
+POINTS_ACROSS = 4
+"""Of a table, in a terminal of 80 columns."""
 
 Status = Literal["finished", "unfinished", "new"]
 WHAT_HAPPENS: dict[Status, str] = {"finished": "kept", "unfinished": "resumed", "new": "trained"}
@@ -125,7 +127,8 @@ def run_sweep(
     start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling, started)
     measured = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
     _write(output, planned, measured, start, records, sampling)
-    console.print(_table(measured))
+    for table in _tables(measured):
+        console.print(table)
     console.print(f"{output / 'report.html'} shows it", soft_wrap=True)
 
 
@@ -367,13 +370,14 @@ def _side_by_side(output: Path, planned: Sequence[PlannedRun]) -> list[SideBySid
     return shown
 
 
-def _table(points: Sequence[SweepPoint]) -> Table:
+def _tables(points: Sequence[SweepPoint]) -> Iterator[Table]:
     """A column for each point: there are more figures than a terminal has room beside one another."""
     heads, rows = tradeoff_table(points)
-    names, *figures = zip(heads, *rows, strict=True)
-    table = Table(title="Held-out prompts, 95% intervals", show_lines=True)
-    for name in names:
-        table.add_column(escape(name), overflow="fold")
-    for row in figures:
-        table.add_row(*map(escape, row))
-    return table
+    for start in range(0, len(rows), POINTS_ACROSS):
+        names, *figures = zip(heads, *rows[start : start + POINTS_ACROSS], strict=True)
+        table = Table(title="Held-out prompts, 95% intervals", show_lines=True)
+        for name in names:
+            table.add_column(escape(name), overflow="fold")
+        for row in figures:
+            table.add_row(*map(escape, row))
+        yield table
