@@ -109,7 +109,8 @@ def run(name: str) -> Path:
     write_jsonl(folder / "held_out.jsonl", untied[:HELD_OUT_PROMPTS])
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(configuration(experiment, folder), sort_keys=False), encoding="utf-8")
-    swept = [f"{SEED_KEY}={_listed(SEEDS)}", f"{KEY}={_listed(experiment.weights)}"]
+    # Seeds inside, so that both processes have runs of weight 0, which take half the time.
+    swept = [f"{KEY}={_listed(experiment.weights)}", f"{SEED_KEY}={_listed(SEEDS)}"]
     sampling = ["--n", str(experiment.samples), "--max-new-tokens", str(MAX_NEW_TOKENS)]
     command = [sys.executable, "-m", "preftune", "sweep", str(file), *swept, *sampling]
     # Small matrices: a process for each core gets more out of the cores than a thread for each.
@@ -133,7 +134,7 @@ def _listed(values: Sequence[float]) -> str:
 
 def point_folder(sweep: Path, weight: float, seed: int) -> Path:
     """Where a point of the sweep is kept."""
-    return sweep / f"{SEED_KEY}={seed},{KEY}={weight}"
+    return sweep / f"{KEY}={weight},{SEED_KEY}={seed}"
 
 
 def read(path: Path) -> dict[str, Any]:

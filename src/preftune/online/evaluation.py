@@ -24,8 +24,6 @@ from preftune.writing import write_json, write_whole
 ANSWERS_FILE = "held_out.jsonl"
 EVALUATION_FILE = "evaluation.json"
 SHARDS_FOLDER = "held_out.shards"
-MADE_WITH_ANSWERS = {"response_tokens", "response_logps"}
-"""Columns of a shard alone."""
 PROMPTS_PER_SHARD = 32
 
 
@@ -80,19 +78,22 @@ def evaluate(
     device = generation_device()
     policy = load_language_model(model, held_out.dtype).to(device).eval()
     answers = _answers(folder / SHARDS_FOLDER, policy, held_out, tokenizer)
-    del policy
-    _free(device)
-    own = reference = [row["response_logps"] for row in answers]
+    own = _log_probabilities(policy, tokenizer, answers)
+    reference = own
     if start_rewards is not None:
+        del policy
+        _free(device)
         other = load_language_model(start, held_out.dtype).to(device).eval()
         reference = _log_probabilities(other, tokenizer, answers)
         del other
-        _free(device)
+    else:
+        del policy
+    _free(device)
     rewards = reward.score(answers, folder / ANSWERS_FILE)
     figures = _figures(answers, rewards, own, reference, start_rewards or rewards)
     rows = [
         {
-            **{column: value for column, value in row.items() if column not in MADE_WITH_ANSWERS},
+            **{column: value for column, value in row.items() if column != "response_tokens"},
             "scores": row_rewards,
             "drift": [one - two for one, two in zip(row_own, row_reference, strict=True)],
         }
@@ -106,7 +107,7 @@ def evaluate(
 def _answers(
     shards: Path, policy: torch.nn.Module, held_out: HeldOut, tokenizer: PreTrainedTokenizerBase
 ) -> list[Row]:
-    """Every prompt's row with its responses and what sampling tells of them, from shards or made now."""
+    """Every prompt's row with `responses`, `response_tokens` and `finished`, from shards or made now."""
     answers: list[Row] = []
     for start in range(0, len(held_out.prompts), PROMPTS_PER_SHARD):
         file = shards / f"{start}.json"
@@ -129,7 +130,6 @@ def _answers(
                     **row,
                     "responses": [response.text for response in responses],
                     "response_tokens": [list(response.tokens) for response in responses],
-                    "response_logps": [response.logp for response in responses],
                     "finished": [response.finished for response in responses],
                 }
                 for row, responses in zip(asked, sampled, strict=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 import torch
@@ -119,7 +120,8 @@ class ReferenceCache:
         keys = np.frombuffer(b"".join(self._logps), dtype=np.uint8).reshape(len(self._logps), -1)
         logps = np.array(list(self._logps.values()), dtype=np.float32)
         # Written aside and renamed: a run that is killed leaves the old file or the new one.
-        scratch = self._file.with_suffix(f".{os.getpid()}.part")
+        # Machines that share the folder may have processes of one number.
+        scratch = self._file.with_suffix(f".{os.getpid()}.{token_hex(4)}.part")
         save_file({"keys": keys, "logps": logps}, scratch)
         os.replace(scratch, self._file)
 

@@ -84,7 +84,7 @@ class Shard:
         return shard
 
     def of(self, points: Sequence[Point]) -> list[Point]:
-        """Every `count`-th point, so that each shard has some of every value.
+        """Every `count`-th point.
 
         Raises:
             InputError: there are fewer points than shards, and this one is left without.

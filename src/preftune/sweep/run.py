@@ -97,9 +97,9 @@ def run_sweep(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
     points = sweep_points(overrides)
+    _check_distinct(file, points)
     # Other shards' folders are not looked at: they may be writing them.
     planned = [_plan(file, point, overwrite) for point in (shard.of(points) if shard else points)]
-    _check_distinct(planned)
     output = planned[0].folder.parent
     held_out = read_held_out(planned[0].config, sampling)
     console = Console()
@@ -186,14 +186,15 @@ def _changes(folder: Path, prepared: PreparedRun) -> list[str]:
     return changed
 
 
-def _check_distinct(planned: Sequence[PlannedRun]) -> None:
+def _check_distinct(file: Path, points: Sequence[Point]) -> None:
     """Values that are written differently may mean the same."""
     seen: dict[str, str] = {}
-    for run in planned:
-        resolved = json.dumps(run.config.model_dump(mode="json", exclude={"output"}), sort_keys=True)
+    for point in points:
+        config = load_config(file, list(point.overrides))
+        resolved = json.dumps(config.model_dump(mode="json", exclude={"output"}), sort_keys=True)
         if resolved in seen:
-            raise InputError(f"{seen[resolved]} and {run.point.name} are the same run; give each value once")
-        seen[resolved] = run.point.name
+            raise InputError(f"{seen[resolved]} and {point.name} are the same run; give each value once")
+        seen[resolved] = point.name
 
 
 def _plan_table(planned: Sequence[PlannedRun]) -> Table:
