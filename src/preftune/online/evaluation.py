@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from preftune.data import TokenizedGroup
-from preftune.data.packing import pack
 from preftune.online.manifest import Figures
 from preftune.online.prompts import PromptRow
 from preftune.online.sampling import prompt_tokens, sample_responses
 from preftune.online.scoring import Reward, as_lines
 from preftune.online.shards import Row, read_shard, write_shard
-from preftune.policy import Policy, generation_device, generation_dtype, load_language_model
+from preftune.policy import (
+    Policy,
+    generation_device,
+    generation_dtype,
+    load_language_model,
+    logps_of_tokens,
+)
 from preftune.statistics import mean_interval
 from preftune.writing import write_json, write_whole
 
@@ -139,19 +142,15 @@ def _answers(
     return answers
 
 
-@torch.no_grad()
 def _log_probabilities(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, answers: Sequence[Row]
 ) -> list[list[float]]:
     """Log-probability of each response under a model, in nats, summed over its tokens."""
     policy = Policy(model)
-    device = next(policy.parameters()).device
-    found = []
-    for row in answers:
-        prompt = np.array(prompt_tokens(tokenizer, row["prompt"]), dtype=np.int32)
-        tokens = tuple(np.array(ids, dtype=np.int32) for ids in row["response_tokens"])
-        found.append(policy(pack([TokenizedGroup(prompt, tokens, pairs=())]).to(device)).logps.tolist())
-    return found
+    return [
+        logps_of_tokens(policy, prompt_tokens(tokenizer, row["prompt"]), row["response_tokens"])
+        for row in answers
+    ]
 
 
 def _figures(

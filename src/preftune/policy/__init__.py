@@ -8,7 +8,7 @@ from preftune.policy.loading import (
     load_language_model,
     load_tokenizer,
 )
-from preftune.policy.policy import Policy, own_router_loss_weight
+from preftune.policy.policy import Policy, logps_of_tokens, own_router_loss_weight
 from preftune.policy.reader import PackedReader
 from preftune.policy.reference import ReferenceCache, reference_identity, with_reference
 from preftune.policy.reward_model import RewardModel, load_reward_model, padding_token
@@ -27,6 +27,7 @@ __all__ = [
     "load_language_model",
     "load_reward_model",
     "load_tokenizer",
+    "logps_of_tokens",
     "own_router_loss_weight",
     "padding_token",
     "reference_identity",

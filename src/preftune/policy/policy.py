@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from preftune.data.packing import PackedBatch, Span, pad
+from preftune.data import TokenizedGroup
+from preftune.data.packing import PackedBatch, Span, pack, pad
 from preftune.errors import InputError
 from preftune.objectives.responses import ScoredResponses
 from preftune.policy.head import response_token_logps
@@ -157,3 +159,18 @@ def own_router_loss_weight(config: PretrainedConfig) -> float | None:
     if not hasattr(text_config, "output_router_logits"):
         return None
     return getattr(text_config, "router_aux_loss_coef", None) or 0.0
+
+
+@torch.no_grad()
+def logps_of_tokens(policy: Policy, prompt: Sequence[int], responses: Sequence[Sequence[int]]) -> list[float]:
+    """Log-probability of each response to one prompt, summed over its tokens, in nats.
+
+    Args:
+        policy: on the device where it reads.
+        prompt: token ids.
+        responses: their token ids, each with the end-of-sequence token where it has one.
+    """
+    tokens = tuple(np.array(response, dtype=np.int32) for response in responses)
+    group = TokenizedGroup(np.array(prompt, dtype=np.int32), tokens, pairs=())
+    logps: list[float] = policy(pack([group]).to(next(policy.parameters()).device)).logps.tolist()
+    return logps

@@ -14,11 +14,10 @@ from jaxtyping import Float64, Shaped
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from preftune.data import Group, Response, RowRules, Text, TokenizedGroup, load_groups, set_control
-from preftune.data.packing import pack
+from preftune.data import Group, Response, RowRules, Text, load_groups, set_control
 from preftune.errors import InputError
 from preftune.online.sampling import SampledResponse, prompt_tokens, sample_responses
-from preftune.policy import Policy, load_config, load_language_model, load_tokenizer
+from preftune.policy import Policy, load_config, load_language_model, load_tokenizer, logps_of_tokens
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
 from preftune.statistics import Interval, mean_interval
 from preftune.training.configuration import RunConfig
@@ -249,19 +248,16 @@ def _sample(
     return sampled
 
 
-@torch.no_grad()
 def _score(
     model: torch.nn.Module, held_out: HeldOut, sampled: Sequence[Sequence[SampledResponse]], progress: bool
 ) -> Float64[np.ndarray, "prompts n"]:
     """Log-probability of each response under a model, in nats."""
     policy = Policy(model)
-    found = []
     pairs = list(zip(held_out.tokens, sampled, strict=True))
-    for prompt, responses in track(pairs, "Log-probabilities", disable=not progress, transient=True):
-        tokens = tuple(np.array(response.tokens, dtype=np.int32) for response in responses)
-        group = TokenizedGroup(np.array(prompt, dtype=np.int32), tokens, pairs=())
-        batch = pack([group]).to(next(policy.parameters()).device)
-        found.append(policy(batch).logps.tolist())
+    found = [
+        logps_of_tokens(policy, prompt, [response.tokens for response in responses])
+        for prompt, responses in track(pairs, "Log-probabilities", disable=not progress, transient=True)
+    ]
     return np.array(found, dtype=np.float64)
 
 

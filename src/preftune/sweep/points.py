@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeVar
 
 from preftune.errors import InputError
+
+T = TypeVar("T")
 
 LONGEST_NAME = 120
 """Characters of a folder's name, well below what file systems allow."""
@@ -58,7 +61,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Shard:
-    """A share of a sweep's points, for several processes or machines.
+    """A share of a sweep's runs, for several processes or machines.
 
     Attributes:
         number: from 1 to `count`.
@@ -83,16 +86,16 @@ class Shard:
             )
         return shard
 
-    def of(self, points: Sequence[Point]) -> list[Point]:
-        """Every `count`-th point.
+    def of(self, runs: Sequence[T]) -> list[T]:
+        """Every `count`-th run.
 
         Raises:
-            InputError: there are fewer points than shards, and this one is left without.
+            InputError: there are fewer runs than shards, and this one is left without.
         """
-        share = list(points[self.number - 1 :: self.count])
+        share = list(runs[self.number - 1 :: self.count])
         if not share:
             raise InputError(
-                f"--shard {self.number}/{self.count}: the sweep has {len(points)} runs; use at most as many "
+                f"--shard {self.number}/{self.count}: the sweep has {len(runs)} runs; use at most as many "
                 "shards"
             )
         return share

@@ -97,9 +97,13 @@ def run_sweep(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
     points = sweep_points(overrides)
-    _check_distinct(file, points)
+    configs = [(point, load_config(file, list(point.overrides))) for point in points]
+    _check_distinct(configs)
     # Other shards' folders are not looked at: they may be writing them.
-    planned = [_plan(file, point, overwrite) for point in (shard.of(points) if shard else points)]
+    share = shard.of(configs) if shard else configs
+    planned = [_plan(point, config, overwrite) for point, config in share]
+    # Once more, with what preparing has resolved.
+    _check_distinct([(run.point, run.config) for run in planned])
     output = planned[0].folder.parent
     held_out = read_held_out(planned[0].config, sampling)
     console = Console()
@@ -135,8 +139,7 @@ def run_sweep(
 # --- before training ---
 
 
-def _plan(file: Path, point: Point, overwrite: bool) -> PlannedRun:
-    config = load_config(file, list(point.overrides))
+def _plan(point: Point, config: RunConfig, overwrite: bool) -> PlannedRun:
     output = Path(config.output)
     if (output / "config.yaml").exists() or output.is_file():
         what = "a file" if output.is_file() else "a single run"
@@ -186,11 +189,10 @@ def _changes(folder: Path, prepared: PreparedRun) -> list[str]:
     return changed
 
 
-def _check_distinct(file: Path, points: Sequence[Point]) -> None:
+def _check_distinct(configs: Sequence[tuple[Point, RunConfig]]) -> None:
     """Values that are written differently may mean the same."""
     seen: dict[str, str] = {}
-    for point in points:
-        config = load_config(file, list(point.overrides))
+    for point, config in configs:
         resolved = json.dumps(config.model_dump(mode="json", exclude={"output"}), sort_keys=True)
         if resolved in seen:
             raise InputError(f"{seen[resolved]} and {point.name} are the same run; give each value once")
