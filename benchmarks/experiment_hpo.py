@@ -1,6 +1,6 @@
 """What auxiliary rewards buy on a real model, and what they cost: `make experiment-hpo`, `experiment-safety`.
 
-Sweeps the weight of the auxiliary term over three seeds on SmolLM2-135M-Instruct by `preftune sweep`, then
+Sweeps the weight of the auxiliary term over seeds on SmolLM2-135M-Instruct by `preftune sweep`, then
 compares every weight with weight 0, the base method, prompt by prompt and seed by seed. Finished runs are
 kept: the command continues where it stopped. It writes `docs/experiments/NAME.json`, the figure of the front
 and the table of `docs/experiments.md`.
@@ -28,7 +28,6 @@ from preftune.demo.model import demo_model_dir
 from preftune.policy import generation_device, has_fast_bfloat16
 from preftune.statistics import Interval, mean_interval
 
-SEEDS = (0, 1, 2)
 MAX_NEW_TOKENS = 64
 HELD_OUT_PROMPTS = 50
 PROCESSES = 2
@@ -48,6 +47,7 @@ class Experiment:
         held_out_responses: of the data, to each held-out prompt, whose pairs accuracy is over.
         samples: drawn for each held-out prompt.
         weights: of the auxiliary term; 0 is the base.
+        seeds: of the training runs of each weight.
     """
 
     measure: str
@@ -57,12 +57,13 @@ class Experiment:
     held_out_responses: int
     samples: int
     weights: tuple[float, ...]
+    seeds: tuple[int, ...]
 
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.03, 0.1, 0.3, 1)),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1)),
+    "hpo": Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.1, 0.2, 0.3, 1), (3, 4, 5)),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1), (0, 1, 2)),
 }
 
 
@@ -110,7 +111,7 @@ def run(name: str) -> Path:
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(configuration(experiment, folder), sort_keys=False), encoding="utf-8")
     # Seeds inside, so that both processes have runs of weight 0, which take half the time.
-    swept = [f"{KEY}={_listed(experiment.weights)}", f"{SEED_KEY}={_listed(SEEDS)}"]
+    swept = [f"{KEY}={_listed(experiment.weights)}", f"{SEED_KEY}={_listed(experiment.seeds)}"]
     sampling = ["--n", str(experiment.samples), "--max-new-tokens", str(MAX_NEW_TOKENS)]
     command = [sys.executable, "-m", "preftune", "sweep", str(file), *swept, *sampling]
     # Small matrices: a process for each core gets more out of the cores than a thread for each.
@@ -143,19 +144,19 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def per_prompt(sweep: Path, measure: str, weight: float) -> list[float]:
+def per_prompt(sweep: Path, experiment: Experiment, weight: float) -> list[float]:
     """The measurement of each held-out prompt's samples, averaged over seeds and samples."""
     tables = []
-    for seed in SEEDS:
+    for seed in experiment.seeds:
         lines = (point_folder(sweep, weight, seed) / "samples.jsonl").read_text(encoding="utf-8").split("\n")
-        tables.append([fmean(json.loads(line)["measurements"][measure]) for line in lines if line])
+        tables.append([fmean(json.loads(line)["measurements"][experiment.measure]) for line in lines if line])
     return [fmean(values) for values in zip(*tables, strict=True)]
 
 
-def of_seeds(sweep: Path, weight: float, file: str, *keys: str) -> list[float]:
+def of_seeds(sweep: Path, experiment: Experiment, weight: float, file: str, *keys: str) -> list[float]:
     """A figure of every seed's run."""
     figures = []
-    for seed in SEEDS:
+    for seed in experiment.seeds:
         found: Any = read(point_folder(sweep, weight, seed) / file)
         for key in keys:
             found = found[key]
@@ -165,14 +166,13 @@ def of_seeds(sweep: Path, weight: float, file: str, *keys: str) -> list[float]:
 
 def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
     """A row for every weight: its figures, and its differences to weight 0."""
-    measure = experiment.measure
-    base = per_prompt(sweep, measure, 0)
-    base_accuracy = of_seeds(sweep, 0, "summary.json", "accuracy")
+    base = per_prompt(sweep, experiment, 0)
+    base_accuracy = of_seeds(sweep, experiment, 0, "summary.json", "accuracy")
     rows = []
     for weight in experiment.weights:
-        measured = per_prompt(sweep, measure, weight)
-        accuracy = of_seeds(sweep, weight, "summary.json", "accuracy")
-        explained = of_seeds(sweep, weight, "summary.json", "value_explained_variance")
+        measured = per_prompt(sweep, experiment, weight)
+        accuracy = of_seeds(sweep, experiment, weight, "summary.json", "accuracy")
+        explained = of_seeds(sweep, experiment, weight, "summary.json", "value_explained_variance")
         rows.append(
             {
                 "weight": weight,
@@ -180,8 +180,8 @@ def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
                 "measure_difference": _difference(measured, base) if weight else None,
                 "accuracy": accuracy,
                 "accuracy_difference": _difference(accuracy, base_accuracy) if weight else None,
-                "drift": fmean(of_seeds(sweep, weight, "evaluation.json", "drift", "mean")),
-                "tokens": fmean(of_seeds(sweep, weight, "evaluation.json", "tokens", "mean")),
+                "drift": fmean(of_seeds(sweep, experiment, weight, "evaluation.json", "drift", "mean")),
+                "tokens": fmean(of_seeds(sweep, experiment, weight, "evaluation.json", "tokens", "mean")),
                 "value_explained_variance": explained if weight else None,
             }
         )
@@ -201,9 +201,9 @@ def show(value: Interval, digits: int, sign: str = "") -> str:
     return f"{mean} ({low} to {high})"
 
 
-def markdown(measure: str, results: dict[str, Any]) -> str:
+def markdown(experiment: Experiment, results: dict[str, Any]) -> str:
     """The table of `docs/experiments.md`."""
-    start = results["start"]
+    measure, start = experiment.measure, results["start"]
     heads = (
         "weight",
         f"{measure} of samples",
@@ -214,9 +214,9 @@ def markdown(measure: str, results: dict[str, Any]) -> str:
         "tokens",
         "value's explained variance, by seed",
     )
-    runs = len(results["weights"]) * len(SEEDS)
+    runs = len(results["weights"]) * len(experiment.seeds)
     lines = [
-        f"Written {results['date']}: {runs} runs of {results['steps']} steps, seeds {SEEDS}, "
+        f"Written {results['date']}: {runs} runs of {results['steps']} steps, seeds {experiment.seeds}, "
         f"{results['prompts']} held-out prompts with {results['samples']} samples each for every seed. The "
         f"untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
         f"{start['tokens']:.0f} tokens. Differences are to weight 0, with 95% intervals: of the measure "
@@ -268,6 +268,7 @@ def write(name: str, sweep: Path) -> None:
     results = {
         "date": datetime.now(UTC).date().isoformat(),
         "steps": experiment.steps,
+        "seeds": experiment.seeds,
         "prompts": start["prompts"],
         "samples": start["n"],
         "start": {
@@ -279,7 +280,7 @@ def write(name: str, sweep: Path) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(FOLDER / f"{name}.svg", experiment.measure, results["weights"])
-    table = markdown(experiment.measure, results)
+    table = markdown(experiment, results)
     write_section(EXPERIMENTS_PAGE, experiment_markers(name), table)
     print(table)
 
