@@ -48,6 +48,7 @@ class Experiment:
         samples: drawn for each held-out prompt.
         weights: of the auxiliary term; 0 is the base.
         seeds: of the training runs of each weight.
+        score_weight: of the data's preference scores in R beside the measure; 0 leaves them out.
     """
 
     measure: str
@@ -58,17 +59,22 @@ class Experiment:
     samples: int
     weights: tuple[float, ...]
     seeds: tuple[int, ...]
+    score_weight: float
 
 
 PROMPTS_PER_STEP = 2
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.1, 0.2, 0.3, 1), (3, 4, 5)),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1), (0, 1, 2)),
+    "hpo": Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.1, 0.3, 0.5, 1), (6, 7, 8), 14),
+    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1), (0, 1, 2), 0),
 }
 
 
 def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The run that is swept."""
+    rewards: dict[str, Any] = {experiment.measure: {"goal": "minimise"}}
+    if experiment.score_weight:
+        # By the measure alone the likelihood would favour what is simple because it is poor.
+        rewards["column:scores"] = {"weight": experiment.score_weight}
     return {
         "model": str(demo_model_dir()),
         "data": {
@@ -79,7 +85,7 @@ def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
         },
         "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.0}},
         "prior": {"calibration": "identity"},
-        "rewards": {experiment.measure: {"goal": "minimise"}},
+        "rewards": rewards,
         "lora": {"rank": 16},
         "training": {
             "learning_rate": 1e-3,

@@ -159,14 +159,17 @@ def test_other_samples_are_drawn_from_the_same_runs(output: Path, preftune: Comm
 
 
 def test_shards_come_to_what_one_call_does(output: Path, preftune: CommandLine) -> None:
-    """Each shard trains and measures its own point alone; the call without shards compares what they left."""
+    """Each shard has its own point, the last the start too; the call without compares what they left."""
     samples = (output / HIGH / "samples.jsonl").read_bytes()
     shutil.rmtree(output / HIGH)
+    shutil.rmtree(output / "start")
     (output / "summary.json").unlink()
     assert preftune("sweep", *SWEPT, "--shard", "1/2")[0] == 0
     assert not (output / HIGH).exists()
+    assert not (output / "start").exists()
     assert preftune("sweep", *SWEPT, "--shard", "2/2")[0] == 0
     assert (output / HIGH / "samples.jsonl").read_bytes() == samples
+    assert (output / "start" / "evaluation.json").exists()
     assert not (output / "summary.json").exists()
     before = runs_of(output)
     assert preftune("sweep", *SWEPT)[0] == 0

@@ -71,6 +71,11 @@ class Shard:
     number: int
     count: int
 
+    @property
+    def is_last(self) -> bool:
+        """Whether no shard has fewer runs than this one."""
+        return self.number == self.count
+
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """Read `I/K`.

@@ -87,7 +87,8 @@ def run_sweep(
         file: configuration of the run.
         overrides: `key=value` for every point, `key=value,value` to sweep the key.
         sampling: how held-out prompts are answered.
-        shard: train and measure these points alone, and compare none; several shards may run at once.
+        shard: train and measure these points alone, the last shard the starting model too, and compare none;
+            several shards may run at once.
         overwrite: replace runs in the output folder that were trained with another configuration.
         dry_run: check every point and print the plan, write nothing.
 
@@ -124,11 +125,12 @@ def run_sweep(
         trained, control = run.folder / MODEL_FOLDER, run.config.data.control
         asked = read_held_out(run.config, sampling, control.good) if control else held_out
         records[run.point.label] = _evaluate(run.folder, run, trained, asked, sampling, started)
+    if shard is None or shard.is_last:
+        console.print(START)
+        start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling, started)
     if shard:
         console.print("when all shards have ended, the same call without --shard compares their runs")
         return
-    console.print(START)
-    start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling, started)
     measured = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
     _write(output, planned, measured, start, records, sampling)
     for table in _tables(measured):
