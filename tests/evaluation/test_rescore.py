@@ -201,6 +201,26 @@ def test_values_of_another_type_are_refused(
     assert says in errors
 
 
+def test_a_verdict_that_is_there_twice_is_warned_of(
+    preftune: CommandLine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two rows that are alike count twice, as in the file, and a warning says so; other rows bring none."""
+    row = {
+        "output_1": "theirs",
+        "output_2": "ours",
+        "generator_1": "theirs",
+        "generator_2": "ours",
+        "preference": 2,
+    }
+    rows = [{**row, "instruction": text} for text in ("One?", "Two?", "Three?")]
+    file = tmp_path / "annotations.json"
+    for repeated in (0, 2):
+        file.write_text(json.dumps([*rows, *rows[:repeated]]), encoding="utf-8")
+        code, errors = preftune("evaluate", "rescore", "alpaca_eval", str(file))
+        assert code == 0, errors
+        assert ("2 verdicts on ours are there before" in caplog.text) == bool(repeated)
+
+
 def test_an_output_that_is_a_folder_is_named(preftune: CommandLine, slim: list[str], tmp_path: Path) -> None:
     """A path that cannot be written is one message, and leaves nothing behind."""
     before = sorted(tmp_path.iterdir())

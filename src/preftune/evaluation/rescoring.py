@@ -1,6 +1,7 @@
 """Every figure again from recorded verdicts, without asking a judge."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from preftune.evaluation.resampling import Difference, Tally, difference, tally
 from preftune.evaluation.style_control import FEATURES, control_style, read_answers
 from preftune.evaluation.verdicts import Recording, Results
 from preftune.writing import write_whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,12 @@ def _read(traits: Protocol, protocol: str, file: Path, settings: Settings) -> li
         names = [recording.model, *(verdict.question for verdict in recording.verdicts)]
         if odd := [name for name in names if not isinstance(name, str)]:
             raise InputError(f"{file}: {odd[0]!r} names a model or a question: it must be text")
+        if repeated := len(recording.verdicts) - len(set(recording.verdicts)):
+            logger.warning(
+                "%s: %d verdicts on %s are there before, alike in everything, and count again; where parts "
+                "that overlap were joined, leave them out",
+                *(file, repeated, recording.model),
+            )
     return recordings
 
 

@@ -249,6 +249,7 @@ TRAINING_OWNED: dict[str, str] = {
     "dataloader_pin_memory": "memory is pinned where there is a device",
     "logging_nan_inf_filter": "it would read the loss back from the device after every micro-batch",
     "disable_tqdm": "the command line draws its own bar",
+    "push_to_hub": "it would push checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended",
     "hub_token": _SECRET,
     "push_to_hub_token": _SECRET,
 }
