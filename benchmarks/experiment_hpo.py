@@ -1,9 +1,9 @@
-"""What auxiliary rewards buy on a real model, and what they cost: `make experiment-hpo`, `experiment-safety`.
+"""What auxiliary rewards buy on a real model, and what they cost: `make experiment-hpo` and its like.
 
 Sweeps the weight of the auxiliary term over seeds on SmolLM2-135M-Instruct by `preftune sweep`, then
 compares every weight with weight 0, the base method, prompt by prompt and seed by seed. Finished runs are
 kept: the command continues where it stopped. It writes `docs/experiments/NAME.json`, the figure of the front
-and the table of `docs/experiments.md`.
+and the table of `docs/experiments.md`; a repeat writes both runs together too.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -63,10 +63,15 @@ class Experiment:
 
 
 PROMPTS_PER_STEP = 2
+HPO = Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.03, 0.1, 0.3, 1), (0, 1, 2), 0)
 EXPERIMENTS = {
-    "hpo": Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.1, 0.3, 0.5, 1), (6, 7, 8), 14),
+    "hpo": HPO,
+    "hpo-repeat": replace(HPO, weights=(0, 0.1, 0.2, 0.3, 1), seeds=(3, 4, 5)),
+    "hpo-score": replace(HPO, weights=(0, 0.1, 0.3, 0.5, 1), seeds=(6, 7, 8), score_weight=14),
     "safety": Experiment("toxicity_words", safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1), (0, 1, 2), 0),
 }
+REPEATS = {"hpo-repeat": "hpo"}
+"""Runs with other seeds, and what they repeat."""
 
 
 def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -150,12 +155,17 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def per_prompt(sweep: Path, experiment: Experiment, weight: float) -> list[float]:
-    """The measurement of each held-out prompt's samples, averaged over seeds and samples."""
+def by_seed(sweep: Path, experiment: Experiment, weight: float) -> list[list[float]]:
+    """For every seed the measurement of each held-out prompt's samples, averaged over them."""
     tables = []
     for seed in experiment.seeds:
         lines = (point_folder(sweep, weight, seed) / "samples.jsonl").read_text(encoding="utf-8").split("\n")
         tables.append([fmean(json.loads(line)["measurements"][experiment.measure]) for line in lines if line])
+    return tables
+
+
+def over_seeds(tables: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of each prompt."""
     return [fmean(values) for values in zip(*tables, strict=True)]
 
 
@@ -172,11 +182,12 @@ def of_seeds(sweep: Path, experiment: Experiment, weight: float, file: str, *key
 
 def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
     """A row for every weight: its figures, and its differences to weight 0."""
-    base = per_prompt(sweep, experiment, 0)
+    base = over_seeds(by_seed(sweep, experiment, 0))
     base_accuracy = of_seeds(sweep, experiment, 0, "summary.json", "accuracy")
     rows = []
     for weight in experiment.weights:
-        measured = per_prompt(sweep, experiment, weight)
+        tables = by_seed(sweep, experiment, weight)
+        measured = over_seeds(tables)
         accuracy = of_seeds(sweep, experiment, weight, "summary.json", "accuracy")
         explained = of_seeds(sweep, experiment, weight, "summary.json", "value_explained_variance")
         rows.append(
@@ -189,9 +200,29 @@ def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
                 "drift": fmean(of_seeds(sweep, experiment, weight, "evaluation.json", "drift", "mean")),
                 "tokens": fmean(of_seeds(sweep, experiment, weight, "evaluation.json", "tokens", "mean")),
                 "value_explained_variance": explained if weight else None,
+                "measured": tables,
             }
         )
     return rows
+
+
+def pool(one: dict[str, Any], two: dict[str, Any]) -> list[dict[str, Any]]:
+    """Differences to weight 0 over the seeds of two runs, for the weights that both have."""
+    runs = [{row["weight"]: row for row in results["weights"]} for results in (one, two)]
+    measured, accuracy = (
+        {weight: [*runs[0][weight][key], *runs[1][weight][key]] for weight in runs[0] if weight in runs[1]}
+        for key in ("measured", "accuracy")
+    )
+    return [
+        {
+            "weight": weight,
+            "over_prompts": _difference(over_seeds(tables), over_seeds(measured[0])),
+            "over_seeds": _difference([*map(fmean, tables)], [*map(fmean, measured[0])]),
+            "accuracy": _difference(accuracy[weight], accuracy[0]),
+        }
+        for weight, tables in measured.items()
+        if weight
+    ]
 
 
 def _difference(values: list[float], base: list[float]) -> Interval:
@@ -247,6 +278,20 @@ def markdown(experiment: Experiment, results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def pooled_markdown(measure: str, rows: list[dict[str, Any]]) -> str:
+    """The table of two runs together."""
+    heads = ("weight", f"{measure}, by prompt", f"{measure}, by seed", "accuracy, by seed")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        cells = [
+            f"{row['weight']:g}",
+            *(show(row[key], 2, "+") for key in ("over_prompts", "over_seeds")),
+            show(row["accuracy"], 3, "+"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def draw(path: Path, measure: str, rows: list[dict[str, Any]]) -> None:
     """The front: the samples' measure against held-out accuracy, a point for every weight."""
     # The same figures give the same file.
@@ -287,6 +332,10 @@ def write(name: str, sweep: Path) -> None:
     (FOLDER / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(FOLDER / f"{name}.svg", experiment.measure, results["weights"])
     table = markdown(experiment, results)
+    if name in REPEATS:
+        rows = pool(read(FOLDER / f"{REPEATS[name]}.json"), results)
+        together = f"Differences to weight 0 in both runs together, {REPEATS[name]} and {name}:"
+        table = "\n\n".join([table, together, pooled_markdown(experiment.measure, rows)])
     write_section(EXPERIMENTS_PAGE, experiment_markers(name), table)
     print(table)
 
