@@ -221,6 +221,19 @@ def test_a_verdict_that_is_there_twice_is_warned_of(
         assert ("2 verdicts on ours are there before" in caplog.text) == bool(repeated)
 
 
+def test_battles_that_are_alike_are_no_repetition(
+    preftune: CommandLine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Arena-Hard's battles say no order, and a strong verdict is three of them: nothing to warn of."""
+    battle = {"model_a": "theirs", "model_b": "ours", "winner": "model_b"}
+    rows = [{"question_id": text, **battle} for text in ("one", "two") for _ in range(3)]
+    file = tmp_path / "battles.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    code, errors = preftune("evaluate", "rescore", "arena_hard", str(file), "--baseline", "theirs")
+    assert code == 0, errors
+    assert "are there before" not in caplog.text
+
+
 def test_an_output_that_is_a_folder_is_named(preftune: CommandLine, slim: list[str], tmp_path: Path) -> None:
     """A path that cannot be written is one message, and leaves nothing behind."""
     before = sorted(tmp_path.iterdir())

@@ -111,12 +111,16 @@ def pair(chosen: str, rejected: str, row: int = 0, **columns: Any) -> Group:
         ({"target": [20, 60]}, 20.0, 0.0),
         ({"target": [20, 60]}, 61.0, -1.0),
         ({}, 7.0, -7.0),  # the grade's own goal
+        ({"goal": "maximise", "clip": [0, 5]}, 7.0, 5.0),
+        ({"clip": [0, 5]}, -2.0, 0.0),
+        ({"clip": [0, 5]}, 3.0, -3.0),
+        ({"target": 1, "clip": [0, 5]}, 7.0, -4.0),
     ],
 )
 def test_goal_turns_a_measurement_into_a_reward(
     options: dict[str, Any], measurement: float, expected: float
 ) -> None:
-    """+x, -x, or minus the distance to the target."""
+    """+x, -x, or minus the distance to the target, of x within what it is clipped to."""
     assert one(options).reward(measurement) == expected
 
 
@@ -271,6 +275,8 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "reversed target": ({"reading_grade": {"target": [6, 4]}}, ["target=[6, 4]", "low <= high"]),
     "three targets": ({"reading_grade": {"target": [1, 2, 3]}}, ["target=[1, 2, 3]"]),
     "text target": ({"reading_grade": {"target": "5"}}, ["target='5'"]),
+    "clip to a number": ({"reading_grade": {"clip": 5}}, ["clip=5", "low <= high"]),
+    "reversed clip": ({"reading_grade": {"clip": [20, 0]}}, ["clip=[20, 0]", "low <= high"]),
     "no tokenizer": ({"length": {"target": 5}}, ["rewards.length", "tokenizer"]),
     "no pattern": ({"regex": {}}, ["lacks pattern", "regular expression"]),
     "broken pattern": ({"regex": {"pattern": "("}}, ["regex.pattern='('", "regular expression"]),

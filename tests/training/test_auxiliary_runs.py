@@ -177,6 +177,50 @@ def test_equal_rewards_are_plain_likelihood_and_said_so(
     assert {line["auxiliary/factor"] for line in lines(run)[:1]} == {1.0}
 
 
+@pytest.mark.parametrize(
+    ("responses", "farthest", "clip", "warns"),
+    [
+        (60, 1000, None, True),
+        (60, 1000, [0, 9], False),
+        # 19% of the variance.
+        (60, 15, None, False),
+        # Few numbers always have an extreme one.
+        (20, 1000, None, False),
+    ],
+)
+def test_a_response_that_sets_the_scale_is_said_so(
+    auxiliary: dict[str, Any],
+    train: Train,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    responses: int,
+    farthest: int,
+    clip: object,
+    warns: bool,
+) -> None:
+    """One number far from many others is most of the variance: a warning says what to do, which ends it."""
+    numbers = [*(number % 10 for number in range(responses - 1)), farthest]
+    rows = [
+        {
+            "prompt": f"Prompt {row}.",
+            "responses": [f"a {i} {row} b" for i in range(4)],
+            "scores": [0, 1, 2, 3],
+            "number": numbers[4 * row : 4 * row + 4],
+        }
+        for row in range(responses // 4)
+    ]
+    file = tmp_path / "groups.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    auxiliary["data"] = {"train": str(file)}
+    auxiliary["objective"] = {"method": "simpo", "auxiliary": {}}
+    auxiliary["rewards"] = {"column:number": {} if clip is None else {"clip": clip}}
+    auxiliary["training"]["max_steps"] = 1
+    with caplog.at_level("WARNING"):
+        train(auxiliary)
+    assert (f"one response of {responses} has the auxiliary reward 1000" in caplog.text) == warns
+    assert ("of the variance" in caplog.text) == warns
+
+
 def test_labels_are_balanced_and_reported(config: dict[str, Any], train: Train, tmp_path: Path) -> None:
     """Pairs give as many desirable as undesirable responses: a ratio of 1, which needs no advice."""
     config["objective"] = {"method": "kto"}

@@ -171,6 +171,7 @@ def test_misspelt_key_says_which_was_meant(refused: Callable[..., str], override
         ("training.output_dir=x", "set `output`"),
         ("training.hub_token=hf_secret", "must not stand in a configuration"),
         ("training.push_to_hub=true", "hf upload NAME OUTPUT/model"),
+        ("training.hub_model_id=me/tuned", "hf upload NAME OUTPUT/model"),
         ("training.max_steps=many", "max_steps"),
         ("data.max_length=1", "data.max_length"),
         ("prior.negative_gap=ignore", "prior.negative_gap"),

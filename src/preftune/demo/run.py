@@ -45,7 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
             "auxiliary": {"weight": 0.3, "cap": 20},
         },
         **PRIOR,
-        "rewards": {"reading_grade": {"goal": "minimise"}},
+        "rewards": {"reading_grade": {"goal": "minimise", "clip": [0, 20]}},
     },
 }
 TRAINING: dict[str, Any] = {

@@ -126,13 +126,20 @@ def _read(traits: Protocol, protocol: str, file: Path, settings: Settings) -> li
         names = [recording.model, *(verdict.question for verdict in recording.verdicts)]
         if odd := [name for name in names if not isinstance(name, str)]:
             raise InputError(f"{file}: {odd[0]!r} names a model or a question: it must be text")
-        if repeated := len(recording.verdicts) - len(set(recording.verdicts)):
+        if repeated := _repeated(recording):
             logger.warning(
                 "%s: %d verdicts on %s are there before, alike in everything, and count again; where parts "
                 "that overlap were joined, leave them out",
                 *(file, repeated, recording.model),
             )
     return recordings
+
+
+def _repeated(recording: Recording) -> int:
+    """How many verdicts stand before; Arena-Hard's battles may be alike, as they say no order."""
+    if any(found.model_first is None and found.model_length is None for found in recording.comparisons):
+        return 0
+    return len(recording.verdicts) - len(set(recording.verdicts))
 
 
 def rescore(protocol: str, recordings: Sequence[Recording], settings: Settings) -> list[Results]:

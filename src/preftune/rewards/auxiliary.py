@@ -36,6 +36,7 @@ class AuxiliaryReward:
         goal: whether a higher or a lower measurement is better; None where there is a target.
         target: lowest and highest measurement that is as good as can be.
         column: the column of the data that is the measurement, where it is one.
+        clip: lowest and highest measurement that is rewarded as such; None leaves all as they are.
     """
 
     name: str
@@ -44,9 +45,12 @@ class AuxiliaryReward:
     goal: Goal | None = "maximise"
     target: tuple[float, float] | None = None
     column: str | None = None
+    clip: tuple[float, float] | None = None
 
     def reward(self, measurement: float) -> float:
-        """R_k: the measurement, its negative, or the negative of its distance to the target."""
+        """R_k: the clipped measurement, its negative, or the negative of its distance to the target."""
+        if self.clip:
+            measurement = min(max(measurement, self.clip[0]), self.clip[1])
         if self.target:
             low, high = self.target
             return -max(low - measurement, measurement - high, 0.0)
@@ -211,6 +215,7 @@ def resolve_reward(
     known = MEASURES[source].options if source in MEASURES else {}
     check_options(path, source, options, {**OF_EVERY_REWARD, **known})
     goal, target = _aim(path, source, options)
+    clip = options.get("clip")
     return AuxiliaryReward(
         name,
         _measure(path, source, {key: options[key] for key in known if key in options}, tokenizer),
@@ -218,6 +223,7 @@ def resolve_reward(
         goal,
         target,
         source.removeprefix(COLUMN_PREFIX) if source.startswith(COLUMN_PREFIX) else None,
+        (float(clip[0]), float(clip[1])) if clip else None,
     )
 
 
@@ -312,10 +318,14 @@ def _plain(completion: str | list[dict[str, str]]) -> str:
     )
 
 
-def _is_target(value: object) -> bool:
+def _is_band(value: object) -> bool:
     if isinstance(value, list | tuple):
         return len(value) == 2 and all(map(is_finite_number, value)) and value[0] <= value[1]
-    return is_finite_number(value)
+    return False
+
+
+def _is_target(value: object) -> bool:
+    return is_finite_number(value) or _is_band(value)
 
 
 OF_EVERY_REWARD: Mapping[str, Option] = {
@@ -329,5 +339,6 @@ OF_EVERY_REWARD: Mapping[str, Option] = {
         "maximise or minimise", lambda value: value in ("maximise", "minimise"), "the measure's own"
     ),
     "target": Option("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
+    "clip": Option("[low, high] with low <= high", _is_band, "measurements beyond count as these (none)"),
 }
 """Options that go with any measure."""

@@ -73,7 +73,7 @@ class Shard:
 
     @property
     def is_last(self) -> bool:
-        """Whether no shard has fewer runs than this one."""
+        """Whether it is shard K of K, which has no more runs than any other."""
         return self.number == self.count
 
     @classmethod

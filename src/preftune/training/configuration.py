@@ -206,6 +206,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
 _WHOLE = "start several processes with torchrun, and divide the model over them by fully_sharded=true"
+_NOT_PUSHED = "it is about pushing checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
 TRL_KEYS: dict[str, str] = {
@@ -249,7 +250,12 @@ TRAINING_OWNED: dict[str, str] = {
     "dataloader_pin_memory": "memory is pinned where there is a device",
     "logging_nan_inf_filter": "it would read the loss back from the device after every micro-batch",
     "disable_tqdm": "the command line draws its own bar",
-    "push_to_hub": "it would push checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended",
+    "push_to_hub": _NOT_PUSHED,
+    "hub_model_id": _NOT_PUSHED,
+    "hub_strategy": _NOT_PUSHED,
+    "hub_private_repo": _NOT_PUSHED,
+    "hub_always_push": _NOT_PUSHED,
+    "hub_revision": _NOT_PUSHED,
     "hub_token": _SECRET,
     "push_to_hub_token": _SECRET,
 }

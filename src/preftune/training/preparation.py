@@ -62,6 +62,10 @@ DIVISIBLE = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "ad
 """Optimizers that update a part of a weight as they update the whole."""
 RESOLVED = 1e-5
 """Least standard deviation of a reward, relative to its mean, of which float32 keeps two digits."""
+LARGEST_SHARE = 0.25
+"""Of a reward's variance, in one response."""
+FEWEST_RESPONSES = 50
+"""From which on that is much: of 50 normal numbers the most extreme has a tenth."""
 
 
 @dataclass(frozen=True)
@@ -440,6 +444,7 @@ def _standardization(train: PreparedData) -> Standardization:
             "cannot tell apart: use a target in place of a goal, or subtract a constant from what is measured"
         )
     if scale > 0:
+        _check_tail(train.auxiliary, mean)
         return Standardization(mean, scale)
     logger.warning(
         "all %d responses have the auxiliary reward %.4g, so all advantages are equal, and what "
@@ -448,6 +453,22 @@ def _standardization(train: PreparedData) -> Standardization:
         mean,
     )
     return Standardization(mean)
+
+
+def _check_tail(rewards: Float64[np.ndarray, "responses"], mean: float) -> None:
+    """Say so where one response sets the scale of all advantages."""
+    if len(rewards) < FEWEST_RESPONSES:
+        return
+    squares = (rewards - mean) ** 2
+    most = int(squares.argmax())
+    share = float(squares[most] / squares.sum())
+    if share > LARGEST_SHARE:
+        logger.warning(
+            "one response of %d has the auxiliary reward %.4g where the mean is %.4g, which is %.0f%% of the "
+            "variance: it sets the scale that advantages are in; where a measure says too much there, bound "
+            "it by rewards.NAME.clip=[low, high]",
+            *(len(rewards), rewards[most], mean, 100 * share),
+        )
 
 
 @dataclass(frozen=True)
