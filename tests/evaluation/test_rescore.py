@@ -221,16 +221,21 @@ def test_a_verdict_that_is_there_twice_is_warned_of(
         assert ("2 verdicts on ours are there before" in caplog.text) == bool(repeated)
 
 
-def test_battles_that_are_alike_are_no_repetition(
+def test_judgments_that_are_alike_by_chance_are_no_repetition(
     preftune: CommandLine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Arena-Hard's battles say no order, and a strong verdict is three of them: nothing to warn of."""
+    """Arena-Hard's strong verdicts are three battles, and MT-Bench's files hold several runs."""
     battle = {"model_a": "theirs", "model_b": "ours", "winner": "model_b"}
-    rows = [{"question_id": text, **battle} for text in ("one", "two") for _ in range(3)]
-    file = tmp_path / "battles.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    code, errors = preftune("evaluate", "rescore", "arena_hard", str(file), "--baseline", "theirs")
-    assert code == 0, errors
+    rating = {"model": "ours", "judge": ["gpt-4", "single-v1"], "score": 8, "turn": 1}
+    rows = {
+        "arena_hard": [{"question_id": text, **battle} for text in ("one", "two") for _ in range(3)],
+        "mt_bench": [{"question_id": number, **rating} for number in (81, 82) for _ in range(2)],
+    }
+    for protocol, verdicts in rows.items():
+        file = tmp_path / f"{protocol}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in verdicts), encoding="utf-8")
+        code, errors = preftune("evaluate", "rescore", protocol, str(file))
+        assert code == 0, errors
     assert "are there before" not in caplog.text
 
 

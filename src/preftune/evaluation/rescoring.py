@@ -128,18 +128,17 @@ def _read(traits: Protocol, protocol: str, file: Path, settings: Settings) -> li
             raise InputError(f"{file}: {odd[0]!r} names a model or a question: it must be text")
         if repeated := _repeated(recording):
             logger.warning(
-                "%s: %d verdicts on %s are there before, alike in everything, and count again; where parts "
-                "that overlap were joined, leave them out",
+                "%s: %d verdicts on %s are there before, alike to the length of both responses, and count "
+                "again; where parts that overlap were joined, leave them out",
                 *(file, repeated, recording.model),
             )
     return recordings
 
 
 def _repeated(recording: Recording) -> int:
-    """How many verdicts stand before; Arena-Hard's battles may be alike, as they say no order."""
-    if any(found.model_first is None and found.model_length is None for found in recording.comparisons):
-        return 0
-    return len(recording.verdicts) - len(set(recording.verdicts))
+    """How many verdicts stand before; without lengths, two judgments may be alike by chance."""
+    told_apart = [found for found in recording.comparisons if found.model_length is not None]
+    return len(told_apart) - len(set(told_apart))
 
 
 def rescore(protocol: str, recordings: Sequence[Recording], settings: Settings) -> list[Results]:
