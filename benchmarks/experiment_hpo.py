@@ -78,7 +78,7 @@ def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The run that is swept."""
     rewards: dict[str, Any] = {experiment.measure: {"goal": "minimise"}}
     if experiment.score_weight:
-        # By the measure alone the likelihood would favour what is simple because it is poor.
+        # The measure alone does not ask whether what is simple is any good.
         rewards["column:scores"] = {"weight": experiment.score_weight}
     return {
         "model": str(demo_model_dir()),
