@@ -21,7 +21,7 @@ import matplotlib as mpl
 import yaml
 from matplotlib.figure import Figure
 from safety_prompts import safety_rows
-from sections import EXPERIMENTS_PAGE, experiment_markers, write_section
+from sections import EXPERIMENTS_PAGE, experiment_markers, markdown_table, write_section
 
 from preftune.demo.data import Row, demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
@@ -182,12 +182,12 @@ def of_seeds(sweep: Path, experiment: Experiment, weight: float, file: str, *key
 
 def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
     """A row for every weight: its figures, and its differences to weight 0."""
-    base = over_seeds(by_seed(sweep, experiment, 0))
+    tables = {weight: by_seed(sweep, experiment, weight) for weight in experiment.weights}
+    base = over_seeds(tables[0])
     base_accuracy = of_seeds(sweep, experiment, 0, "summary.json", "accuracy")
     rows = []
     for weight in experiment.weights:
-        tables = by_seed(sweep, experiment, weight)
-        measured = over_seeds(tables)
+        measured = over_seeds(tables[weight])
         accuracy = of_seeds(sweep, experiment, weight, "summary.json", "accuracy")
         explained = of_seeds(sweep, experiment, weight, "summary.json", "value_explained_variance")
         rows.append(
@@ -200,7 +200,7 @@ def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
                 "drift": fmean(of_seeds(sweep, experiment, weight, "evaluation.json", "drift", "mean")),
                 "tokens": fmean(of_seeds(sweep, experiment, weight, "evaluation.json", "tokens", "mean")),
                 "value_explained_variance": explained if weight else None,
-                "measured": tables,
+                "measured": tables[weight],
             }
         )
     return rows
@@ -252,44 +252,43 @@ def markdown(experiment: Experiment, results: dict[str, Any]) -> str:
         "value's explained variance, by seed",
     )
     runs = len(results["weights"]) * len(experiment.seeds)
-    lines = [
+    about = (
         f"Written {results['date']}: {runs} runs of {results['steps']} steps, seeds {experiment.seeds}, "
         f"{results['prompts']} held-out prompts with {results['samples']} samples each for every seed. The "
         f"untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
         f"{start['tokens']:.0f} tokens. Differences are to weight 0, with 95% intervals: of the measure "
-        "paired by prompt, of accuracy paired by seed.",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-    ]
+        "paired by prompt, of accuracy paired by seed."
+    )
+    rows = []
     for row in results["weights"]:
         base = row["weight"] == 0
-        cells = [
-            f"{row['weight']:g}",
-            show(row["measure"], 2),
-            "" if base else show(row["measure_difference"], 2, "+"),
-            ", ".join(f"{value:.3f}" for value in row["accuracy"]),
-            "" if base else show(row["accuracy_difference"], 3, "+"),
-            f"{row['drift']:.1f}",
-            f"{row['tokens']:.0f}",
-            "" if base else ", ".join(f"{value:.2f}" for value in row["value_explained_variance"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                f"{row['weight']:g}",
+                show(row["measure"], 2),
+                "" if base else show(row["measure_difference"], 2, "+"),
+                ", ".join(f"{value:.3f}" for value in row["accuracy"]),
+                "" if base else show(row["accuracy_difference"], 3, "+"),
+                f"{row['drift']:.1f}",
+                f"{row['tokens']:.0f}",
+                "" if base else ", ".join(f"{value:.2f}" for value in row["value_explained_variance"]),
+            ]
+        )
+    return f"{about}\n\n{markdown_table(heads, rows)}"
 
 
 def pooled_markdown(measure: str, rows: list[dict[str, Any]]) -> str:
     """The table of two runs together."""
     heads = ("weight", f"{measure}, by prompt", f"{measure}, by seed", "accuracy, by seed")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in rows:
-        cells = [
+    cells = [
+        [
             f"{row['weight']:g}",
             *(show(row[key], 2, "+") for key in ("over_prompts", "over_seeds")),
             show(row["accuracy"], 3, "+"),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return markdown_table(heads, cells)
 
 
 def draw(path: Path, measure: str, rows: list[dict[str, Any]]) -> None:

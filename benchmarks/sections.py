@@ -1,6 +1,7 @@
-"""The part of a page that a script writes: between two markers, which stay."""
+"""The part of a page that a script writes: between two markers, which stay; and a table in it."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from preftune.writing import write_whole
@@ -23,3 +24,9 @@ def write_section(page: Path, markers: tuple[str, str], text: str) -> None:
         print(f"{page} has no lines '{begin}' and '{end}'; its tables are not written", file=sys.stderr)
         return
     write_whole(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}")
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with a line of titles."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

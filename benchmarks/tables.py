@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from sections import write_section
+from sections import markdown_table, write_section
 
 MARKERS = "<!-- cpu table -->", "<!-- end -->"
 
@@ -66,7 +66,7 @@ def _ratios(content: dict[str, Any]) -> str:
         *("workload", "tokens, packed", "padded", "speed: times TRL's defaults", "times TRL's best"),
         *("peak memory: share of TRL's defaults'", "of the machine's rate"),
     )
-    return _table(titles, rows)
+    return markdown_table(titles, rows)
 
 
 def _contestants(content: dict[str, Any]) -> str:
@@ -76,7 +76,7 @@ def _contestants(content: dict[str, Any]) -> str:
         for name, entry in row["contestants"].items()
     ]
     titles = ("workload", "contestant", "seconds (fastest to slowest)", "forward and backward", "tokens/s")
-    return _table((*titles, "peak memory, MB", "loss", "first group's in float32", "rounds"), rows)
+    return markdown_table((*titles, "peak memory, MB", "loss", "first group's in float32", "rounds"), rows)
 
 
 def _profile(content: dict[str, Any]) -> str:
@@ -85,7 +85,7 @@ def _profile(content: dict[str, Any]) -> str:
     for entry in content["profile"]:
         shares.setdefault(entry["class"], {})[entry["workload"]] = entry["share"]
     rows = [[name, *(f"{share[w]:.0%}" for w in workloads)] for name, share in shares.items()]
-    return _table(("where preftune's time goes", *workloads), rows)
+    return markdown_table(("where preftune's time goes", *workloads), rows)
 
 
 def _growth(growth: dict[str, Any]) -> str:
@@ -99,16 +99,11 @@ def _growth(growth: dict[str, Any]) -> str:
         ]
         for factor in growth["factors"]
     ]
-    return _table(("what grows", "values", "seconds", "exponent of seconds", "of memory"), rows)
+    return markdown_table(("what grows", "values", "seconds", "exponent of seconds", "of memory"), rows)
 
 
 def _exponent(fit: dict[str, float] | None) -> str:
     return f"{fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if fit else "not measured"
-
-
-def _table(titles: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _figures(entry: dict[str, Any], loss_digits: int) -> list[str]:

@@ -81,17 +81,14 @@ def evaluate(
     device = generation_device()
     policy = load_language_model(model, held_out.dtype).to(device).eval()
     answers = _answers(folder / SHARDS_FOLDER, policy, held_out, tokenizer)
-    own = _log_probabilities(policy, tokenizer, answers)
-    reference = own
+    own = reference = _log_probabilities(policy, tokenizer, answers)
+    del policy
+    _free(device)
     if start_rewards is not None:
-        del policy
-        _free(device)
         other = load_language_model(start, held_out.dtype).to(device).eval()
         reference = _log_probabilities(other, tokenizer, answers)
         del other
-    else:
-        del policy
-    _free(device)
+        _free(device)
     rewards = reward.score(answers, folder / ANSWERS_FILE)
     figures = _figures(answers, rewards, own, reference, start_rewards or rewards)
     rows = [
