@@ -7,6 +7,7 @@ and the table of `docs/experiments.md`; a repeat writes both runs together too.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Experiment:
 
     Attributes:
         measure: what the reward measures; less is better.
+        clip: lowest and highest measurement that counts as such, in the reward and in the figures.
         rows: of a split of the data, with prompt, responses and scores.
         training_prompts: how many of them are trained on.
         steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
@@ -52,6 +54,7 @@ class Experiment:
     """
 
     measure: str
+    clip: tuple[float, float] | None
     rows: Callable[[str], list[Row]]
     training_prompts: int
     steps: int
@@ -63,20 +66,26 @@ class Experiment:
 
 
 PROMPTS_PER_STEP = 2
-HPO = Experiment("reading_grade", demo_rows, 48, 10, 3, 4, (0, 0.03, 0.1, 0.3, 1), (0, 1, 2), 0)
+UNCLIPPED = Experiment(
+    "reading_grade", None, demo_rows, 48, 10, 3, 4, (0, 0.03, 0.1, 0.3, 1), (0, 1, 2), score_weight=0
+)
 EXPERIMENTS = {
-    "hpo": HPO,
-    "hpo-repeat": replace(HPO, weights=(0, 0.1, 0.2, 0.3, 1), seeds=(3, 4, 5)),
-    "hpo-score": replace(HPO, weights=(0, 0.1, 0.3, 0.5, 1), seeds=(6, 7, 8), score_weight=14),
-    "safety": Experiment("toxicity_words", safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1), (0, 1, 2), 0),
+    "hpo": replace(UNCLIPPED, clip=(0, 20), samples=10, weights=(0, 0.1, 0.15, 0.2, 0.3), seeds=(9, 10, 11)),
+    "hpo-unclipped": UNCLIPPED,
+    "hpo-unclipped-repeat": replace(UNCLIPPED, weights=(0, 0.1, 0.2, 0.3, 1), seeds=(3, 4, 5)),
+    "hpo-score": replace(UNCLIPPED, weights=(0, 0.1, 0.3, 0.5, 1), seeds=(6, 7, 8), score_weight=14),
+    "safety": Experiment(
+        "toxicity_words", None, safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1), (0, 1, 2), score_weight=0
+    ),
 }
-REPEATS = {"hpo-repeat": "hpo"}
+REPEATS = {"hpo-unclipped-repeat": "hpo-unclipped"}
 """Runs with other seeds, and what they repeat."""
 
 
 def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The run that is swept."""
-    rewards: dict[str, Any] = {experiment.measure: {"goal": "minimise"}}
+    clip = {"clip": list(experiment.clip)} if experiment.clip else {}
+    rewards: dict[str, Any] = {experiment.measure: {"goal": "minimise", **clip}}
     if experiment.score_weight:
         # The measure alone does not ask whether what is simple is any good.
         rewards["column:scores"] = {"weight": experiment.score_weight}
@@ -155,13 +164,17 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def by_prompt(folder: Path, experiment: Experiment) -> list[float]:
+    """A model's measurement of each held-out prompt's samples, averaged over them."""
+    low, high = experiment.clip or (-math.inf, math.inf)
+    lines = (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line)["measurements"][experiment.measure] for line in lines if line]
+    return [fmean(min(max(value, low), high) for value in row) for row in rows]
+
+
 def by_seed(sweep: Path, experiment: Experiment, weight: float) -> list[list[float]]:
-    """For every seed the measurement of each held-out prompt's samples, averaged over them."""
-    tables = []
-    for seed in experiment.seeds:
-        lines = (point_folder(sweep, weight, seed) / "samples.jsonl").read_text(encoding="utf-8").split("\n")
-        tables.append([fmean(json.loads(line)["measurements"][experiment.measure]) for line in lines if line])
-    return tables
+    """For every seed the measurement of each prompt."""
+    return [by_prompt(point_folder(sweep, weight, seed), experiment) for seed in experiment.seeds]
 
 
 def over_seeds(tables: Sequence[Sequence[float]]) -> list[float]:
@@ -252,10 +265,11 @@ def markdown(experiment: Experiment, results: dict[str, Any]) -> str:
         "value's explained variance, by seed",
     )
     runs = len(results["weights"]) * len(experiment.seeds)
+    clipped = f"clipped to {list(experiment.clip)}, " if experiment.clip else ""
     about = (
         f"Written {results['date']}: {runs} runs of {results['steps']} steps, seeds {experiment.seeds}, "
         f"{results['prompts']} held-out prompts with {results['samples']} samples each for every seed. The "
-        f"untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)} and "
+        f"untrained model's samples have a {measure} of {show(tuple(start['measure']), 2)}, {clipped}and "
         f"{start['tokens']:.0f} tokens. Differences are to weight 0, with 95% intervals: of the measure "
         "paired by prompt, of accuracy paired by seed."
     )
@@ -314,15 +328,15 @@ def write(name: str, sweep: Path) -> None:
     """The JSON, the figure and the table."""
     experiment = EXPERIMENTS[name]
     start = read(sweep / "start" / "evaluation.json")
-    measured = start["measurements"][experiment.measure]
     results = {
         "date": datetime.now(UTC).date().isoformat(),
         "steps": experiment.steps,
         "seeds": experiment.seeds,
+        "clip": experiment.clip,
         "prompts": start["prompts"],
         "samples": start["n"],
         "start": {
-            "measure": [measured[key] for key in ("mean", "low", "high")],
+            "measure": mean_interval(by_prompt(sweep / "start", experiment)),
             "tokens": start["tokens"]["mean"],
         },
         "weights": compare(sweep, experiment),
