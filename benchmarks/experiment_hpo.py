@@ -46,6 +46,8 @@ class Experiment:
         rows: of a split of the data, with prompt, responses and scores.
         training_prompts: how many of them are trained on.
         steps: optimizer steps, of PROMPTS_PER_STEP prompts with all their responses each.
+        learning_rate: of AdamW on the adapters.
+        temperature: of the auxiliary term.
         held_out_responses: of the data, to each held-out prompt, whose pairs accuracy is over.
         samples: drawn for each held-out prompt.
         weights: of the auxiliary term; 0 is the base.
@@ -58,6 +60,8 @@ class Experiment:
     rows: Callable[[str], list[Row]]
     training_prompts: int
     steps: int
+    learning_rate: float
+    temperature: float
     held_out_responses: int
     samples: int
     weights: tuple[float, ...]
@@ -67,15 +71,40 @@ class Experiment:
 
 PROMPTS_PER_STEP = 2
 UNCLIPPED = Experiment(
-    "reading_grade", None, demo_rows, 48, 10, 3, 4, (0, 0.03, 0.1, 0.3, 1), (0, 1, 2), score_weight=0
+    measure="reading_grade",
+    clip=None,
+    rows=demo_rows,
+    training_prompts=48,
+    steps=10,
+    learning_rate=1e-3,
+    temperature=1 / 3,
+    held_out_responses=3,
+    samples=4,
+    weights=(0, 0.03, 0.1, 0.3, 1),
+    seeds=(0, 1, 2),
+    score_weight=0,
 )
+CLIPPED = replace(UNCLIPPED, clip=(0, 20), samples=10, weights=(0, 0.1, 0.15, 0.2, 0.3), seeds=(9, 10, 11))
 EXPERIMENTS = {
-    "hpo": replace(UNCLIPPED, clip=(0, 20), samples=10, weights=(0, 0.1, 0.15, 0.2, 0.3), seeds=(9, 10, 11)),
+    "hpo": replace(
+        CLIPPED,
+        steps=16,
+        learning_rate=3e-4,
+        temperature=1,
+        weights=(0, 0.3, 0.6, 1, 2),
+        seeds=(12, 13, 14),
+    ),
+    "hpo-clipped": CLIPPED,
     "hpo-unclipped": UNCLIPPED,
     "hpo-unclipped-repeat": replace(UNCLIPPED, weights=(0, 0.1, 0.2, 0.3, 1), seeds=(3, 4, 5)),
     "hpo-score": replace(UNCLIPPED, weights=(0, 0.1, 0.3, 0.5, 1), seeds=(6, 7, 8), score_weight=14),
-    "safety": Experiment(
-        "toxicity_words", None, safety_rows, 48, 10, 4, 2, (0, 0.1, 0.3, 1), (0, 1, 2), score_weight=0
+    "safety": replace(
+        UNCLIPPED,
+        measure="toxicity_words",
+        rows=safety_rows,
+        held_out_responses=4,
+        samples=2,
+        weights=(0, 0.1, 0.3, 1),
     ),
 }
 REPEATS = {"hpo-unclipped-repeat": "hpo-unclipped"}
@@ -97,12 +126,16 @@ def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
             # Pairs of best and worst alone would make two points of accuracy a single pair.
             "evaluation_pair_rule": "all_pairs",
         },
-        "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.0}},
+        "objective": {
+            "method": "dpo",
+            "prior": "reward_gap",
+            "auxiliary": {"weight": 0.0, "temperature": experiment.temperature},
+        },
         "prior": {"calibration": "identity"},
         "rewards": rewards,
         "lora": {"rank": 16},
         "training": {
-            "learning_rate": 1e-3,
+            "learning_rate": experiment.learning_rate,
             "lr_scheduler_type": "constant_with_warmup",
             "warmup_steps": 2,
             "per_device_train_batch_size": PROMPTS_PER_STEP,

@@ -20,7 +20,7 @@ import experiment_score
 import matplotlib as mpl
 import yaml
 from matplotlib.figure import Figure
-from sections import EXPERIMENTS_PAGE, experiment_markers, write_section
+from sections import EXPERIMENTS_PAGE, experiment_markers, markdown_table, write_section
 
 from preftune.demo.data import demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
@@ -203,18 +203,18 @@ def markdown(results: dict[str, Any]) -> str:
         "entropy by seed, nats",
         "tokens",
     )
-    lines = [
+    about = (
         f"Written {results['date']}: {len(ARMS)} x {len(SEEDS)} runs of {ROUNDS} rounds of "
         f"{PROMPTS_PER_ROUND} prompts, {SAMPLES} samples to each; {HELD_OUT_PROMPTS} held-out prompts with "
         f"{HELD_OUT_SAMPLES} samples each for every seed. Intervals are 95%, over prompts; differences are "
         "paired by prompt. The verifier's score is the demo's check of the prompt's instructions, which no "
-        "training saw.",
-    ]
+        "training saw."
+    )
+    parts = [about]
     for arm in ARMS:
-        lines += ["", f"**{arm}**", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for row in (row for row in results["rows"] if row["arm"] == arm):
-            is_plain = arm == next(iter(ARMS))
-            cells = [
+        is_plain = arm == next(iter(ARMS))
+        cells = [
+            [
                 str(row["round"]),
                 show(row["reward"], 2),
                 show(row["reward_since_start"], 2, "+") if row["round"] else "",
@@ -226,8 +226,11 @@ def markdown(results: dict[str, Any]) -> str:
                 ", ".join(f"{value:.2f}" for value in row["entropy"]),
                 f"{row['tokens']:.0f}",
             ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            for row in results["rows"]
+            if row["arm"] == arm
+        ]
+        parts += [f"**{arm}**", markdown_table(heads, cells)]
+    return "\n\n".join(parts)
 
 
 def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:

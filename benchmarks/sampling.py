@@ -25,7 +25,7 @@ from unittest.mock import patch
 import torch
 import trl
 from datasets import Dataset
-from sections import write_section
+from sections import markdown_table, write_section
 from transformers import GenerationConfig
 
 from preftune import demo
@@ -171,25 +171,24 @@ def markdown(figures: dict[str, Any]) -> str:
     """The table of docs/performance.md."""
     settings, versions = figures["settings"], figures["versions"]
     rows = settings["prompts"] * settings["n"]
-    lines = [
+    about = (
         f"Measured {figures['date']}: {settings['model'] or 'SmolLM2-135M-Instruct'} in float32, "
         f"{figures['threads']} thread(s), {settings['prompts']} prompts of the demo, {settings['n']} "
         f"responses to each, up to {settings['tokens']} new tokens, {rows} rows at a time; "
         f"{settings['rounds']} rounds; "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
-        "",
-        "| who | prompts x responses | tokens per second of processor | preftune is faster by |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, row in figures["contestants"].items():
-        cells = (
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
+    )
+    heads = ("who", "prompts x responses", "tokens per second of processor", "preftune is faster by")
+    cells = [
+        [
             name,
             f"{row['prompts']} x {row['responses_per_prompt']}",
             f"{row['tokens_per_processor_second']:.0f}",
             f"{row['preftune_is_faster_by_processor']:.2f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ]
+        for name, row in figures["contestants"].items()
+    ]
+    return f"{about}\n\n{markdown_table(heads, cells)}"
 
 
 def main() -> None:

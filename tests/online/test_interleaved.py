@@ -19,6 +19,7 @@ from preftune.statistics import mean_interval
 from preftune.training.configuration import load_config
 from preftune.training.run import train
 
+from ..conftest import Endpoint, response_in
 from .conftest import FILE, artifacts, iterate
 
 BY_BATCH = ("update_every=batch", "rounds=1")
@@ -300,6 +301,37 @@ def test_a_batch_that_was_damaged_is_answered_again(empty: Path, caplog: pytest.
     shutil.rmtree(empty / "out")
     iterate(*BY_BATCH, reward)
     assert artifacts(empty / "out") == healed
+
+
+def test_ratings_of_a_batch_are_kept_when_the_judge_fails(empty: Path, endpoint: Endpoint) -> None:
+    """The next call asks for those that are missing, and for nothing else of that batch."""
+    judged = (*BY_BATCH, "reward=judge:m:workers=1")
+    refused: list[str] = []
+
+    def refuses_the_fifth_of_a_batch(message: str) -> str:
+        answers = {response_in(body["messages"][0]["content"]) for body in endpoint.asked}
+        if refused or ("bread" in message and len(answers) > 10):
+            refused.append(message)
+            return "I would rather not."
+        return rating(message)
+
+    endpoint.reply = refuses_the_fifth_of_a_batch
+    with pytest.raises(InputError, match="I would rather not"):
+        iterate(*judged)
+    rated = [body["messages"][0]["content"] for body in endpoint.asked]
+    rated = [message for message in rated if message not in refused]
+    kept = list((empty / "out" / "round-1" / "batches").glob("*.part"))
+    assert len(kept) == 1
+    endpoint.asked.clear()
+    endpoint.reply = rating
+    assert iterate(*judged).last_good == 1
+    assert not [body for body in endpoint.asked if body["messages"][0]["content"] in rated]
+    assert not list((empty / "out" / "round-1" / "batches").glob("*.part"))
+
+
+def rating(message: str) -> str:
+    """By the response's text, from 1 to 10."""
+    return f"Rating: {1 + sum(map(ord, response_in(message))) % 10}"
 
 
 # --- what it cannot do ---

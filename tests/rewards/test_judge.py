@@ -2,95 +2,16 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from preftune.rewards.judge import parse_rating
 
+from ..conftest import Endpoint, by_length, response_in
+
 CommandLine = Callable[..., tuple[int, str]]
-
-
-class Endpoint(ThreadingHTTPServer):
-    """Answers chat completions; what it says follows from what it is asked.
-
-    Attributes:
-        asked: bodies of the requests, in order of arrival.
-        keys: what came as authorization.
-        reply: the judge's reply to a message.
-        busy: requests still to be refused with status 429.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[dict[str, Any]] = []
-        self.keys: set[str | None] = set()
-        self.reply: Callable[[str], str] = by_length
-        self.busy = 0
-
-
-class Handler(BaseHTTPRequestHandler):
-    """POST /v1/chat/completions, as OpenAI's API has it."""
-
-    server: Endpoint
-
-    def do_POST(self) -> None:
-        """Reply to one request."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.keys.add(self.headers["Authorization"])
-        if self.path != "/v1/chat/completions":
-            self._send(404, {"error": {"message": "no such path"}})
-        elif self.server.busy > 0:
-            self.server.busy -= 1
-            self._send(429, {"error": {"message": "busy"}}, {"Retry-After": "0"})
-        else:
-            self.server.asked.append(body)
-            message = {"role": "assistant", "content": self.server.reply(body["messages"][-1]["content"])}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-            self._send(200, {**answer, "choices": [choice]})
-
-    def _send(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments: object) -> None:
-        """Keep the test's output clean."""
-
-
-def response_in(message: str) -> str:
-    """The response that is to be rated."""
-    return message.partition("<response>\n")[2].partition("\n</response>")[0]
-
-
-def by_length(message: str) -> str:
-    """A rating of one for each character."""
-    return f"Clear, but short. Rating 9 would be too much.\n**Rating: {len(response_in(message))}**"
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    """A running server that the environment names."""
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "of-the-test")
-    for proxy in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(proxy, raising=False)
-        monkeypatch.delenv(proxy.upper(), raising=False)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture

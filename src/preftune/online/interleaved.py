@@ -28,7 +28,7 @@ from preftune.online.manifest import Figures
 from preftune.online.prompts import PromptRow
 from preftune.online.quiet import quiet
 from preftune.online.sample_file import answered
-from preftune.online.scoring import ScoreRows, as_lines, read_lines
+from preftune.online.scoring import Reward, as_lines, read_lines
 from preftune.online.settings import SamplingSettings
 from preftune.online.shards import Row, read_shard, write_shard
 from preftune.online.stages import (
@@ -68,7 +68,7 @@ class Interleaved:
         sampling: how.
         seed: of the draws.
         pairs: which responses are trained on.
-        score: their rewards.
+        reward: what they are scored with.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class Interleaved:
     sampling: SamplingSection
     seed: int
     pairs: PairSettings
-    score: ScoreRows
+    reward: Reward
 
     def shard(self, number: int) -> Path:
         """Where the samples and scores of a step are kept."""
@@ -129,6 +129,8 @@ class Interleaved:
         """
         rows = self.kept(self._shards())
         write_whole(self.folder / SCORED_FILE, as_lines(rows))
+        for file in (self.folder / BATCHES_FOLDER).glob("*.part"):
+            file.unlink()  # scores that a killed run had put into its batch, or of answers that came anew
         if not pair(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
             raise GuardStop(
                 reward_collapse(usable_scores(rows))
@@ -168,12 +170,14 @@ class _Batches:
     def __call__(self, number: int, epoch: int, places: Sequence[int]) -> Made:
         """The batch of a step; its samples and scores are those of an earlier call where there was one."""
         source, began = self._source, time.perf_counter()
-        rows = read_shard(source.shard(number))
+        shard = source.shard(number)
+        rows = read_shard(shard)
         if rows is None:
             answers = self._answers([source.prompts[place] for place in places], number, epoch)
-            scores = source.score(answers)
+            scores = source.reward.score(answers, shard)
             rows = [row | {"scores": own} for row, own in zip(answers, scores, strict=True)]
-            write_shard(source.shard(number), rows)
+            write_shard(shard, rows)
+            source.reward.forget(answers, shard)
         paired = paired_groups(rows, source.pairs)
         if not paired:
             self._guard(number)

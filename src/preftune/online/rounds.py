@@ -255,8 +255,8 @@ class _Rounds:
                 )
             write_whole(folder / SCALE_FILE, held_out)
             write_whole(folder / stages.PROMPTS_FILE, as_lines(prompts))
-            with plan.reward.ready() as score:
-                live = Interleaved(folder, prompts, sampling, seed, plan.pair_settings, score)
+            live = Interleaved(folder, prompts, sampling, seed, plan.pair_settings, plan.reward)
+            with plan.reward.loaded():
                 if damaged := live.damaged(steps_taken(folder / RUN_FOLDER)):
                     # Training begins anew, and comes by the steps whose files these are. The run goes first:
                     # a call that is killed in between finds them damaged again.

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,12 @@ from preftune.errors import InputError
 from preftune.online.manifest import hash_json
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.scoring import Answer, Processes, Shards, score_missing, score_now
+from preftune.rewards.scoring import Answer, Processes, ScoreUnit, Shards, score_missing
 from preftune.rewards.sources import Scoring, resolve_source
 
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
-ScoreRows = Callable[[Sequence[Row]], list[list[float]]]
-"""The rewards of every row's `responses`, in order."""
 
 
 class Reward:
@@ -55,6 +53,7 @@ class Reward:
             )
         self._sign = -1.0 if name in MEASURES and MEASURES[name].goal == "minimise" else 1.0
         self.identity = hash_json([self._sign, *map(repr, self._scoring.content)])
+        self._ready: ScoreUnit | None = None
 
     def score(self, rows: Sequence[Row], output: Path) -> list[list[float]]:
         """The rewards of every row's `responses`, in order.
@@ -70,19 +69,18 @@ class Reward:
 
     def score_share(self, rows: Sequence[Row], output: Path, processes: Processes) -> None:
         """Score this process's share of what is not kept beside `output` yet."""
-        shards = self._shards(rows, output)
-        score_missing(self._scoring.scorer, _answers(rows), shards, processes, title=self._scoring.name)
+        scoring, shards = self._scoring, self._shards(rows, output)
+        answers = _answers(rows)
+        score_missing(scoring.scorer, answers, shards, processes, title=scoring.name, ready=self._ready)
 
     @contextmanager
-    def ready(self) -> Iterator[ScoreRows]:
-        """What the rewards need, loaded for as long as the context is open; no score is kept."""
-        scorer = self._scoring.scorer
-        with scorer.ready() as score_unit:
-
-            def score(rows: Sequence[Row]) -> list[list[float]]:
-                return self._by_row(rows, score_now(scorer, score_unit, _answers(rows), self._scoring.name))
-
-            yield score
+    def loaded(self) -> Iterator[None]:
+        """Keep what scoring needs in memory for as long as the context is open."""
+        with self._scoring.scorer.ready() as self._ready:
+            try:
+                yield
+            finally:
+                self._ready = None
 
     def forget(self, rows: Sequence[Row], output: Path) -> None:
         """Remove what is kept beside `output`, once it is written."""

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -161,6 +161,7 @@ def score_missing(
     *,
     title: str,
     progress: bool = False,
+    ready: ScoreUnit | None = None,
 ) -> None:
     """Score this process's share of what no shard holds yet.
 
@@ -171,9 +172,14 @@ def score_missing(
         processes: unit i belongs to process i modulo their count.
         title: what is scored, for the log.
         progress: show a bar.
+        ready: of the scorer, where it is loaded already.
+
+    Raises:
+        InputError: a score is no finite number.
     """
     finished = shards.scores()
-    logger.info("%s: %d of %d responses are scored", title, len(finished), len(answers))
+    if finished or ready is None:
+        logger.info("%s: %d of %d responses are scored", title, len(finished), len(answers))
     if len(finished) == len(answers):
         return
     share = scorer.plan(answers)[processes.rank :: processes.count]
@@ -181,23 +187,10 @@ def score_missing(
     if missing:
         from rich.progress import track
 
-        with scorer.ready() as score:
+        with nullcontext(ready) if ready else scorer.ready() as score:
             results = _finite(title, answers, _results(score, missing, scorer.workers))
             bar = track(results, f"Scoring {title}", len(missing), disable=not progress)
             shards.append(processes.rank, iter(bar))
-
-
-def score_now(scorer: Scorer, score: ScoreUnit, answers: Sequence[Answer], title: str) -> list[float]:
-    """The answers' scores, by a scorer that is ready; nothing is kept for later.
-
-    Raises:
-        InputError: a score is no finite number.
-    """
-    results = _finite(title, answers, _results(score, scorer.plan(answers), scorer.workers))
-    found = {
-        place: value for unit, scores in results for place, value in zip(unit.places, scores, strict=True)
-    }
-    return [found[place] for place in range(len(answers))]
 
 
 def _finite(
