@@ -33,9 +33,9 @@ def academic(
     """Run academic tasks on a model and its baseline, and state the difference with a paired interval.
 
     ifeval, gpqa, mmlu, hellaswag, truthfulqa and gsm8k, by lm-evaluation-harness, which downloads them; needs
-    `pip install 'preftune[academic]'`. Figures are in percent.
+    the extra `academic` (in a clone: `pip install '.[academic]'`). Figures are in percent.
 
-    - `preftune evaluate academic --model runs/tuned --baseline org/base --task gsm8k --output academic`
+    - `preftune evaluate academic --model runs/tuned/model --baseline org/base --task gsm8k --output academic`
     """
     from rich.console import Console
 

@@ -23,7 +23,7 @@ def fetch(
 
     Files that are there already are checked and not asked for again; what was interrupted goes on.
 
-    - `preftune evaluate fetch all --output benchmarks`
+    - `preftune evaluate fetch all --output runs/benchmarks`
     """
     from rich.console import Console
 

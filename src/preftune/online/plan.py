@@ -137,7 +137,7 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "preftune iterate is one process, which starts the others; leave torchrun out here, and put it "
-            'into the configuration: launch=[torchrun,--nproc_per_node,"8"]'
+            'into the configuration, launch: [torchrun, --nproc_per_node, "8"]'
         )
     if config.update_every == "batch":
         _check_batches(config)

@@ -232,7 +232,8 @@ TRAINING_OWNED: dict[str, str] = {
     "output_dir": "set `output` at the top level",
     "tokens_per_step": "set batches.tokens_per_step",
     "tokens_per_row": "set batches.tokens_per_row",
-    "auto_find_batch_size": "bound a row's memory by batches.tokens_per_row",
+    "auto_find_batch_size": "count steps in tokens (batches.tokens_per_step) and bound a row's memory by "
+    "batches.tokens_per_row",
     "accelerator_config": _DEALT,
     "fsdp": _WHOLE,
     "deepspeed": _WHOLE,
