@@ -85,15 +85,17 @@ UNCLIPPED = Experiment(
     score_weight=0,
 )
 CLIPPED = replace(UNCLIPPED, clip=(0, 20), samples=10, weights=(0, 0.1, 0.15, 0.2, 0.3), seeds=(9, 10, 11))
+GENTLE = replace(
+    CLIPPED,
+    steps=16,
+    learning_rate=3e-4,
+    temperature=1,
+    weights=(0, 0.3, 0.6, 1, 2),
+    seeds=(12, 13, 14),
+)
 EXPERIMENTS = {
-    "hpo": replace(
-        CLIPPED,
-        steps=16,
-        learning_rate=3e-4,
-        temperature=1,
-        weights=(0, 0.3, 0.6, 1, 2),
-        seeds=(12, 13, 14),
-    ),
+    "hpo": replace(GENTLE, samples=6, weights=(0, 0.5, 1, 2, 4), seeds=(15, 16, 17, 18), score_weight=12),
+    "hpo-gentle": GENTLE,
     "hpo-clipped": CLIPPED,
     "hpo-unclipped": UNCLIPPED,
     "hpo-unclipped-repeat": replace(UNCLIPPED, weights=(0, 0.1, 0.2, 0.3, 1), seeds=(3, 4, 5)),
