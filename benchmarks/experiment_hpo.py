@@ -93,8 +93,10 @@ GENTLE = replace(
     weights=(0, 0.3, 0.6, 1, 2),
     seeds=(12, 13, 14),
 )
+WITH_SCORE = replace(GENTLE, samples=6, weights=(0, 0.5, 1, 2, 4), seeds=(15, 16, 17, 18), score_weight=12)
 EXPERIMENTS = {
-    "hpo": replace(GENTLE, samples=6, weights=(0, 0.5, 1, 2, 4), seeds=(15, 16, 17, 18), score_weight=12),
+    "hpo": WITH_SCORE,
+    "hpo-repeat": replace(WITH_SCORE, seeds=(23, 24, 25, 26)),
     "hpo-gentle": GENTLE,
     "hpo-clipped": CLIPPED,
     "hpo-unclipped": UNCLIPPED,
@@ -109,7 +111,7 @@ EXPERIMENTS = {
         weights=(0, 0.1, 0.3, 1),
     ),
 }
-REPEATS = {"hpo-unclipped-repeat": "hpo-unclipped"}
+REPEATS = {"hpo-repeat": "hpo", "hpo-unclipped-repeat": "hpo-unclipped"}
 """Runs with other seeds, and what they repeat."""
 
 

@@ -206,5 +206,5 @@ def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(InputError, match=r"pip install 'preftune\[academic\]'"):
+    with pytest.raises(InputError, match=r"extra `academic` \(in a clone: pip install '\.\[academic\]'\)"):
         evaluate_academic("a", "b", [TASKS["gsm8k"]], Settings(), tmp_path)
