@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from preftune.data import load_groups
 from preftune.errors import InputError
+from preftune.online import plan
 from preftune.online.evaluation import HeldOut, evaluate, wins
 from preftune.online.sampling import sample_responses
 from preftune.online.scoring import Reward
@@ -268,6 +269,17 @@ def test_another_configuration_is_refused(output: Path) -> None:
     before = stamps(output)
     with pytest.raises(InputError, match=r"another configuration \(sampling\).*--overwrite"):
         iterate("sampling.n=4")
+    assert stamps(output) == before
+
+
+def test_rounds_go_on_in_the_precision_they_began_in(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is asked for, another machine's choice is not another configuration."""
+    asked = yaml.safe_load(Path(FILE).read_text())
+    del asked["train"]["training"]["bf16"]
+    Path(FILE).write_text(yaml.safe_dump(asked))
+    monkeypatch.setattr(plan, "has_fast_bfloat16", lambda _: True)
+    before = stamps(output)
+    assert iterate().last_good == 3
     assert stamps(output) == before
 
 

@@ -196,11 +196,18 @@ def _check_batches(config: IterateConfig) -> None:
 
 
 def _with_precision(config: IterateConfig) -> IterateConfig:
-    """bfloat16 as in the paper, where the machine is fast in it."""
+    """bfloat16 as in the paper, where the machine is fast in it; rounds go on as they began."""
     training = dict(config.train.get("training") or {})
     if not {"bf16", "fp16"} & training.keys():
-        training["bf16"] = has_fast_bfloat16(generation_device())
+        began = _stored(config).get("train", {}).get("training", {})
+        training["bf16"] = began.get("bf16", has_fast_bfloat16(generation_device()))
     return config.model_copy(update={"train": {**config.train, "training": training}})
+
+
+def _stored(config: IterateConfig) -> dict[str, Any]:
+    """The configuration that the folder was started with; empty where it is new."""
+    file = Path(config.output) / CONFIG_FILE
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.exists() else {}
 
 
 def _needs(config: RunConfig) -> frozenset[str]:
@@ -278,7 +285,7 @@ def _check_folder(plan: Plan, overwrite: bool) -> None:
         return
     if overwrite:
         return
-    before = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
+    before = _stored(plan.config)
     now = plan.config.model_dump(mode="json")
     changed = [key for key in {**now, **before} if key not in FREE and now.get(key) != before.get(key)]
     try:

@@ -1,7 +1,5 @@
 """Models and tokenizers by folder or hub name, with errors that say what is wrong with the name."""
 
-import time
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -74,31 +72,13 @@ def generation_device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
-@cache
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 saves time: on accelerators, and on processors where a product in it is measured to.
+    """Whether bfloat16 saves time: on accelerators, and on processors with AMX.
 
-    A processor without instructions for it takes up to 80 times as long as in float32, and some that have
-    them (AVX512 on virtual machines that hide AMX) twice as long.
+    A processor without instructions for it takes up to 80 times as long as in float32, and one that has those
+    of AVX512 alone took twice as long. Nothing is timed: processes and later calls on a machine must agree.
     """
-    if device.type != "cpu":
-        return True
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return False
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would wait for each other on a busy machine
-    # A factor of two either way, which the least of a few short turns tells on a busy machine too.
-    turns = [(_product_seconds(torch.bfloat16), _product_seconds(torch.float32)) for _ in range(20)]
-    torch.set_num_threads(threads)
-    return min(bfloat16 for bfloat16, _ in turns) < min(float32 for _, float32 in turns)
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    rows, weights = torch.ones(128, 576, dtype=dtype), torch.ones(576, 576, dtype=dtype)
-    # Of this thread, which does not count while another process has its core.
-    began = time.thread_time()
-    torch.nn.functional.linear(rows, weights)
-    return time.thread_time() - began
+    return device.type != "cpu" or torch.cpu._is_amx_tile_supported()
 
 
 def generation_dtype(device: torch.device) -> torch.dtype:

@@ -322,8 +322,8 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
         raise InputError(f"training: {error}") from None
     if arguments.bf16 and not has_fast_bfloat16(arguments.device):
         logger.warning(
-            "training.bf16=true: products in bfloat16 take longer than in float32 on this processor, up to "
-            "80 times; set training.bf16=false"
+            "training.bf16=true: on a processor without AMX products in bfloat16 can take longer than in "
+            "float32, up to 80 times; set training.bf16=false unless you have seen it to be faster"
         )
     if config.fully_sharded and arguments.optim not in DIVISIBLE:
         raise InputError(
