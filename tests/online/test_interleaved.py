@@ -304,29 +304,29 @@ def test_a_batch_that_was_damaged_is_answered_again(empty: Path, caplog: pytest.
 
 
 def test_ratings_of_a_batch_are_kept_when_the_judge_fails(empty: Path, endpoint: Endpoint) -> None:
-    """The next call asks for those that are missing, and for nothing else of that batch."""
+    """The next call asks for those that are missing, and for nothing else; no other batch has any."""
     judged = (*BY_BATCH, "reward=judge:m:workers=1")
     refused: list[str] = []
 
-    def refuses_the_fifth_of_a_batch(message: str) -> str:
-        answers = {response_in(body["messages"][0]["content"]) for body in endpoint.asked}
-        if refused or ("bread" in message and len(answers) > 10):
+    def refuses_the_fifth_of_the_third_batch(message: str) -> str:
+        # Six answers are held out, and six are in each batch.
+        if refused or ("bread" in message and len(endpoint.asked) > 6 + 2 * 6 + 4):
             refused.append(message)
             return "I would rather not."
         return rating(message)
 
-    endpoint.reply = refuses_the_fifth_of_a_batch
+    endpoint.reply = refuses_the_fifth_of_the_third_batch
     with pytest.raises(InputError, match="I would rather not"):
         iterate(*judged)
     rated = [body["messages"][0]["content"] for body in endpoint.asked]
     rated = [message for message in rated if message not in refused]
-    kept = list((empty / "out" / "round-1" / "batches").glob("*.part"))
-    assert len(kept) == 1
+    batches = empty / "out" / "round-1" / "batches"
+    assert [file.name for file in batches.glob("*.json")] == ["0000001.json", "0000002.json"]
+    assert [file.name[:7] for file in batches.glob("*.part")] == ["0000003"]
     endpoint.asked.clear()
     endpoint.reply = rating
     assert iterate(*judged).last_good == 1
     assert not [body for body in endpoint.asked if body["messages"][0]["content"] in rated]
-    assert not list((empty / "out" / "round-1" / "batches").glob("*.part"))
 
 
 def rating(message: str) -> str:

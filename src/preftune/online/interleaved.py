@@ -129,8 +129,6 @@ class Interleaved:
         """
         rows = self.kept(self._shards())
         write_whole(self.folder / SCORED_FILE, as_lines(rows))
-        for file in (self.folder / BATCHES_FOLDER).glob("*.part"):
-            file.unlink()  # scores that a killed run had put into its batch, or of answers that came anew
         if not pair(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
             raise GuardStop(
                 reward_collapse(usable_scores(rows))
