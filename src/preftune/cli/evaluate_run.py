@@ -140,7 +140,9 @@ def run(
     )
     if protocol == REWARD:
         if dry_run:
-            raise InputError("--dry-run estimates what a judge costs, and reward has none: leave it out")
+            raise InputError(
+                "--dry-run estimates the benchmarks' judge, which reward does not ask: leave it out"
+            )
         results = rewarded(order, asking, output)
     else:
         evaluation = judged(order, asking)
