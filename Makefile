@@ -7,8 +7,11 @@ export TOKENIZERS_PARALLELISM := false
 # Small matrices: a process for each core gets more out of the cores than a thread for each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo experiment-hpo experiment-hpo-repeat experiment-hpo-gentle experiment-hpo-clipped experiment-hpo-unclipped experiment-hpo-unclipped-repeat experiment-hpo-score experiment-safety experiment-score experiment-online \
-	bench-sampling verify-evaluation clean
+AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-gentle hpo-clipped hpo-unclipped hpo-unclipped-repeat \
+	hpo-unclipped-score safety)
+
+.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo $(AUXILIARY) \
+	experiment-score experiment-online bench-sampling verify-evaluation clean
 
 setup: $(READY)
 
@@ -61,7 +64,7 @@ demo-data: setup
 experiment-mappo: setup
 	$(BIN)/python benchmarks/experiment_mappo.py
 
-experiment-hpo experiment-hpo-repeat experiment-hpo-gentle experiment-hpo-clipped experiment-hpo-unclipped experiment-hpo-unclipped-repeat experiment-hpo-score experiment-safety: experiment-%: setup
+$(AUXILIARY): experiment-%: setup
 	$(BIN)/python benchmarks/experiment_hpo.py $*
 
 experiment-score: setup

@@ -101,7 +101,9 @@ EXPERIMENTS = {
     "hpo-clipped": CLIPPED,
     "hpo-unclipped": UNCLIPPED,
     "hpo-unclipped-repeat": replace(UNCLIPPED, weights=(0, 0.1, 0.2, 0.3, 1), seeds=(3, 4, 5)),
-    "hpo-score": replace(UNCLIPPED, weights=(0, 0.1, 0.3, 0.5, 1), seeds=(6, 7, 8), score_weight=14),
+    "hpo-unclipped-score": replace(
+        UNCLIPPED, weights=(0, 0.1, 0.3, 0.5, 1), seeds=(6, 7, 8), score_weight=14
+    ),
     "safety": replace(
         UNCLIPPED,
         measure="toxicity_words",
