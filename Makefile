@@ -7,8 +7,8 @@ export TOKENIZERS_PARALLELISM := false
 # Small matrices: a process for each core gets more out of the cores than a thread for each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-gentle hpo-clipped hpo-unclipped hpo-unclipped-repeat \
-	hpo-unclipped-score safety)
+AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-confirmation hpo-gentle hpo-clipped hpo-unclipped \
+	hpo-unclipped-repeat hpo-unclipped-score safety)
 
 .PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo $(AUXILIARY) \
 	experiment-score experiment-online bench-sampling verify-evaluation clean

@@ -3,7 +3,7 @@
 Sweeps the weight of the auxiliary term over seeds on SmolLM2-135M-Instruct by `preftune sweep`, then
 compares every weight with weight 0, the base method, prompt by prompt and seed by seed. Finished runs are
 kept: the command continues where it stopped. It writes `docs/experiments/NAME.json`, the figure of the front
-and the table of `docs/experiments.md`; a repeat writes both runs together too.
+and the table of `docs/experiments.md`; a repeat writes the runs together too.
 """
 
 import json
@@ -97,6 +97,8 @@ WITH_SCORE = replace(GENTLE, samples=6, weights=(0, 0.5, 1, 2, 4), seeds=(15, 16
 EXPERIMENTS = {
     "hpo": WITH_SCORE,
     "hpo-repeat": replace(WITH_SCORE, seeds=(23, 24, 25, 26)),
+    # Fixed before it ran: the weight that is judged alone, here and over the seeds of all three runs.
+    "hpo-confirmation": replace(WITH_SCORE, weights=(0, 1), seeds=(31, 32, 33, 34, 35, 36, 37, 38)),
     "hpo-gentle": GENTLE,
     "hpo-clipped": CLIPPED,
     "hpo-unclipped": UNCLIPPED,
@@ -113,7 +115,11 @@ EXPERIMENTS = {
         weights=(0, 0.1, 0.3, 1),
     ),
 }
-REPEATS = {"hpo-repeat": "hpo", "hpo-unclipped-repeat": "hpo-unclipped"}
+REPEATS: dict[str, tuple[str, ...]] = {
+    "hpo-repeat": ("hpo",),
+    "hpo-confirmation": ("hpo", "hpo-repeat"),
+    "hpo-unclipped-repeat": ("hpo-unclipped",),
+}
 """Runs with other seeds, and what they repeat."""
 
 
@@ -258,11 +264,12 @@ def compare(sweep: Path, experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def pool(one: dict[str, Any], two: dict[str, Any]) -> list[dict[str, Any]]:
-    """Differences to weight 0 over the seeds of two runs, for the weights that both have."""
-    runs = [{row["weight"]: row for row in results["weights"]} for results in (one, two)]
+def pool(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Differences to weight 0 over the seeds of several runs, for the weights that all have."""
+    runs = [{row["weight"]: row for row in each["weights"]} for each in results]
+    weights = [weight for weight in runs[0] if all(weight in run for run in runs)]
     measured, accuracy = (
-        {weight: [*runs[0][weight][key], *runs[1][weight][key]] for weight in runs[0] if weight in runs[1]}
+        {weight: [seed for run in runs for seed in run[weight][key]] for weight in weights}
         for key in ("measured", "accuracy")
     )
     return [
@@ -331,7 +338,7 @@ def markdown(experiment: Experiment, results: dict[str, Any]) -> str:
 
 
 def pooled_markdown(measure: str, rows: list[dict[str, Any]]) -> str:
-    """The table of two runs together."""
+    """The table of several runs together."""
     heads = ("weight", f"{measure}, by prompt", f"{measure}, by seed", "accuracy, by seed")
     cells = [
         [
@@ -385,8 +392,9 @@ def write(name: str, sweep: Path) -> None:
     draw(FOLDER / f"{name}.svg", experiment.measure, results["weights"])
     table = markdown(experiment, results)
     if name in REPEATS:
-        rows = pool(read(FOLDER / f"{REPEATS[name]}.json"), results)
-        together = f"Differences to weight 0 in both runs together, {REPEATS[name]} and {name}:"
+        earlier = REPEATS[name]
+        rows = pool([*(read(FOLDER / f"{each}.json") for each in earlier), results])
+        together = f"Differences to weight 0 over the seeds of {', '.join(earlier)} and {name} together:"
         table = "\n\n".join([table, together, pooled_markdown(experiment.measure, rows)])
     write_section(EXPERIMENTS_PAGE, experiment_markers(name), table)
     print(table)
