@@ -6,6 +6,7 @@ import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -266,10 +267,9 @@ def by_length(message: str) -> str:
     return f"Clear, but short. Rating 9 would be too much.\n**Rating: {len(response_in(message))}**"
 
 
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    """A running server that the environment names."""
-    server = Endpoint()
+@contextmanager
+def serving(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a server, and name it in the environment."""
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
@@ -277,7 +277,15 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     for proxy in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.upper(), raising=False)
-    yield server
+    yield
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """A running server that the environment names."""
+    server = Endpoint()
+    with serving(server, monkeypatch):
+        yield server

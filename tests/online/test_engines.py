@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +17,8 @@ from preftune.cli import sample as command
 from preftune.errors import InputError
 from preftune.online.engines import ENGINES, Generated, build_engine
 from preftune.online.settings import SamplingSettings
+
+from ..conftest import serving
 
 CommandLine = Callable[..., tuple[int, str]]
 CHAT = [{"role": "user", "content": "Hello?"}]
@@ -84,17 +85,8 @@ class Handler(BaseHTTPRequestHandler):
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     """A running server that the environment names."""
     server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "of-the-test")
-    for proxy in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(proxy, raising=False)
-        monkeypatch.delenv(proxy.upper(), raising=False)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server, monkeypatch):
+        yield server
 
 
 def sample(engine: str, model: str, prompts: list[Any], repeats: list[int], **changes: Any) -> Any:
