@@ -24,11 +24,11 @@ from workloads import WORKLOADS, draw_groups
 from preftune import objectives
 from preftune.data import TokenizedGroup
 from preftune.demo.model import demo_model_dir
-from preftune.policy import Policy, ValueHead, has_fast_bfloat16, load_language_model, load_tokenizer
-from preftune.policy.allocator import keep_freed_memory
+from preftune.models import Policy, ValueHead, has_fast_bfloat16, load_language_model, load_tokenizer
+from preftune.models.allocator import keep_freed_memory
+from preftune.storage.files import write_json
 from preftune.training.recording import environment
 from preftune.training.trainer import PreferenceTrainer
-from preftune.writing import write_json
 
 RESULTS = Path("benchmarks/results/auxiliary.json")
 VALUE_WIDTH = 256

@@ -23,8 +23,8 @@ from trl_examples import Example, trl_examples
 
 from preftune import objectives
 from preftune.data import TokenizedGroup
-from preftune.policy import Policy, ReferenceCache, load_language_model, load_tokenizer
-from preftune.policy.allocator import keep_freed_memory
+from preftune.models import Policy, ReferenceCache, load_language_model, load_tokenizer
+from preftune.models.allocator import keep_freed_memory
 from preftune.training import check_config
 from preftune.training.configuration import LoraSection, RunConfig
 

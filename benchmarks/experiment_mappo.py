@@ -64,7 +64,7 @@ def points() -> list[Point]:
 def configuration(point: Point, data: Path) -> dict[str, Any]:
     """The run as `preftune train` would read it."""
     from preftune.demo.model import demo_model_dir
-    from preftune.policy import generation_device, has_fast_bfloat16
+    from preftune.models import generation_device, has_fast_bfloat16
 
     return {
         "model": str(demo_model_dir()),

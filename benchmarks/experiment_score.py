@@ -31,11 +31,11 @@ from preftune.data import Group, load_groups
 from preftune.data.pairing import all_pairs
 from preftune.demo.data import demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
-from preftune.policy import generation_device, has_fast_bfloat16
+from preftune.measuring.statistics import mean_interval
+from preftune.models import generation_device, has_fast_bfloat16
 from preftune.rewards import Calibration, fit_calibration
 from preftune.rewards.reliability import Reliability, reliability
-from preftune.statistics import mean_interval
-from preftune.writing import write_json
+from preftune.storage.files import write_json
 
 FOLDER = Path("runs/experiment-score")
 REWARD_MODEL = FOLDER / "reward-model"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
-from preftune.policy import load_config
+from preftune.models import load_config
 from preftune.training.configuration import LoraSection
 
 REPEATS = 3

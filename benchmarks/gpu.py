@@ -34,7 +34,7 @@ from torch.nn import functional
 from transformers import Qwen2Config
 
 from preftune.data import Pair, TokenizedGroup
-from preftune.policy.head import response_token_logps
+from preftune.models.head import response_token_logps
 
 RESPONSES_PER_PROMPT = (1, 2, 8)
 

@@ -30,7 +30,7 @@ from trl_examples import trl_examples
 from preftune import objectives
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
-from preftune.policy import Policy
+from preftune.models import Policy
 from preftune.training.trainer import PreferenceTrainer
 
 POLICY_SEED, REFERENCE_SEED = 0, 1

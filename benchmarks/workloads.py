@@ -11,7 +11,7 @@ import numpy as np
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.demo.data import demo_rows
-from preftune.policy import load_tokenizer
+from preftune.models import load_tokenizer
 
 SEED = 0
 

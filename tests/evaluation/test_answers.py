@@ -9,10 +9,10 @@ import pytest
 from preftune.errors import InputError
 from preftune.evaluation import answers as answer_files
 from preftune.evaluation.answers import Answers, ask_for_answers, check_complete, read_answers
-from preftune.evaluation.asking import Interview
-from preftune.evaluation.endpoint import Endpoint, Limits
 from preftune.evaluation.questions import read_questions
-from preftune.evaluation.replies import ReplyCache
+from preftune.serving.asking import Interview
+from preftune.serving.endpoint import Endpoint, Limits
+from preftune.serving.replies import ReplyCache
 
 
 def write(path: Path, content: Any) -> Path:

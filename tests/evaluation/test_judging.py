@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from preftune.evaluation.answers import Answers
-from preftune.evaluation.asking import Interview
-from preftune.evaluation.endpoint import Endpoint, Limits
 from preftune.evaluation.judging import Contest, Judge, Judgment
 from preftune.evaluation.protocols.head_to_head import HeadToHead
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import ReplyCache
+from preftune.serving.asking import Interview
+from preftune.serving.endpoint import Endpoint, Limits
+from preftune.serving.replies import ReplyCache
 
 
 def question(text: str) -> Question:

@@ -16,7 +16,7 @@ from preftune.evaluation.protocols.arena_hard import ArenaHard
 from preftune.evaluation.protocols.mt_bench import MTBench
 from preftune.evaluation.protocols.table import Settings, find_benchmark
 from preftune.evaluation.questions import Question, read_question
-from preftune.evaluation.replies import Reply
+from preftune.serving.replies import Reply
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "evaluation"
 real_data = pytest.mark.skipif(not FIXTURES.exists(), reason="the published files are not beside the project")

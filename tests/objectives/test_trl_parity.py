@@ -43,9 +43,9 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
+from preftune.models import Policy
+from preftune.models.policy import own_router_loss_weight
 from preftune.objectives import Losses, ScoredResponses, build, count_units
-from preftune.policy import Policy
-from preftune.policy.policy import own_router_loss_weight
 
 ROWS = [
     {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from preftune.errors import InputError
+from preftune.measuring.statistics import mean_interval
 from preftune.online.interleaved import COLLAPSED_BATCHES
-from preftune.online.sampling import sample_responses
-from preftune.statistics import mean_interval
+from preftune.sampling.sampler import sample_responses
 from preftune.training.configuration import load_config
 from preftune.training.run import train
 

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from preftune.data import load_groups
 from preftune.errors import InputError
+from preftune.measuring.statistics import mean_interval
 from preftune.online import plan
 from preftune.online.evaluation import HeldOut, evaluate, wins
-from preftune.online.sampling import sample_responses
 from preftune.online.scoring import Reward
-from preftune.statistics import mean_interval
+from preftune.sampling.sampler import sample_responses
 
 from .conftest import FILE, artifacts, iterate
 

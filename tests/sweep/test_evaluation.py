@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from preftune.errors import InputError
-from preftune.online.sampling import sample_responses
+from preftune.sampling.sampler import sample_responses
 from preftune.sweep.evaluation import Sampling, evaluate, read_held_out
 from preftune.training.configuration import RunConfig, check_config
 
@@ -130,7 +130,7 @@ def test_an_adapter_is_measured_on_its_base(run: RunConfig, tmp_path: Path) -> N
 
 def test_responses_to_a_prompt_count_once(run: RunConfig) -> None:
     """The interval is over the prompts' means: five prompts of four responses are five observations."""
-    from preftune.statistics import mean_interval
+    from preftune.measuring.statistics import mean_interval
 
     sampling = Sampling(n=4, max_new_tokens=8)
     found = evaluate(run, None, read_held_out(run, sampling), sampling, CPU)

@@ -10,7 +10,7 @@ import yaml
 from transformers import T5Config
 
 from preftune.errors import InputError
-from preftune.policy import loading
+from preftune.models import loading
 from preftune.training import check_config
 from preftune.training.preparation import prepare
 

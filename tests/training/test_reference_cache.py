@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
-from preftune.policy import Policy, ReferenceCache, reference_identity
+from preftune.models import Policy, ReferenceCache, reference_identity
 
 Train = Callable[..., Path]
 

@@ -30,8 +30,8 @@ from trl import RewardConfig, RewardTrainer
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.errors import InputError
+from preftune.models import Policy, RewardModel, load_language_model, load_reward_model, padding_token
 from preftune.objectives import build, count_units
-from preftune.policy import Policy, RewardModel, load_language_model, load_reward_model, padding_token
 
 Train = Callable[..., Path]
 Killed = Callable[[Path, int], Path]

@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaAttention
 
+from preftune.models import Policy
 from preftune.objectives import Losses, Term
-from preftune.policy import Policy
 from preftune.training.tally import Tally
 
 

@@ -77,7 +77,7 @@ def rescore(
     from preftune.evaluation.rescoring import Settings, read_recordings, write_items
     from preftune.evaluation.rescoring import rescore as recompute
     from preftune.evaluation.tables import as_csv, as_markdown, as_table
-    from preftune.writing import write_json, write_whole
+    from preftune.storage.files import write_json, write_whole
 
     settings = Settings(
         difficulty=difficulty,

@@ -41,7 +41,7 @@ def academic(
 
     from preftune.evaluation.academic import TASKS, Settings, evaluate_academic, find_task
     from preftune.evaluation.tables import as_csv, as_markdown, as_table
-    from preftune.writing import write_whole
+    from preftune.storage.files import write_whole
 
     tasks = [find_task(name) for name in task or TASKS]
     settings = Settings(limit, batch_size, device, chat_template, include, seed)

@@ -68,7 +68,7 @@ def score(
 
     from preftune.evaluation.human_scores import score as score_answers
     from preftune.evaluation.tables import as_table
-    from preftune.writing import write_json
+    from preftune.storage.files import write_json
 
     results = score_answers(key, answers, seed)
     for warning in results["warnings"]:

@@ -105,14 +105,14 @@ def run(
     Endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. Every reply is kept: the same call, after it
     was stopped or again, asks only for what is missing.
     """
-    from preftune.evaluation.endpoint import Limits
     from preftune.evaluation.entrants import Asking, parse_options
-    from preftune.evaluation.prices import Budget, Price
     from preftune.evaluation.protocols.table import REWARD
     from preftune.evaluation.rehearsal import token_counter
     from preftune.evaluation.running import rehearse
     from preftune.evaluation.running import run as run_evaluation
     from preftune.evaluation.setup import Order, judged, rewarded
+    from preftune.serving.endpoint import Limits
+    from preftune.serving.prices import Budget, Price
 
     asking = Asking(
         Limits(concurrency, requests_per_minute, timeout, retries),
@@ -160,7 +160,7 @@ def _show(results: "Sequence[Results]", output: Path) -> None:
     from rich.console import Console
 
     from preftune.evaluation.tables import as_csv, as_markdown, as_table
-    from preftune.writing import write_whole
+    from preftune.storage.files import write_whole
 
     logger = logging.getLogger(__name__)
     for one in results:

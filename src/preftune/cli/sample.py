@@ -38,7 +38,7 @@ def sample(
     A call that was killed continues when it is started again. `torchrun -m -- preftune sample ...` shares the
     work among processes.
     """
-    from preftune.online.sample_file import sample_file
+    from preftune.sampling.sample_file import sample_file
 
     is_main = os.environ.get("RANK", "0") == "0"
     written = sample_file(

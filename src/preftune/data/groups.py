@@ -105,3 +105,13 @@ class TokenizedGroup:
     def row_tokens(self) -> int:
         """The same, or those of what is mismatched to it if they are more: a row must hold either."""
         return max(self.packed_tokens, self.mismatched.packed_tokens if self.mismatched else 0)
+
+
+def as_text(prompt: Any) -> Text:
+    """A prompt as groups hold it, from a row's text or list of messages."""
+    return prompt if isinstance(prompt, str) else tuple(prompt)
+
+
+def as_answer(text: str, prompt: Any) -> Text:
+    """A sampled response as groups hold it: a message where the prompt is a chat, else text."""
+    return text if isinstance(prompt, str) else ({"role": "assistant", "content": text},)

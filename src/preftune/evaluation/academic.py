@@ -10,7 +10,7 @@ from preftune.errors import InputError
 from preftune.evaluation.answers import write_lines
 from preftune.evaluation.resampling import Tally, difference, mean
 from preftune.evaluation.verdicts import Results
-from preftune.writing import write_json
+from preftune.storage.files import write_json
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

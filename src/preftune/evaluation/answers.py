@@ -12,9 +12,9 @@ from preftune.data import read_rows
 from preftune.data.groups import Message
 from preftune.data.rules import shorten
 from preftune.errors import InputError
-from preftune.evaluation.asking import Interviewer, Request
 from preftune.evaluation.questions import Question, check_distinct, question_key
-from preftune.writing import write_json, write_whole
+from preftune.serving.asking import Interviewer, Request
+from preftune.storage.files import write_json, write_whole
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import yaml
 
 from preftune.errors import InputError
 from preftune.evaluation.answers import Answers, Temperature, ask_for_answers, read_answers
-from preftune.evaluation.asking import Interview, Interviewer, Respondent, hash_of
-from preftune.evaluation.endpoint import Endpoint, Limits
 from preftune.evaluation.local_model import LocalModel
-from preftune.evaluation.prices import Budget, Price
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import ReplyCache
+from preftune.serving.asking import Interview, Interviewer, Respondent, hash_of
+from preftune.serving.endpoint import Endpoint, Limits
+from preftune.serving.prices import Budget, Price
+from preftune.serving.replies import ReplyCache
 
 ENDPOINTS = ("openai", "judge")
 """Prefixes of a model behind an endpoint."""

@@ -13,7 +13,7 @@ from typing import Any
 from preftune.errors import InputError
 from preftune.evaluation.answers import Answers, check_complete, read_answers
 from preftune.evaluation.questions import Question, read_questions
-from preftune.writing import write_json, write_whole
+from preftune.storage.files import write_json, write_whole
 
 MODEL, BASELINE = "model", "baseline"
 KEY_SUFFIX = ".key.json"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from preftune.data.rules import shorten
 from preftune.evaluation.answers import Answers
-from preftune.evaluation.asking import Interviewer, Request
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import Reply
 from preftune.evaluation.verdicts import Recording, Verdict, is_invalid
+from preftune.serving.asking import Interviewer, Request
+from preftune.serving.replies import Reply
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from preftune.evaluation.asking import Interview, Request, Respondent
-from preftune.evaluation.endpoint import Endpoint
-from preftune.evaluation.replies import Reply
+from preftune.serving.asking import Interview, Request, Respondent
+from preftune.serving.endpoint import Endpoint
+from preftune.serving.replies import Reply
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text; AlpacaEval's judge prompts have 4.9."""
@@ -31,7 +31,7 @@ def token_counter(tokenizer: str | None) -> CountTokens:
     """
     if tokenizer is None:
         return estimated_tokens
-    from preftune.policy import load_tokenizer
+    from preftune.models import load_tokenizer
 
     loaded = load_tokenizer(tokenizer)
     return lambda text: len(loaded(text, add_special_tokens=False)["input_ids"])

@@ -16,7 +16,7 @@ from preftune.evaluation.length_control import MODES, OFFICIAL, predict_win_rate
 from preftune.evaluation.resampling import Difference, Tally, difference, tally
 from preftune.evaluation.style_control import FEATURES, control_style, read_answers
 from preftune.evaluation.verdicts import Recording, Results
-from preftune.writing import write_whole
+from preftune.storage.files import write_whole
 
 logger = logging.getLogger(__name__)
 

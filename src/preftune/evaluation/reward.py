@@ -6,14 +6,14 @@ from pathlib import Path
 from preftune.data import fingerprint_rows
 from preftune.data.groups import Group, Response
 from preftune.evaluation.answers import Answers, check_complete, write_lines, write_responses
-from preftune.evaluation.asking import hash_of
 from preftune.evaluation.entrants import Entrant, Exam
 from preftune.evaluation.questions import Question
 from preftune.evaluation.resampling import difference, mean, tally
 from preftune.evaluation.verdicts import Rating, Results
 from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
 from preftune.rewards.sources import Scoring
-from preftune.writing import write_json
+from preftune.serving.asking import hash_of
+from preftune.storage.files import write_json
 
 
 def evaluate_reward(

@@ -8,7 +8,6 @@ from typing import Any
 from preftune.errors import InputError
 from preftune.evaluation.answers import Answers, check_complete, write_lines
 from preftune.evaluation.arena_hard import RULES
-from preftune.evaluation.asking import Respondent
 from preftune.evaluation.entrants import Entrant, Exam
 from preftune.evaluation.judging import Contest, Judge, Judgment
 from preftune.evaluation.protocols.arena_hard import version_of
@@ -16,7 +15,8 @@ from preftune.evaluation.protocols.benchmark import Benchmark
 from preftune.evaluation.questions import Question
 from preftune.evaluation.rehearsal import CountTokens, Estimate, Rehearsal, estimated_tokens
 from preftune.evaluation.verdicts import Results, invalid_rate
-from preftune.writing import write_json
+from preftune.serving.asking import Respondent
+from preftune.storage.files import write_json
 
 STAND_IN = "An answer that nobody has given yet. " * 32
 """About 300 tokens, for estimates where neither model nor baseline has answered."""

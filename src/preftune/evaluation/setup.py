@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preftune.cache import cache_dir
 from preftune.errors import InputError
 from preftune.evaluation.answers import read_answers
 from preftune.evaluation.entrants import Asking, Exam, find_entrant, find_judge
@@ -16,6 +15,7 @@ from preftune.evaluation.reward import evaluate_reward
 from preftune.evaluation.running import Evaluation
 from preftune.evaluation.verdicts import Results
 from preftune.rewards.sources import resolve_source
+from preftune.storage.cache import cache_dir
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ from statistics import fmean
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from preftune.online.manifest import Figures
-from preftune.online.prompts import PromptRow
-from preftune.online.sampling import prompt_tokens, sample_responses
-from preftune.online.scoring import Reward, as_lines
-from preftune.online.shards import Row, read_shard, write_shard
-from preftune.policy import (
+from preftune.measuring.statistics import mean_interval
+from preftune.models import (
     Policy,
     generation_device,
     generation_dtype,
     load_language_model,
     logps_of_tokens,
 )
-from preftune.statistics import mean_interval
-from preftune.writing import write_json, write_whole
+from preftune.online.prompts import PromptRow
+from preftune.online.scoring import Reward
+from preftune.sampling.sampler import prompt_tokens, sample_responses
+from preftune.storage.files import as_lines, write_json, write_whole
+from preftune.storage.manifest import Figures
+from preftune.storage.shards import Row, read_shard, write_shard
 
 ANSWERS_FILE = "held_out.jsonl"
 EVALUATION_FILE = "evaluation.json"

@@ -22,15 +22,12 @@ from transformers import TrainerCallback
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.errors import InputError, NothingLeftError
+from preftune.models import PackedReader, Policy, load_language_model, with_reference
 from preftune.online.configuration import SamplingSection
 from preftune.online.guards import GuardStop, reward_collapse
-from preftune.online.manifest import Figures
 from preftune.online.prompts import PromptRow
 from preftune.online.quiet import quiet
-from preftune.online.sample_file import answered
-from preftune.online.scoring import Reward, as_lines, read_lines
-from preftune.online.settings import SamplingSettings
-from preftune.online.shards import Row, read_shard, write_shard
+from preftune.online.scoring import Reward
 from preftune.online.stages import (
     PAIRS_FILE,
     SCORED_FILE,
@@ -40,13 +37,16 @@ from preftune.online.stages import (
     reward_of_samples,
     usable_scores,
 )
-from preftune.online.transformers_engine import sampler
-from preftune.policy import PackedReader, Policy, load_language_model, with_reference
+from preftune.sampling.sample_file import answered
+from preftune.sampling.settings import SamplingSettings
+from preftune.sampling.transformers_engine import sampler
+from preftune.storage.files import as_lines, read_lines, write_whole
+from preftune.storage.manifest import Figures
+from preftune.storage.shards import Row, read_shard, write_shard
 from preftune.training.batches import StepSampler, StepSize, fill
 from preftune.training.preparation import PreparedData, PreparedRun
 from preftune.training.run import training_precision
 from preftune.training.trainer import Batch, Counts, PreferenceTrainer, Step
-from preftune.writing import write_whole
 
 BATCHES_FOLDER = "batches"
 SCALE_FILE = "scale.jsonl"

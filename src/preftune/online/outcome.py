@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preftune.measuring.statistics import Interval
 from preftune.online.evaluation import ANSWERS_FILE
-from preftune.online.manifest import Figures
-from preftune.online.scoring import read_lines
 from preftune.online.training import RUN_FOLDER
 from preftune.report import START, SampleRewards, SideBySide, SweepPoint, write_report
-from preftune.statistics import Interval
-from preftune.writing import write_json
+from preftune.storage.files import read_lines, write_json
+from preftune.storage.manifest import Figures
 
 PROMPTS_SHOWN = 3
 NOTES = (

@@ -17,16 +17,17 @@ from transformers import PreTrainedTokenizerBase
 from preftune import objectives
 from preftune.data.pairing import Pairing
 from preftune.errors import InputError
+from preftune.models import generation_device, has_fast_bfloat16, load_config, load_tokenizer
+from preftune.models.content import model_content
 from preftune.online.configuration import IterateConfig
-from preftune.online.engines import build_engine
-from preftune.online.manifest import hash_json
 from preftune.online.prompts import Prompts, read_prompts
 from preftune.online.quiet import quiet
-from preftune.online.scoring import Reward, as_lines
+from preftune.online.scoring import Reward
 from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
-from preftune.policy import generation_device, has_fast_bfloat16, load_config, load_tokenizer
-from preftune.rewards.model_content import model_content
+from preftune.sampling.engines import build_engine
+from preftune.storage.files import as_lines
+from preftune.storage.hashing import hash_json
 from preftune.training.configuration import RunConfig
 from preftune.training.preparation import prepare
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from preftune.data import load_groups, read_rows
 from preftune.errors import InputError
 from preftune.online.configuration import IterateConfig
-from preftune.online.sample_file import ABOUT_RESPONSES, is_prompt
-from preftune.online.sampling import prompt_tokens
+from preftune.sampling.sample_file import ABOUT_RESPONSES, is_prompt
+from preftune.sampling.sampler import prompt_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -17,20 +17,20 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from preftune.errors import InputError
+from preftune.models import load_tokenizer
 from preftune.online import evaluation, progress, stages
 from preftune.online.evaluation import HeldOut
 from preftune.online.guards import GuardStop, policy_beyond_bounds, reward_collapse
 from preftune.online.interleaved import BATCHES_FOLDER, SCALE_FILE, Interleaved
-from preftune.online.manifest import Figures, Finished, Stage, finish, hash_file, hash_json
 from preftune.online.outcome import Outcome, write_outcome
 from preftune.online.plan import CONFIG_FILE, LOCK_FILE, SOURCES_FILE, Model, Plan, sources
 from preftune.online.progress import Progress
-from preftune.online.scoring import as_lines, read_lines
 from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, steps_taken, train_round
 from preftune.online.view import View
-from preftune.policy import load_tokenizer
+from preftune.storage.files import as_lines, read_lines, write_json, write_whole
+from preftune.storage.hashing import hash_file, hash_json
+from preftune.storage.manifest import Figures, Finished, Stage, finish
 from preftune.training.configuration import RunConfig, dump_yaml
-from preftune.writing import write_json, write_whole
 
 logger = logging.getLogger(__name__)
 

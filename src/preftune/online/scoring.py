@@ -1,6 +1,5 @@
 """Scores of sampled responses, by anything that `preftune score` scores with."""
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,13 +8,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from preftune.data import Group, Response, Text
+from preftune.data.groups import Group, Response, as_answer, as_text
 from preftune.errors import InputError
-from preftune.online.manifest import hash_json
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
 from preftune.rewards.scoring import Answer, Processes, ScoreUnit, Shards, score_missing
 from preftune.rewards.sources import Scoring, resolve_source
+from preftune.storage.hashing import hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -109,24 +108,3 @@ def _groups(rows: Iterable[Row]) -> list[Group]:
         )
         for number, row in enumerate(rows)
     ]
-
-
-def as_text(prompt: Any) -> Text:
-    """A prompt as groups hold it."""
-    return prompt if isinstance(prompt, str) else tuple(prompt)
-
-
-def as_answer(text: str, prompt: Any) -> Text:
-    """A response to a chat is a message, to a text a text."""
-    return text if isinstance(prompt, str) else ({"role": "assistant", "content": text},)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that the rounds have written."""
-    # Not splitlines: responses may hold other line separators than the file's.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def as_lines(rows: Iterable[Row]) -> str:
-    """JSON Lines."""
-    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

@@ -7,15 +7,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from preftune.data.groups import as_answer, as_text
 from preftune.data.pairing import Pairing
+from preftune.measuring.statistics import mean_interval
 from preftune.online.configuration import SamplingSection
-from preftune.online.manifest import Figures
-from preftune.online.processes import run_verb
 from preftune.online.prompts import PromptRow
-from preftune.online.sample_file import ABOUT_RESPONSES, sample_file
-from preftune.online.scoring import Reward, Row, as_answer, as_lines, as_text, read_lines
-from preftune.statistics import mean_interval
-from preftune.writing import write_whole
+from preftune.online.scoring import Reward, Row
+from preftune.sampling.sample_file import ABOUT_RESPONSES, sample_file
+from preftune.storage.files import as_lines, read_lines, write_whole
+from preftune.storage.manifest import Figures
+from preftune.storage.processes import run_verb
 
 PROMPTS_FILE, SAMPLES_FILE = "prompts.jsonl", "samples.jsonl"
 SAMPLE_LOG_FILE, SCORE_LOG_FILE = "sampling.log", "scoring.log"

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import yaml
 
-from preftune.online.manifest import Figures
-from preftune.online.processes import run_verb
-from preftune.policy import load_language_model, load_tokenizer
+from preftune.models import load_language_model, load_tokenizer
+from preftune.storage.files import write_json, write_whole
+from preftune.storage.manifest import Figures
+from preftune.storage.processes import run_verb
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.preparation import CHECKPOINT_FOLDER, with_objective_defaults
 from preftune.training.run import MODEL_FOLDER, LiveData, last_checkpoint, train
-from preftune.writing import write_json, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from preftune.report.folders import RunRecord, read_run
 from preftune.report.formatting import NOT_MEASURED, Number, format_number
 from preftune.report.samples import SampleRewards, SideBySide
 from preftune.report.tradeoff import START, SweepPoint
-from preftune.writing import write_whole
+from preftune.storage.files import write_whole
 
 
 def write_report(

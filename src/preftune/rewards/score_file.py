@@ -14,7 +14,7 @@ from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
 from preftune.rewards.scoring import Answer, Shards, launched_processes, score_missing
 from preftune.rewards.sources import Scoring, resolve_source
-from preftune.writing import write_whole
+from preftune.storage.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def score_file(
     processes = launched_processes()
     loaded_tokenizer = None
     if tokenizer is not None:
-        from preftune.policy import load_tokenizer
+        from preftune.models import load_tokenizer
 
         loaded_tokenizer = load_tokenizer(tokenizer)
     table = read_rows(data, split)

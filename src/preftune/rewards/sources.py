@@ -13,6 +13,7 @@ import yaml
 
 from preftune.data.rules import suggest
 from preftune.errors import InputError
+from preftune.models.content import model_content
 from preftune.rewards.auxiliary import (
     OF_EVERY_REWARD,
     AuxiliaryReward,
@@ -24,7 +25,6 @@ from preftune.rewards.implicit import ImplicitReward
 from preftune.rewards.judge import Judge
 from preftune.rewards.measures import MEASURES, Option, is_finite_number
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
-from preftune.rewards.model_content import model_content
 from preftune.rewards.reward_model import TOKENS, RewardModel
 from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, Unit
 

@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from preftune.data import Group, Response, RowRules, Text, load_groups, set_control
 from preftune.errors import InputError
-from preftune.online.sampling import SampledResponse, prompt_tokens, sample_responses
-from preftune.policy import Policy, load_config, load_language_model, load_tokenizer, logps_of_tokens
+from preftune.measuring.statistics import Interval, mean_interval
+from preftune.models import Policy, load_config, load_language_model, load_tokenizer, logps_of_tokens
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
-from preftune.statistics import Interval, mean_interval
+from preftune.sampling.sampler import SampledResponse, prompt_tokens, sample_responses
 from preftune.training.configuration import RunConfig
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from preftune.errors import InputError
+from preftune.measuring.statistics import Interval
+from preftune.models.content import model_content
 from preftune.report import (
     START,
     SampleRewards,
@@ -26,14 +28,12 @@ from preftune.report import (
     tradeoff_table,
     write_report,
 )
-from preftune.rewards.model_content import model_content
-from preftune.statistics import Interval
+from preftune.storage.files import write_json, write_whole
 from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, load_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
 from preftune.training.run import MODEL_FOLDER, last_checkpoint
-from preftune.writing import write_json, write_whole
 
 START_FOLDER = "start"
 EVALUATION_FILE = "evaluation.json"

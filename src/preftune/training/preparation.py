@@ -31,8 +31,8 @@ from preftune.data import (
     tokenize_groups,
 )
 from preftune.errors import InputError
+from preftune.models import has_fast_bfloat16, load_config, load_tokenizer, own_router_loss_weight
 from preftune.objectives import Standardization
-from preftune.policy import has_fast_bfloat16, load_config, load_tokenizer, own_router_loss_weight
 from preftune.rewards import (
     AuxiliaryReward,
     Calibration,

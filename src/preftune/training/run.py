@@ -15,10 +15,9 @@ import yaml
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from preftune.cache import cache_dir
 from preftune.data import TokenizedGroup
 from preftune.errors import InputError
-from preftune.policy import (
+from preftune.models import (
     PackedReader,
     Policy,
     ReferenceCache,
@@ -31,9 +30,11 @@ from preftune.policy import (
     padding_token,
     reference_identity,
 )
-from preftune.policy.allocator import keep_freed_memory
-from preftune.policy.value_head import VALUE_HEAD_FILE
+from preftune.models.allocator import keep_freed_memory
+from preftune.models.value_head import VALUE_HEAD_FILE
 from preftune.report import write_report
+from preftune.storage.cache import cache_dir
+from preftune.storage.files import write_json
 from preftune.training.configuration import LoraSection, RunConfig, dump_yaml
 from preftune.training.preparation import (
     CHECKPOINT_FOLDER,
@@ -44,7 +45,6 @@ from preftune.training.preparation import (
 )
 from preftune.training.recording import ConsoleProgress, Recorder, environment
 from preftune.training.trainer import PreferenceTrainer
-from preftune.writing import write_json
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -18,9 +18,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
-from preftune.objectives import Objective, ScoredResponses, Unit, count_units
-from preftune.policy import PackedReader
-from preftune.policy.sharding import (
+from preftune.models import PackedReader
+from preftune.models.sharding import (
     is_sharded,
     load_whole_optimizer_state,
     load_whole_state,
@@ -29,7 +28,8 @@ from preftune.policy.sharding import (
     whole_optimizer_state,
     whole_state,
 )
-from preftune.policy.value_head import load_value_head, save_value_head
+from preftune.models.value_head import load_value_head, save_value_head
+from preftune.objectives import Objective, ScoredResponses, Unit, count_units
 from preftune.training.batches import Row, StepSampler, fill, plan_steps
 from preftune.training.configuration import BatchesSection, ValueHeadSection
 from preftune.training.tally import Tally

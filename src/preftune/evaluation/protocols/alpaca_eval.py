@@ -9,12 +9,12 @@ from preftune.data.groups import Message
 from preftune.data.rules import shorten
 from preftune.evaluation.alpaca_eval import FIRST, SECOND, aggregate, is_switched, preference_from_log_probs
 from preftune.evaluation.answers import write_model_outputs
-from preftune.evaluation.asking import Request
 from preftune.evaluation.judging import Case, Contest, Judgment, recording
 from preftune.evaluation.protocols.prompts import chat_messages, check_places, fill, read_text
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import Reply
 from preftune.evaluation.verdicts import Comparison, Results
+from preftune.serving.asking import Request
+from preftune.serving.replies import Reply
 
 TOP_LOG_PROBS = 5
 WITHOUT_LOG_PROBS = (

@@ -11,12 +11,12 @@ import yaml
 from preftune.errors import InputError
 from preftune.evaluation.answers import write_arena_hard
 from preftune.evaluation.arena_hard import RULES, V01_CATEGORY, aggregate, compare, pair, read_label
-from preftune.evaluation.asking import Request
 from preftune.evaluation.judging import Case, Contest, Judgment
 from preftune.evaluation.protocols.prompts import check_places, fill, read_text
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import Reply
 from preftune.evaluation.verdicts import Comparison, Recording, Results
+from preftune.serving.asking import Request
+from preftune.serving.replies import Reply
 
 MAX_TOKENS = 4096
 OLD_PLACES = {"question_1": "QUESTION", "answer_1": "ANSWER_A", "answer_2": "ANSWER_B"}

@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 from preftune.evaluation.answers import Answers
 from preftune.evaluation.judging import Case, Contest, Judgment
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import Reply
 from preftune.evaluation.verdicts import Results, Verdict
+from preftune.serving.replies import Reply
 
 
 @runtime_checkable

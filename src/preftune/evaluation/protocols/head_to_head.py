@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from preftune.evaluation.answers import write_responses
-from preftune.evaluation.asking import Request
 from preftune.evaluation.head_to_head import aggregate
 from preftune.evaluation.judging import Case, Contest, Judgment, recording
 from preftune.evaluation.protocols.prompts import fill
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import Reply
 from preftune.evaluation.verdicts import Comparison, Results
+from preftune.serving.asking import Request
+from preftune.serving.replies import Reply
 
 SYSTEM = """\
 You compare two answers to the same conversation and name the better one.

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 from preftune.data import read_rows
 from preftune.errors import InputError
 from preftune.evaluation.answers import write_fastchat
-from preftune.evaluation.asking import Request
 from preftune.evaluation.judging import Case, Contest, Judgment, recording
 from preftune.evaluation.mt_bench import NEEDS_REFERENCE, aggregate, read_rating, read_winner
 from preftune.evaluation.protocols.prompts import check_places, fill
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import Reply
 from preftune.evaluation.verdicts import Comparison, Rating, Results, Verdict
+from preftune.serving.asking import Request
+from preftune.serving.replies import Reply
 
 TEMPERATURES = {
     "writing": 0.7,
