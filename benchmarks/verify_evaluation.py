@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from preftune.evaluation.alpaca_eval import read_annotations
-from preftune.evaluation.arena_hard import RULES
-from preftune.evaluation.difficulty import read_difficulty
+from preftune.evaluation.alpaca_eval.difficulty import read_difficulty
+from preftune.evaluation.alpaca_eval.figures import read_annotations
+from preftune.evaluation.arena_hard.figures import RULES
 from preftune.evaluation.length_control import MAXIMUM_LIKELIHOOD, OFFICIAL, predict_win_rate
 from preftune.evaluation.rescoring import Settings, read_recordings, rescore
 from preftune.evaluation.verdicts import Results

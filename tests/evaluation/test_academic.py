@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.errors import InputError
-from preftune.evaluation.academic import (
+from preftune.evaluation.academic.tasks import (
     TASKS,
     Run,
     Settings,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.alpaca_eval import (
+from preftune.evaluation.alpaca_eval.figures import (
     aggregate,
     is_switched,
     preference_from_log_probs,

@@ -8,7 +8,7 @@ import pytest
 
 from preftune.errors import InputError
 from preftune.evaluation import answers as answer_files
-from preftune.evaluation.answers import Answers, ask_for_answers, check_complete, read_answers
+from preftune.evaluation.model_outputs import ModelOutputs, ask_for_answers, check_complete, read_outputs
 from preftune.evaluation.questions import read_questions
 from preftune.serving.asking import Interview
 from preftune.serving.endpoint import Endpoint, Limits
@@ -83,22 +83,22 @@ def test_written_answers_are_read_back(tmp_path: Path, shape: str, writer: str) 
     """Upstream's file of a benchmark holds model, question and every turn."""
     questions = read_questions(write(tmp_path / "questions.jsonl", [SHAPES[shape]]))
     turns = ("one", "two") if shape == "mt_bench" else ("one",)
-    answers = Answers("a model", {questions[0].key: turns})
+    answers = ModelOutputs("a model", {questions[0].key: turns})
     path = tmp_path / ("model_outputs.json" if shape == "alpaca_eval" else "answers.jsonl")
     getattr(answer_files, writer)(path, questions, answers)
-    assert read_answers(path) == answers
+    assert read_outputs(path) == answers
 
 
 def test_answers_of_upstreams_shapes(tmp_path: Path) -> None:
     """What the benchmarks' own tools write, and `preftune sample`, of whose responses the first counts."""
-    shapes: list[tuple[dict[str, Any], Answers]] = [
+    shapes: list[tuple[dict[str, Any], ModelOutputs]] = [
         (
             {"question_id": 81, "model_id": "m", "choices": [{"index": 0, "turns": ["one", "two"]}]},
-            Answers("m", {"81": ("one", "two")}),
+            ModelOutputs("m", {"81": ("one", "two")}),
         ),
         (
             {"question_id": "ab", "model_id": "m", "choices": [{"turns": [{"content": "one"}]}]},
-            Answers("m", {"ab": ("one",)}),
+            ModelOutputs("m", {"ab": ("one",)}),
         ),
         (
             {
@@ -109,26 +109,26 @@ def test_answers_of_upstreams_shapes(tmp_path: Path) -> None:
                     {"role": "assistant", "content": {"answer": "one"}},
                 ],
             },
-            Answers("m", {"ab": ("one",)}),
+            ModelOutputs("m", {"ab": ("one",)}),
         ),
-        ({"prompt": "?", "responses": ["one", "two"]}, Answers("file", {"?": ("one",)})),
+        ({"prompt": "?", "responses": ["one", "two"]}, ModelOutputs("file", {"?": ("one",)})),
     ]
     for row, expected in shapes:
-        assert read_answers(write(tmp_path / "file.jsonl", [row])) == expected
+        assert read_outputs(write(tmp_path / "file.jsonl", [row])) == expected
 
 
 def test_answers_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     """A file that names two models is refused with both names."""
     rows = [{"instruction": str(n), "output": "x", "generator": f"m{n}"} for n in range(2)]
     with pytest.raises(InputError, match="m0, m1"):
-        read_answers(write(tmp_path / "outputs.json", rows))
+        read_outputs(write(tmp_path / "outputs.json", rows))
 
 
 def test_a_missing_turn_is_found(tmp_path: Path) -> None:
     """Every turn of every question has to be answered; the first that is not is named."""
     questions = read_questions(write(tmp_path / "questions.jsonl", [SHAPES["mt_bench"]]))
     with pytest.raises(InputError, match="1 of 2 turns of '81'"):
-        check_complete(Answers("m", {"81": ("one",)}), questions)
+        check_complete(ModelOutputs("m", {"81": ("one",)}), questions)
 
 
 def test_the_second_turn_follows_the_models_own_first(server: Any, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from preftune.evaluation.sources import HOMES, Home, Source, fetch, url_of
 
 from preftune.errors import InputError
 from preftune.evaluation import sources
-from preftune.evaluation.sources import HOMES, Home, Source, fetch, url_of
 
 CommandLine = Callable[..., tuple[int, str]]
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "evaluation"

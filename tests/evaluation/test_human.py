@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.human import BASELINE, MODEL, Key, key_path, make_page, read_key
-from preftune.evaluation.human_scores import score
+from preftune.evaluation.human.figures import score
+from preftune.evaluation.human.page import BASELINE, MODEL, Key, key_path, make_page, read_key
 
 CommandLine = Callable[..., tuple[int, str]]
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}&amp; \u2028"
@@ -177,7 +177,7 @@ def test_equal_answers_are_ties_without_asking(tmp_path: Path) -> None:
 
 
 def test_both_turns_are_shown(tmp_path: Path) -> None:
-    """Answers named by an id need the questions; an item then shows every turn with both answers."""
+    """ModelOutputs named by an id need the questions; an item then shows every turn with both answers."""
     questions = tmp_path / "question.jsonl"
     questions.write_text(json.dumps({"question_id": 81, "category": "writing", "turns": ["One?", "Two?"]}))
     paths = []

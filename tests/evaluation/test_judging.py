@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from preftune.evaluation.answers import Answers
-from preftune.evaluation.judging import Contest, Judge, Judgment
-from preftune.evaluation.protocols.head_to_head import HeadToHead
+from preftune.evaluation.head_to_head.protocol import HeadToHead
+from preftune.evaluation.judging import Judge, Judgment, Submission
+from preftune.evaluation.model_outputs import ModelOutputs
 from preftune.evaluation.questions import Question
 from preftune.serving.asking import Interview
 from preftune.serving.endpoint import Endpoint, Limits
@@ -21,12 +21,12 @@ def question(text: str) -> Question:
 
 def judge(folder: Path, questions: list[Question], attempts: int = 3) -> list[Judgment]:
     """Ours against theirs, in both orders, at the endpoint."""
-    contest = Contest(
+    submission = Submission(
         questions,
-        Answers("ours", {one.key: ("our answer",) for one in questions}),
+        ModelOutputs("ours", {one.key: ("our answer",) for one in questions}),
         "m",
         {
-            one.key: Answers("theirs", {other.key: ("their answer",) for other in questions})
+            one.key: ModelOutputs("theirs", {other.key: ("their answer",) for other in questions})
             for one in questions
         },
     )
@@ -34,8 +34,8 @@ def judge(folder: Path, questions: list[Question], attempts: int = 3) -> list[Ju
     interview = Interview(
         Endpoint("m", Limits(concurrency=1)), ReplyCache(folder / "replies.jsonl"), "test 1"
     )
-    read = lambda case, reply: benchmark.verdict(contest, case, reply)  # noqa: E731
-    return Judge(interview, attempts).judge(benchmark.cases(contest), read)
+    read = lambda item, reply: benchmark.verdict(submission, item, reply)  # noqa: E731
+    return Judge(interview, attempts).judge(benchmark.items(submission), read)
 
 
 def test_a_reply_without_verdict_is_asked_for_again(server: Any, tmp_path: Path) -> None:
@@ -65,20 +65,20 @@ def test_letters(server: Any, tmp_path: Path, reply: str, preference: float | No
     """A letter alone is a verdict on the answer shown as it, whatever marks are around it."""
     server.reply = lambda body: reply
     first = judge(tmp_path, [question("?")], attempts=1)[0]
-    assert first.case.model_first
+    assert first.item.model_first
     assert first.verdict.preference == preference
 
 
 def test_the_judge_sees_both_answers_in_both_orders(server: Any, tmp_path: Path) -> None:
     """What is in braces in an answer stays as it is, and the conversation is there."""
     server.reply = lambda body: "C"
-    contest = Contest(
+    submission = Submission(
         [question("What is {answer_b}?")],
-        Answers("ours", {"What is {answer_b}?": ("{conversation}",)}),
+        ModelOutputs("ours", {"What is {answer_b}?": ("{conversation}",)}),
         "m",
-        {"What is {answer_b}?": Answers("theirs", {"What is {answer_b}?": ("{answer_a}",)})},
+        {"What is {answer_b}?": ModelOutputs("theirs", {"What is {answer_b}?": ("{answer_a}",)})},
     )
-    first, second = HeadToHead().cases(contest)
+    first, second = HeadToHead().items(submission)
     assert first.request is not None
     assert second.request is not None
     shown = first.request.messages[-1]["content"]

@@ -25,7 +25,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_mean_reward_and_difference(tmp_path: Path) -> None:
-    """Answers that name a fruit earn 1: two of three against none of three, so better twice, worse never.
+    """ModelOutputs that name a fruit earn 1: two of three against none of three, so better twice, worse never.
 
     Two of two decided prompts in one direction have probability 2 / 4 under a fair coin.
     """

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.style_control import Answers, Style, control_style, count_style, read_answers
+from preftune.evaluation.arena_hard.style_control import (
+    Answers,
+    Style,
+    control_style,
+    count_style,
+    read_answers,
+)
 from preftune.evaluation.verdicts import Comparison, Recording
 
 PROMPTS = 200

@@ -74,12 +74,13 @@ def rescore(
 
     from rich.console import Console
 
-    from preftune.evaluation.rescoring import Settings, read_recordings, write_items
+    from preftune.evaluation.benchmark import RescoreOptions
+    from preftune.evaluation.rescoring import read_recordings, write_items
     from preftune.evaluation.rescoring import rescore as recompute
     from preftune.evaluation.tables import as_csv, as_markdown, as_table
     from preftune.storage.files import write_json, write_whole
 
-    settings = Settings(
+    options = RescoreOptions(
         difficulty=difficulty,
         instructions=instructions,
         by_position=difficulty_by_position,
@@ -91,8 +92,8 @@ def rescore(
         style=style.split(","),
         seed=seed,
     )
-    recordings = read_recordings(protocol, files, settings)
-    results = recompute(protocol, recordings, settings)
+    recordings = read_recordings(protocol, files, options)
+    results = recompute(protocol, recordings, options)
     logger = logging.getLogger(__name__)
     for one in results:
         for warning in one.get("warnings", ()):

@@ -10,7 +10,7 @@ from preftune.cli.evaluate import app
 from preftune.errors import InputError
 
 if TYPE_CHECKING:
-    from preftune.evaluation.rehearsal import Estimate
+    from preftune.evaluation.cost_estimate import CostEstimate
     from preftune.evaluation.verdicts import Results
 
 ASKING = "Asking an endpoint"
@@ -105,12 +105,11 @@ def run(
     Endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. Every reply is kept: the same call, after it
     was stopped or again, asks only for what is missing.
     """
-    from preftune.evaluation.entrants import Asking, parse_options
-    from preftune.evaluation.protocols.table import REWARD
-    from preftune.evaluation.rehearsal import token_counter
-    from preftune.evaluation.running import rehearse
-    from preftune.evaluation.running import run as run_evaluation
-    from preftune.evaluation.setup import Order, judged, rewarded
+    from preftune.evaluation.cost_estimate import token_counter
+    from preftune.evaluation.models import Asking, parse_options
+    from preftune.evaluation.running import estimate_cost, run_benchmark
+    from preftune.evaluation.setup import RunOptions, judged, rewarded
+    from preftune.evaluation.table import REWARD
     from preftune.serving.endpoint import Limits
     from preftune.serving.prices import Budget, Price
 
@@ -122,7 +121,7 @@ def run(
         parse_options(judge_option or ()),
         seed,
     )
-    order = Order(
+    options = RunOptions(
         protocol=protocol,
         model=model,
         questions=questions,
@@ -143,13 +142,13 @@ def run(
             raise InputError(
                 "--dry-run estimates the benchmarks' judge, which reward does not ask: leave it out"
             )
-        results = rewarded(order, asking, output)
+        results = rewarded(options, asking, output)
     else:
-        evaluation = judged(order, asking)
+        evaluation = judged(options, asking)
         if dry_run:
-            _print_estimates(rehearse(evaluation, token_counter(tokenizer)), tokenizer)
+            _print_estimates(estimate_cost(evaluation, token_counter(tokenizer)), tokenizer)
             return
-        results = run_evaluation(evaluation, output)
+        results = run_benchmark(evaluation, output)
     _show(results, output)
 
 
@@ -173,12 +172,12 @@ def _show(results: "Sequence[Results]", output: Path) -> None:
     Console().print(as_table(results))
 
 
-def _print_estimates(estimates: "Sequence[Estimate]", tokenizer: str | None) -> None:
+def _print_estimates(estimates: "Sequence[CostEstimate]", tokenizer: str | None) -> None:
     """Print a line for everyone who would be asked."""
     from rich.console import Console
     from rich.table import Column, Table
 
-    from preftune.evaluation.rehearsal import CHARACTERS_PER_TOKEN
+    from preftune.evaluation.cost_estimate import CHARACTERS_PER_TOKEN
 
     table = Table(
         Column("who", overflow="fold"),

@@ -1,4 +1,4 @@
-"""Who takes part, from what is written on the command line: models that are asked, files, judges."""
+"""Models and judges by what is written on the command line, and how models are asked for outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from preftune.errors import InputError
-from preftune.evaluation.answers import Answers, Temperature, ask_for_answers, read_answers
 from preftune.evaluation.local_model import LocalModel
+from preftune.evaluation.model_outputs import ModelOutputs, Temperature, ask_for_answers, read_outputs
 from preftune.evaluation.questions import Question
 from preftune.serving.asking import Interview, Interviewer, Respondent, hash_of
 from preftune.serving.endpoint import Endpoint, Limits
@@ -44,13 +44,16 @@ class Asking:
     seed: int = 0
 
 
-Entrant = Respondent | Answers
-"""Whose answers are judged: a model that is asked, or the answers themselves."""
+ModelOrOutputs = Respondent | ModelOutputs
+"""Whose outputs are judged: a model that is asked, or the outputs themselves."""
+
+NewClient = Callable[[Respondent, str], Interviewer]
+"""Makes what asks a respondent, from it and the version of the requests."""
 
 
 @dataclass(frozen=True)
-class Exam:
-    """What is asked, and how it is answered.
+class Generation:
+    """What models are asked, and how they answer.
 
     Attributes:
         questions: all of them, in order.
@@ -66,28 +69,32 @@ class Exam:
     cache: Path
     progress: bool = False
 
-    def interview(self, respondent: Respondent, version: str) -> Interview:
-        """With the file of replies that belongs to the respondent."""
+    def client(self, respondent: Respondent, version: str) -> Interview:
+        """What asks a respondent, with the file of replies that belongs to it."""
         file = self.cache / "replies" / f"{hash_of(respondent.identity)[:20]}.jsonl"
         return Interview(respondent, ReplyCache(file), version, self.progress)
 
-    def sit(self, entrant: Entrant, interview: Callable[[Respondent, str], Interviewer]) -> Answers:
-        """The answers of an entrant, asked for where they do not stand in a file.
+    def outputs(self, model: ModelOrOutputs, new_client: NewClient | None = None) -> ModelOutputs:
+        """The outputs of a model, asked for where they do not stand in a file.
+
+        Args:
+            model: the model, or its outputs.
+            new_client: makes what asks it; `client` unless given.
 
         Raises:
             InputError: it cannot be asked.
         """
-        if isinstance(entrant, Answers):
-            return entrant
+        if isinstance(model, ModelOutputs):
+            return model
         return ask_for_answers(
-            interview(entrant, ANSWER_VERSION),
+            (new_client or self.client)(model, ANSWER_VERSION),
             self.questions,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
         )
 
 
-def find_entrant(specification: str, asking: Asking) -> Entrant:
+def find_model(specification: str, asking: Asking) -> ModelOrOutputs:
     """A model from a folder or the hub, `openai:NAME`, or a file of answers.
 
     Raises:
@@ -95,7 +102,7 @@ def find_entrant(specification: str, asking: Asking) -> Entrant:
     """
     prefix, _, rest = specification.partition(":")
     if specification.endswith(FILES):
-        return read_answers(Path(specification))
+        return read_outputs(Path(specification))
     if prefix in ENDPOINTS and rest:
         return Endpoint(rest, asking.limits, price=asking.answer_price, budget=asking.budget)
     model = rest if prefix == "local" and rest else specification

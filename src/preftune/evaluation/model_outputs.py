@@ -1,9 +1,7 @@
-"""Answers of a model to the questions: read from upstream's files, or asked for and written as they are."""
+"""What a model answers to the questions: read from upstream's files, or asked for and written as they are."""
 
 import hashlib
-import json
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,13 @@ from preftune.data import read_rows
 from preftune.data.groups import Message
 from preftune.data.rules import shorten
 from preftune.errors import InputError
+from preftune.evaluation.files import write_lines
 from preftune.evaluation.questions import Question, check_distinct, question_key
 from preftune.serving.asking import Interviewer, Request
-from preftune.storage.files import write_json, write_whole
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelOutputs:
     """What one model answered.
 
     Attributes:
@@ -33,7 +31,7 @@ class Answers:
         return self.turns[question.key]
 
 
-def read_answers(path: Path, model: str | None = None) -> Answers:
+def read_outputs(path: Path, model: str | None = None) -> ModelOutputs:
     """Read a file of answers, whichever benchmark's shape it has.
 
     Args:
@@ -62,7 +60,7 @@ def read_answers(path: Path, model: str | None = None) -> Answers:
     check_distinct(keys, path)
     if len(names) > 1:
         raise InputError(f"{path} holds answers of {', '.join(sorted(names))}: give a file for each model")
-    return Answers(model or next(iter(names), path.stem), answers)
+    return ModelOutputs(model or next(iter(names), path.stem), answers)
 
 
 def _answered_key(row: Mapping[str, Any]) -> str | None:
@@ -90,7 +88,7 @@ def _answered(row: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(texts) if texts and all(isinstance(text, str) for text in texts) else None
 
 
-def check_complete(answers: Answers, questions: Sequence[Question]) -> None:
+def check_complete(answers: ModelOutputs, questions: Sequence[Question]) -> None:
     """Raise an InputError where a question, or a turn of one, has no answer."""
     for question in questions:
         given = len(answers.turns.get(question.key, ()))
@@ -107,8 +105,8 @@ Temperature = Callable[[Question], float]
 
 
 def ask_for_answers(
-    interviewer: Interviewer, questions: Sequence[Question], *, max_tokens: int, temperature: Temperature
-) -> Answers:
+    client: Interviewer, questions: Sequence[Question], *, max_tokens: int, temperature: Temperature
+) -> ModelOutputs:
     """Have a model answer every turn of every question, each with its own earlier answers before it."""
     chats: dict[str, list[Message]] = {question.key: list(question.opening) for question in questions}
     turns: dict[str, tuple[str, ...]] = {question.key: () for question in questions}
@@ -130,69 +128,13 @@ def ask_for_answers(
             )
             for question in asked
         ]
-        title = f"answers of {interviewer.respondent.name}" + (f", turn {turn + 1}" if turn else "")
-        for question, reply in zip(asked, interviewer.ask(requests, title), strict=True):
+        title = f"answers of {client.respondent.name}" + (f", turn {turn + 1}" if turn else "")
+        for question, reply in zip(asked, client.ask(requests, title), strict=True):
             turns[question.key] += (reply.text,)
-    return Answers(interviewer.respondent.name, turns)
+    return ModelOutputs(client.respondent.name, turns)
 
 
-# --- upstream's files ---
-
-
-def write_model_outputs(path: Path, questions: Sequence[Question], answers: Answers) -> None:
-    """AlpacaEval's `model_outputs.json`."""
-    write_json(
-        path,
-        [
-            {
-                "dataset": question.category,
-                "instruction": question.turns[0],
-                "output": answers[question][0],
-                "generator": answers.model,
-            }
-            for question in questions
-        ],
-    )
-
-
-def write_fastchat(path: Path, questions: Sequence[Question], answers: Answers) -> None:
-    """FastChat's answer file."""
-    write_lines(
-        path,
-        (
-            {
-                "question_id": (question.row or {}).get("question_id", question.key),
-                "answer_id": answer_id(question, answers),
-                "model_id": answers.model,
-                "choices": [{"index": 0, "turns": list(answers[question])}],
-                "tstamp": time.time(),
-            }
-            for question in questions
-        ),
-    )
-
-
-def write_arena_hard(path: Path, questions: Sequence[Question], answers: Answers) -> None:
-    """Arena-Hard's answer file."""
-    write_lines(
-        path,
-        (
-            {
-                "uid": question.key,
-                "ans_id": answer_id(question, answers),
-                "model": answers.model,
-                "messages": [
-                    *question.opening,
-                    {"role": "assistant", "content": {"answer": answers[question][0]}},
-                ],
-                "tstamp": time.time(),
-            }
-            for question in questions
-        ),
-    )
-
-
-def write_responses(path: Path, questions: Sequence[Question], answers: Answers) -> None:
+def write_responses(path: Path, questions: Sequence[Question], answers: ModelOutputs) -> None:
     """A row of `prompt`, `response` and `model` for each question."""
     write_lines(
         path,
@@ -207,11 +149,6 @@ def write_responses(path: Path, questions: Sequence[Question], answers: Answers)
     )
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON Lines, whole."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def answer_id(question: Question, answers: Answers) -> str:
+def answer_id(question: Question, answers: ModelOutputs) -> str:
     """The same for the same answer."""
     return hashlib.sha256(repr((question.key, answers.model, answers[question])).encode()).hexdigest()[:22]

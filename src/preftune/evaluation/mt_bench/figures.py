@@ -12,8 +12,9 @@ from statistics import fmean
 from typing import Any
 
 from preftune.errors import InputError
+from preftune.evaluation.benchmark import Rescorer
 from preftune.evaluation.files import Row, read_objects, require
-from preftune.evaluation.resampling import mean, tally
+from preftune.evaluation.resampling import Tally, mean, tally
 from preftune.evaluation.verdicts import (
     Comparison,
     Rating,
@@ -24,7 +25,7 @@ from preftune.evaluation.verdicts import (
     invalid_rate,
 )
 
-PROTOCOL = "mt_bench"
+NAME = "mt_bench"
 
 RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
 """The first that is found anywhere counts."""
@@ -92,8 +93,24 @@ def aggregate(recording: Recording, seed: int = 0) -> Results:
         InputError: no verdict could be read.
     """
     figures = _of_comparisons if recording.comparisons else _of_ratings
-    head: Results = {"protocol": PROTOCOL, "model": recording.model, "baseline": recording.baseline}
+    head: Results = {"protocol": NAME, "model": recording.model, "baseline": recording.baseline}
     return head | figures(recording, seed) | recording.notes
+
+
+class MTBenchRescorer(Rescorer):
+    """Of FastChat's judgment files. See `Rescorer`."""
+
+    def read(self, path: Path) -> list[Recording]:
+        """See `read_judgments`."""
+        return read_judgments(path, self.options.baseline)
+
+    def figures(self, recording: Recording) -> Results:
+        """See `aggregate`."""
+        return aggregate(recording, self.options.seed)
+
+    def count(self, recording: Recording) -> Tally:
+        """Of pairs as they are settled."""
+        return tally(settle(recording.comparisons) or recording.ratings)
 
 
 def settle(games: Sequence[Comparison]) -> list[Comparison]:
@@ -123,8 +140,7 @@ def _of_ratings(recording: Recording, seed: int) -> Results:
     return {
         "n": sum(rating.rating is not None for rating in ratings),
         "average": _average(ratings),
-        "standard_error": estimate.standard_error,
-        "interval": estimate.interval and list(estimate.interval),
+        **estimate.results(),
         **{f"turn_{turn}": _average(rating for rating in ratings if rating.turn == turn) for turn in turns},
         "categories": by_category,
         "invalid_rate": invalid_rate(ratings),
@@ -146,11 +162,10 @@ def _of_comparisons(recording: Recording, seed: int) -> Results:
         "losses": losses,
         "ties": ties,
         "win_rate": 100 * won.value,
-        "standard_error": won.standard_error and 100 * won.standard_error,
-        "interval": won.interval and [100 * end for end in won.interval],
+        **won.results(100),
         "loss_rate": 100 * losses / len(settled),
         "win_rate_adjusted": 100 * adjusted.value,
-        "win_rate_adjusted_interval": adjusted.interval and [100 * end for end in adjusted.interval],
+        "win_rate_adjusted_interval": adjusted.results(100)["interval"],
         "invalid_rate": invalid_rate(recording.comparisons),
         "flipped_rate": flipped_rate(recording.comparisons),
     }

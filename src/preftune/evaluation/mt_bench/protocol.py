@@ -4,16 +4,26 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from preftune.data import read_rows
 from preftune.errors import InputError
-from preftune.evaluation.answers import write_fastchat
-from preftune.evaluation.judging import Case, Contest, Judgment, recording
-from preftune.evaluation.mt_bench import NEEDS_REFERENCE, aggregate, read_rating, read_winner
-from preftune.evaluation.protocols.prompts import check_places, fill
+from preftune.evaluation.benchmark import Benchmark, BenchmarkOptions
+from preftune.evaluation.files import write_lines
+from preftune.evaluation.judging import Item, Judgment, Submission
+from preftune.evaluation.model_outputs import ModelOutputs, answer_id
+from preftune.evaluation.mt_bench.figures import (
+    NAME,
+    NEEDS_REFERENCE,
+    MTBenchRescorer,
+    aggregate,
+    read_rating,
+    read_winner,
+)
+from preftune.evaluation.mt_bench.published import REPOSITORY
+from preftune.evaluation.prompts import check_places, fill_template
 from preftune.evaluation.questions import Question
-from preftune.evaluation.verdicts import Comparison, Rating, Results, Verdict
+from preftune.evaluation.verdicts import Rating, Results, Verdict, as_shown
 from preftune.serving.asking import Request
 from preftune.serving.replies import Reply
 
@@ -48,7 +58,7 @@ WINNER = {1.0: "model_1", 0.0: "model_2", 0.5: "tie", None: "error"}
 
 
 @dataclass(frozen=True)
-class Prompt:
+class JudgePrompt:
     """A row of `judge_prompts.jsonl`."""
 
     name: str
@@ -57,7 +67,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class MTBench:
+class MTBench(Benchmark):
     """FastChat's protocol. See `Benchmark`.
 
     Attributes:
@@ -65,27 +75,27 @@ class MTBench:
         compares: whether answers are compared with a baseline's; else graded.
     """
 
-    prompts: Mapping[str, Prompt]
+    prompts: Mapping[str, JudgePrompt]
     compares: bool = False
 
-    name = "mt_bench"
+    name = NAME
     version = "mt_bench 1"
+    most_prompts = 1
+    needs_baseline = False
     turns = 2
-    caveats: ClassVar[tuple[str, ...]] = ()
-    answers_file = "answers.jsonl"
-    judgments_file = "judgments.jsonl"
-    answer_tokens = 1024
     reply_tokens = 200
-    write_answers = staticmethod(write_fastchat)
+    repository = REPOSITORY
+    rescorer = MTBenchRescorer
 
     @classmethod
-    def read(cls, prompts: Sequence[Path], compares: bool = False) -> "MTBench":
+    def build(cls, options: BenchmarkOptions) -> "MTBench":
         """With upstream's `judge_prompts.jsonl`."""
-        (path,) = prompts
+        (path,) = options.prompts
+        compares = options.compares
         found = {}
         for number, row in enumerate(read_rows(path)):
             try:
-                found[row["name"]] = Prompt(row["name"], row["system_prompt"], row["prompt_template"])
+                found[row["name"]] = JudgePrompt(row["name"], row["system_prompt"], row["prompt_template"])
             except KeyError as error:
                 raise InputError(
                     f"--judge-prompt {path} row {number} has no {error}: give upstream's judge_prompts.jsonl"
@@ -102,26 +112,42 @@ class MTBench:
         """Upstream's, by category."""
         return TEMPERATURES.get(question.category, OTHER_TEMPERATURE)
 
-    def cases(self, contest: Contest) -> list[Case]:
+    def write_answers(self, path: Path, questions: Sequence[Question], answers: ModelOutputs) -> None:
+        """FastChat's answer file."""
+        rows = (
+            {
+                "question_id": (question.row or {}).get("question_id", question.key),
+                "answer_id": answer_id(question, answers),
+                "model_id": answers.model,
+                "choices": [{"index": 0, "turns": list(answers[question])}],
+                "tstamp": time.time(),
+            }
+            for question in questions
+        )
+        write_lines(path, rows)
+
+    def items(self, submission: Submission) -> list[Item]:
         """Both turns of every question, in both orders where answers are compared."""
-        orders = (True, False) if self.compares else (None,)
+        sides = (True, False) if self.compares else (None,)
         return [
-            Case(question, self._request(contest, question, turn, order), order, turn)
-            for question in contest.questions
+            Item(question, self._request(submission, question, turn, model_first), model_first, turn)
+            for question in submission.questions
             for turn in range(1, len(question.turns) + 1)
-            for order in orders
+            for model_first in sides
         ]
 
-    def _request(self, contest: Contest, question: Question, turn: int, model_first: bool | None) -> Request:
+    def _request(
+        self, submission: Submission, question: Question, turn: int, model_first: bool | None
+    ) -> Request:
         has_reference = question.category in NEEDS_REFERENCE
         prompt = self.prompt(question, turn)
-        answer = contest.answers[question]
+        answer = submission.answers[question]
         texts: list[tuple[str, Sequence[str]]] = [("question", question.turns)]
         if model_first is None:
             texts.append(("answer", answer))
         else:
-            other = contest.baselines[question.key][question]
-            a, b = (answer, other) if model_first else (other, answer)
+            other = submission.baselines[question.key][question]
+            a, b = as_shown(answer, other, model_first)
             texts += [("answer_a", a), ("answer_b", b)]
         values = {
             name if turn == 1 else f"{name}_{number}": text
@@ -129,79 +155,73 @@ class MTBench:
             for number, text in enumerate(turns[:turn], start=1)
         }
         if has_reference:
-            references = _reference(contest, question)
+            references = _reference(submission, question)
             values |= {f"ref_answer_{number}": text for number, text in enumerate(references, start=1)}
         return Request(
             f"question {question.key}, turn {turn}",
             (
                 {"role": "system", "content": prompt.system},
-                {"role": "user", "content": fill(prompt.template, values)},
+                {"role": "user", "content": fill_template(prompt.template, values)},
             ),
             MAX_TOKENS,
             0.0,
         )
 
-    def prompt(self, question: Question, turn: int) -> Prompt:
+    def prompt(self, question: Question, turn: int) -> JudgePrompt:
         """The one that a question's turn is judged by."""
         names = PAIR if self.compares else SINGLE
         return self.prompts[names[question.category in NEEDS_REFERENCE, turn]]
 
-    def verdict(self, contest: Contest, case: Case, reply: Reply | None) -> Verdict:
+    def verdict(self, submission: Submission, item: Item, reply: Reply | None) -> Verdict:
         """The grade, or who wins."""
-        question, text = case.question, reply.text if reply else ""
-        if case.model_first is None:
-            return Rating(question.key, read_rating(text), case.turn, question.category)
-        first = PREFERENCE_OF_FIRST.get(read_winner(text) or "")
-        return Comparison(
-            question.key,
-            first if first is None or case.model_first else 1 - first,
-            case.model_first,
-            turn=case.turn,
-            category=question.category,
-            model_length=len(contest.answers[question][case.turn - 1]),
-            baseline_length=len(contest.baselines[question.key][question][case.turn - 1]),
-        )
+        question, text = item.question, reply.text if reply else ""
+        if item.model_first is None:
+            return Rating(question.key, read_rating(text), item.turn, question.category)
+        return submission.comparison(item, PREFERENCE_OF_FIRST.get(read_winner(text) or ""))
 
-    def figures(self, contest: Contest, judgments: Sequence[Judgment]) -> list[Results]:
-        """See `preftune.evaluation.mt_bench`."""
-        return [aggregate(recording(contest, judgments))]
+    def figures(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Results]:
+        """See `aggregate`."""
+        return [aggregate(submission.recording(judgments))]
 
-    def rows(self, contest: Contest, judgments: Sequence[Judgment]) -> list[Mapping[str, Any]]:
+    def rows(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Mapping[str, Any]]:
         """FastChat's judgment file, `_single` or `_pair`."""
         if not self.compares:
-            return [self._graded(contest, judgment) for judgment in judgments]
+            return [self._graded(submission, judgment) for judgment in judgments]
         pairs = zip(judgments[::2], judgments[1::2], strict=True)
-        return [self._compared(contest, *pair) for pair in pairs]
+        return [self._compared(submission, *pair) for pair in pairs]
 
-    def _about(self, contest: Contest, judgment: Judgment) -> Mapping[str, Any]:
-        question, turn = judgment.case.question, judgment.case.turn
+    def _about(self, submission: Submission, judgment: Judgment) -> Mapping[str, Any]:
+        question, turn = judgment.item.question, judgment.item.turn
         return {
             "question_id": (question.row or {}).get("question_id", question.key),
-            "judge": [contest.judge, self.prompt(question, turn).name],
+            "judge": [submission.judge, self.prompt(question, turn).name],
             "turn": turn,
             "category": question.category,
             "tstamp": time.time(),
         }
 
-    def _graded(self, contest: Contest, judgment: Judgment) -> Mapping[str, Any]:
+    def _graded(self, submission: Submission, judgment: Judgment) -> Mapping[str, Any]:
         rating = judgment.verdict.rating if isinstance(judgment.verdict, Rating) else None
         return {
-            **self._about(contest, judgment),
-            "model": contest.answers.model,
+            **self._about(submission, judgment),
+            "model": submission.answers.model,
             "user_prompt": _user_prompt(judgment),
-            "judgment": judgment.reply.text if judgment.reply else "",
+            "judgment": judgment.text,
             "score": -1 if rating is None else rating,
         }
 
-    def _compared(self, contest: Contest, first: Judgment, second: Judgment) -> Mapping[str, Any]:
+    def _compared(self, submission: Submission, first: Judgment, second: Judgment) -> Mapping[str, Any]:
         games = {"g1": first, "g2": second}
-        row = {**self._about(contest, first), "model_1": contest.answers.model, "model_2": contest.baseline}
+        row = {
+            **self._about(submission, first),
+            "model_1": submission.answers.model,
+            "model_2": submission.baseline,
+        }
         for game, judgment in games.items():
-            preference = judgment.verdict.preference if isinstance(judgment.verdict, Comparison) else None
             row |= {
-                f"{game}_winner": WINNER[preference],
+                f"{game}_winner": WINNER[judgment.preference],
                 f"{game}_user_prompt": _user_prompt(judgment),
-                f"{game}_judgment": judgment.reply.text if judgment.reply else "",
+                f"{game}_judgment": judgment.text,
             }
         return row
 
@@ -214,8 +234,8 @@ def _places(has_reference: bool, turn: int, *, compares: bool) -> list[str]:
     return [*places, *(f"ref_answer_{number}" for number in numbers if has_reference)]
 
 
-def _reference(contest: Contest, question: Question) -> tuple[str, ...]:
-    found = contest.references.turns.get(question.key) if contest.references else None
+def _reference(submission: Submission, question: Question) -> tuple[str, ...]:
+    found = submission.references.turns.get(question.key) if submission.references else None
     if found is None or len(found) < len(question.turns):
         raise InputError(
             f"question {question.key} is about {question.category}, whose judge is shown a right answer: "
@@ -225,4 +245,4 @@ def _reference(contest: Contest, question: Question) -> tuple[str, ...]:
 
 
 def _user_prompt(judgment: Judgment) -> str:
-    return judgment.case.request.messages[-1]["content"] if judgment.case.request else ""
+    return judgment.item.request.messages[-1]["content"] if judgment.item.request else ""

@@ -13,11 +13,20 @@ from typing import Any
 import numpy as np
 
 from preftune.errors import InputError
+from preftune.evaluation.arena_hard.style_control import FEATURES, control_style, read_styles
+from preftune.evaluation.benchmark import Rescorer
 from preftune.evaluation.files import Row, read_objects, require
 from preftune.evaluation.resampling import mean, tally
-from preftune.evaluation.verdicts import Comparison, Recording, Results, flipped_rate, invalid_rate
+from preftune.evaluation.verdicts import (
+    Comparison,
+    Recording,
+    Results,
+    flipped_rate,
+    invalid_rate,
+    preference_for_model,
+)
 
-PROTOCOL = "arena_hard"
+NAME = "arena_hard"
 
 STRONG = 3
 """Games that a strong verdict counts for."""
@@ -60,6 +69,10 @@ class Rules:
     percentiles: tuple[float, float]
     rounds: int
 
+    def meaning(self, label: str | None) -> tuple[float | None, int]:
+        """The preference for the answer that is shown first, and the games that the verdict counts for."""
+        return self.spellings.get(label or "", (None, 1))
+
 
 V01_CATEGORY = "arena-hard-v0.1"
 
@@ -100,16 +113,6 @@ def read_label(judgment: str, rules: Rules) -> str | None:
     return None
 
 
-def compare(
-    question: str, label: str | None, model_first: bool, rules: Rules, category: str = ""
-) -> Comparison:
-    """A label as a verdict on the model; in the first game the baseline is A, in the second the model is."""
-    preference, games = rules.spellings.get(label or "", (None, 1))
-    if preference is not None and not model_first:
-        preference = 1 - preference
-    return Comparison(question, preference, model_first, games, category=category)
-
-
 def pair(games: Sequence[Comparison], rules: Rules) -> list[Comparison]:
     """Both orders of a prompt: where the rules say so, one that cannot be read takes the other with it."""
     if rules.whole_prompts and any(game.preference is None for game in games):
@@ -134,30 +137,31 @@ def read_verdicts(path: Path, baseline: str | None = None) -> list[Recording]:
     found: dict[tuple[str, str, str], list[Comparison]] = {}
     for row in rows:
         require(path, row, ("model", "games"), "an Arena-Hard judgment")
-        rules = RULES[version(row)]
         category = str(row.get("category", ""))
+        rules = RULES[version_of(category)]
         against = row.get("baseline") or baseline or rules.baselines.get(category)
         if against is None:
             raise InputError(
                 f"{path}: no baseline is known for category {category!r}: name it with --baseline"
             )
         question = _question(path, row)
-        games = [
-            compare(question, _label(path, game), model_first, rules, category)
-            for game, model_first in zip(row["games"], (False, True), strict=False)
-        ]
+        games = []
+        for game, model_first in zip(row["games"], (False, True), strict=False):
+            first, weight = rules.meaning(_label(path, game))
+            preference = preference_for_model(first, model_first)
+            games.append(Comparison(question, preference, model_first, weight, category=category))
         found.setdefault((row["model"], against, category), []).extend(pair(games, rules))
     return [
         Recording(
-            model, against, verdicts, str(path), notes={"category": category, "version": _version(category)}
+            model, against, verdicts, str(path), notes={"category": category, "version": version_of(category)}
         )
         for (model, against, category), verdicts in found.items()
     ]
 
 
-def version(row: Row) -> str:
-    """Which rules a judgment was made by: v2 has a category of its own."""
-    return _version(str(row.get("category", "")))
+def version_of(category: str) -> str:
+    """Which rules a question is judged by: since v2 they have categories of their own."""
+    return "v0.1" if category in ("", V01_CATEGORY) else "v2"
 
 
 def aggregate(recording: Recording, seed: int = 0) -> Results:
@@ -174,14 +178,13 @@ def aggregate(recording: Recording, seed: int = 0) -> Results:
     counted = tally(verdicts)
     estimate = mean(counted, seed)
     results: Results = {
-        "protocol": PROTOCOL,
+        "protocol": NAME,
         "model": recording.model,
         "baseline": recording.baseline,
         "n": sum(verdict.weight for verdict in verdicts if verdict.preference is not None),
         "prompts": len(counted),
         "win_rate": 100 * estimate.value,
-        "standard_error": estimate.standard_error and 100 * estimate.standard_error,
-        "interval": estimate.interval and [100 * end for end in estimate.interval],
+        **estimate.results(100),
         **{outcome: _games(verdicts, preference) for outcome, preference in OUTCOMES.items()},
         "invalid_rate": invalid_rate(verdicts),
         "flipped_rate": flipped_rate(verdicts),
@@ -217,12 +220,57 @@ def resample_games(recordings: Sequence[Recording], rules: Rules) -> list[tuple[
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
+class ArenaHardRescorer(Rescorer):
+    """Of judgments and battles. See `Rescorer`."""
+
+    own_options = ("upstream_intervals", "answers")
+
+    def read(self, path: Path) -> list[Recording]:
+        """See `read_verdicts`."""
+        return read_verdicts(path, self.options.baseline)
+
+    def figures(self, recording: Recording) -> Results:
+        """See `aggregate`."""
+        return aggregate(recording, self.options.seed)
+
+    def add_joint_figures(self, recordings: Sequence[Recording], results: Sequence[Results]) -> None:
+        """Upstream's intervals and style control, where they are asked for."""
+        if self.options.upstream_intervals:
+            _add_upstream_intervals(recordings, results)
+        if self.options.answers:
+            self._add_style_control(recordings, results)
+
+    def _add_style_control(self, recordings: Sequence[Recording], results: Sequence[Results]) -> None:
+        """One fit for all models against the same baseline on the same category."""
+        styles = read_styles(self.options.answers)
+        features = FEATURES if self.options.style is None else self.options.style
+        groups: dict[tuple[str | None, str], list[int]] = {}
+        for place, recording in enumerate(recordings):
+            groups.setdefault((recording.baseline, recording.notes.get("category", "")), []).append(place)
+        for places in groups.values():
+            fits = control_style([recordings[place] for place in places], styles, features)
+            for place, fit in zip(places, fits, strict=True):
+                results[place]["style_controlled_win_rate"] = fit.win_rate
+                results[place]["style_controlled_interval"] = list(fit.interval)
+                results[place]["style_control"] = {"coefficients": dict(fit.coefficients)}
+
+
+def _add_upstream_intervals(recordings: Sequence[Recording], results: Sequence[Results]) -> None:
+    """Upstream draws the games of all models in its folder together: here, of all with the same rules."""
+    for version, rules in RULES.items():
+        places = [
+            place
+            for place, recording in enumerate(recordings)
+            if recording.notes.get("version", "v0.1") == version
+        ]
+        if places:
+            intervals = resample_games([recordings[place] for place in places], rules)
+            for place, interval in zip(places, intervals, strict=True):
+                results[place]["upstream_interval"] = list(interval)
+
+
 def _games(verdicts: Sequence[Comparison], preference: float) -> int:
     return sum(verdict.weight for verdict in verdicts if verdict.preference == preference)
-
-
-def _version(category: str) -> str:
-    return "v0.1" if category in ("", V01_CATEGORY) else "v2"
 
 
 def _question(path: Path, row: Row) -> str:

@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from jaxtyping import Float64
 from preftune.errors import InputError
 from preftune.evaluation.files import Row, read_objects
 from preftune.evaluation.logistic import fit_logistic, influences, sigmoid
+from preftune.evaluation.resampling import REACH
 from preftune.evaluation.verdicts import Comparison, Recording
 
 FEATURES = ("length", "headers", "lists", "bold")
@@ -72,7 +72,7 @@ class StyleControlled:
     coefficients: Mapping[str, float]
 
 
-Answers = Mapping[str, Mapping[str, Style]]
+Styles = Mapping[str, Mapping[str, Style]]
 """Styles by model and question."""
 
 
@@ -82,7 +82,7 @@ def count_style(text: str, tokens: int | None = None) -> Style:
     return Style(len(text), tokens, {name: len(found.findall(prose)) for name, found in _MARKUP.items()})
 
 
-def read_answers(paths: Sequence[Path]) -> Answers:
+def read_styles(paths: Sequence[Path]) -> Styles:
     """Read answer files of Arena-Hard, either version: with their own counts where they have them.
 
     Raises:
@@ -103,7 +103,7 @@ def read_answers(paths: Sequence[Path]) -> Answers:
 
 
 def control_style(
-    recordings: Sequence[Recording], answers: Answers, features: Sequence[str] = FEATURES
+    recordings: Sequence[Recording], answers: Styles, features: Sequence[str] = FEATURES
 ) -> list[StyleControlled]:
     """Fit all models against their common baseline.
 
@@ -138,7 +138,7 @@ def control_style(
     coefficients = fit_logistic(design, target, weight)
     errors = _standard_errors([game.question for _, game in games], design, target, weight, coefficients)
     effects = dict(zip(features, coefficients[len(recordings) :].tolist(), strict=True))
-    reach = NormalDist().inv_cdf(0.975) * errors
+    reach = REACH * errors
     ends = [100 * sigmoid(coefficients + sign * reach) for sign in (0, -1, 1)]
     return [
         StyleControlled(float(middle), (float(low), float(high)), effects)
@@ -161,7 +161,7 @@ def _standard_errors(
     return np.asarray(np.sqrt((by_prompt**2).sum(axis=0)))
 
 
-def _styles(recording: Recording, game: Comparison, answers: Answers) -> tuple[Style, Style]:
+def _styles(recording: Recording, game: Comparison, answers: Styles) -> tuple[Style, Style]:
     """Of the model's answer and of the baseline's."""
     found = []
     for name in (recording.model, str(recording.baseline)):

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from preftune.errors import InputError
-from preftune.evaluation.answers import Answers, check_complete, read_answers
+from preftune.evaluation.files import read_json
+from preftune.evaluation.model_outputs import ModelOutputs, check_complete, read_outputs
 from preftune.evaluation.questions import Question, read_questions
+from preftune.evaluation.verdicts import as_shown
 from preftune.storage.files import write_json, write_whole
 
 MODEL, BASELINE = "model", "baseline"
@@ -20,7 +21,7 @@ KEY_SUFFIX = ".key.json"
 
 
 @dataclass(frozen=True)
-class Turn:
+class ShownTurn:
     """What the page shows of one turn: the user's message and both answers."""
 
     prompt: str
@@ -29,7 +30,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Item:
+class RatedPair:
     """One pair on the page.
 
     Attributes:
@@ -42,7 +43,7 @@ class Item:
     name: str
     question: str
     left: str
-    turns: tuple[Turn, ...]
+    turns: tuple[ShownTurn, ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def make_page(
     is OUTPUT with the suffix `.key.json`; who rates must not have it.
 
     Args:
-        model: answers of the one whose win rate is asked for, in any shape that `read_answers` takes.
+        model: answers of the one whose win rate is asked for, in any shape that `read_outputs` takes.
         baseline: answers of the other.
         output: the page, one HTML file that needs no network.
         questions: the prompts, where the answers name them by an id.
@@ -90,7 +91,7 @@ def make_page(
         raise InputError(f"--n {n}: it must be at least 1")
     if output.suffix not in (".html", ".htm"):
         raise InputError(f"--output {output}: it must end in .html, since browsers go by that")
-    ours, theirs = read_answers(model), read_answers(baseline)
+    ours, theirs = read_outputs(model), read_outputs(baseline)
     if ours.model == theirs.model:
         raise InputError(
             f"{model} and {baseline} both hold answers of {ours.model!r}: results are by name, so name one "
@@ -128,7 +129,7 @@ def key_path(page: Path) -> Path:
     return page.with_suffix(KEY_SUFFIX)
 
 
-def _shared_questions(path: Path, ours: Answers, theirs: Answers, *, given: bool) -> list[Question]:
+def _shared_questions(path: Path, ours: ModelOutputs, theirs: ModelOutputs, *, given: bool) -> list[Question]:
     try:
         questions = read_questions(path)
     except InputError as error:
@@ -150,29 +151,29 @@ def _shared_questions(path: Path, ours: Answers, theirs: Answers, *, given: bool
     return shared
 
 
-def _item(name: str, question: Question, left: str, ours: Answers, theirs: Answers) -> Item:
-    sides = (ours, theirs) if left == MODEL else (theirs, ours)
+def _item(name: str, question: Question, left: str, ours: ModelOutputs, theirs: ModelOutputs) -> RatedPair:
+    sides = as_shown(ours, theirs, left == MODEL)
     turns = zip(question.turns, *(answers[question] for answers in sides), strict=False)
-    return Item(name, question.key, left, tuple(Turn(*texts) for texts in turns))
+    return RatedPair(name, question.key, left, tuple(ShownTurn(*texts) for texts in turns))
 
 
-def _page_id(items: Iterable[Item]) -> str:
+def _page_id(items: Iterable[RatedPair]) -> str:
     """Of what is shown and nothing else, so that it gives nothing away."""
     shown = json.dumps([[asdict(turn) for turn in item.turns] for item in items])
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
-def _render(items: Sequence[Item], page: str) -> str:
+def _render(items: Sequence[RatedPair], page: str) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    folder = files("preftune.evaluation")
-    script = folder.joinpath("human.js").read_text("utf-8")
+    folder = files("preftune.evaluation.human")
+    script = folder.joinpath("page.js").read_text("utf-8")
     # Only this script may run: whatever a model wrote, it cannot.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(folder.joinpath("human.html").read_text("utf-8"))
+    template = environment.from_string(folder.joinpath("page.html").read_text("utf-8"))
     return template.render(items=items, page=page, script=script, script_hash=f"sha256-{digest}")
 
 
@@ -195,15 +196,3 @@ def read_key(path: Path) -> Key:
         raise InputError(
             f"{path} is no key: give the *{KEY_SUFFIX} that `preftune evaluate human page` wrote"
         ) from None
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from None

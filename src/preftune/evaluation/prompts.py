@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from preftune.data.groups import Message
 from preftune.errors import InputError
@@ -10,7 +9,7 @@ from preftune.errors import InputError
 PLACE = re.compile(r"\{(\w+)\}")
 
 
-def fill(template: str, values: Mapping[str, str]) -> str:
+def fill_template(template: str, values: Mapping[str, str]) -> str:
     """Put values into their `{name}`; whatever else is in braces stays, in the values too."""
     return PLACE.sub(lambda found: values.get(found[1], found[0]), template)
 
@@ -24,18 +23,6 @@ def check_places(template: str, names: set[str], source: str) -> None:
             f"--judge-prompt {source} has no {places}, so the judge "
             "would not see it: give the benchmark's own file, or write the places in"
         )
-
-
-def read_text(path: Path) -> str:
-    """A prompt file's text.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--judge-prompt {path} cannot be read: {error}; give a UTF-8 text file") from None
 
 
 def chat_messages(text: str, source: str) -> tuple[Message, ...]:

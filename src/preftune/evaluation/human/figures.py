@@ -7,8 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from preftune.errors import InputError
-from preftune.evaluation.agreement import cohen_kappa, fleiss_kappa, observed_agreement, shared_items
-from preftune.evaluation.human import BASELINE, MODEL, Key, read_json, read_key
+from preftune.evaluation.files import read_json
+from preftune.evaluation.human.agreement import cohen_kappa, fleiss_kappa, observed_agreement, shared_items
+from preftune.evaluation.human.page import BASELINE, MODEL, Key, read_key
 from preftune.evaluation.resampling import decided_by_prompt, sign_test
 from preftune.evaluation.verdicts import Results
 
@@ -35,7 +36,7 @@ class Rater:
         }
 
 
-def score(key_path: Path, answers: Sequence[Path], seed: int = 0) -> Results:
+def score_page(key_path: Path, answers: Sequence[Path], seed: int = 0) -> Results:
     """The figures of one page.
 
     A prompt counts once, by the mean over its raters; a tie is half a win. Win rates are in percent; interval

@@ -14,13 +14,26 @@ import numpy as np
 from jaxtyping import Float64
 
 from preftune.errors import InputError
-from preftune.evaluation.difficulty import Difficulty, match
+from preftune.evaluation.alpaca_eval.difficulty import Difficulty, match, read_difficulty
+from preftune.evaluation.benchmark import RescoreOptions, Rescorer
 from preftune.evaluation.files import Row, read_objects, require
-from preftune.evaluation.length_control import OFFICIAL, SMALL_SAMPLE, control_length
+from preftune.evaluation.length_control import (
+    OFFICIAL,
+    control_length,
+    predict_win_rate,
+    small_sample_warnings,
+)
 from preftune.evaluation.resampling import mean, tally
-from preftune.evaluation.verdicts import Comparison, Recording, Results, invalid_rate, winner
+from preftune.evaluation.verdicts import (
+    Comparison,
+    Recording,
+    Results,
+    invalid_rate,
+    preference_for_model,
+    winner,
+)
 
-PROTOCOL = "alpaca_eval"
+NAME = "alpaca_eval"
 
 FIRST, SECOND = "m", "M"
 """The judge's names for the output that it sees first and for the other."""
@@ -37,13 +50,12 @@ def is_switched(instruction: str) -> bool:
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
-def preference_from_log_probs(top_log_probs: Mapping[str, float], model_first: bool) -> float | None:
-    """Probability that the model's output is the better one, from the first token of the verdict.
+def preference_from_log_probs(top_log_probs: Mapping[str, float]) -> float | None:
+    """Probability that the first output is the better one, from the first token of the verdict.
 
     Args:
         top_log_probs: log-probability of each token that the judge reports; one of m and M may be missing and
             counts as impossible.
-        model_first: the order in which the outputs were shown.
 
     Returns:
         None where neither token is there.
@@ -53,8 +65,7 @@ def preference_from_log_probs(top_log_probs: Mapping[str, float], model_first: b
         return None
     # The likelier one becomes exp(0), so that the division is safe.
     highest = max(first, second)
-    share = math.exp(first - highest) / (math.exp(first - highest) + math.exp(second - highest))
-    return share if model_first else 1 - share
+    return math.exp(first - highest) / (math.exp(first - highest) + math.exp(second - highest))
 
 
 def read_annotations(path: Path) -> list[Recording]:
@@ -104,13 +115,13 @@ def aggregate(
     winners = [winner(verdict) for verdict in verdicts]
     wins, losses, draws = (winners.count(name) for name in ("model", "baseline", "draw"))
     results: Results = {
-        "protocol": PROTOCOL,
+        "protocol": NAME,
         "model": recording.model,
         "baseline": recording.baseline,
         "n": len(read),
         "win_rate": float(np.mean(read)),
         "standard_error": float(np.std(read, ddof=1) / math.sqrt(len(read))) if len(read) > 1 else None,
-        "interval": estimate.interval and [100 * end for end in estimate.interval],
+        "interval": estimate.results(100)["interval"],
         "discrete_win_rate": 100 * (wins + 0.5 * draws) / len(read),
         "wins": wins,
         "losses": losses,
@@ -144,11 +155,7 @@ def _length_controlled(
             "length is controlled without the instructions' difficulty, so the length-controlled win rate is "
             "not comparable with the leaderboard's: give --difficulty"
         )
-    if len(verdicts) < SMALL_SAMPLE:
-        warnings.append(
-            f"{len(verdicts)} prompts are few for length control, which needs about {SMALL_SAMPLE} to tell "
-            "the effect of length from chance"
-        )
+    warnings += small_sample_warnings(len(verdicts))
     if recording.model == recording.baseline:
         # Upstream's rule: a model against itself is even.
         found |= {"length_controlled_win_rate": 50.0, "length_controlled_standard_error": 0.0}
@@ -185,6 +192,44 @@ def _length_controlled(
 def _numbers(values: Sequence[float | int | None]) -> Float64[np.ndarray, "verdicts"]:
     """With nan for what is missing."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+class AlpacaEvalRescorer(Rescorer):
+    """Of `annotations.json`. See `Rescorer`."""
+
+    own_options = ("difficulty",)
+
+    def __init__(self, options: RescoreOptions) -> None:
+        """Read the difficulties.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        super().__init__(options)
+        self._difficulty = options.difficulty and read_difficulty(options.difficulty, options.instructions)
+
+    def read(self, path: Path) -> list[Recording]:
+        """See `read_annotations`."""
+        return read_annotations(path)
+
+    def figures(self, recording: Recording) -> Results:
+        """See `aggregate`."""
+        options = self.options
+        return aggregate(
+            recording,
+            self._difficulty,
+            mode=options.mode,
+            by_position=options.by_position,
+            seed=options.seed,
+        )
+
+    def add_to_difference(self, figures: Results, ours: Results, theirs: Results) -> None:
+        """The length-controlled win rate against the other model, where both were fitted."""
+        fits = [one.get("length_control") for one in (ours, theirs)]
+        if all(fits):
+            coefficients = [fit["coefficients"] for fit in fits if fit]
+            values = self._difficulty.values if self._difficulty else None
+            figures["length_controlled_win_rate"] = predict_win_rate(*coefficients, values)
 
 
 # --- upstream's shapes ---
@@ -254,7 +299,7 @@ def _recompute(row: Row, model_first: bool) -> float | None:
         return None
     if not all(map(math.isfinite, top.values())):
         return None
-    return preference_from_log_probs(top, model_first)
+    return preference_for_model(preference_from_log_probs(top), model_first)
 
 
 def _preference(path: Path, value: Any) -> float | None:

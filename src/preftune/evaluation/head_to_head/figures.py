@@ -6,9 +6,11 @@ from statistics import fmean
 import numpy as np
 
 from preftune.errors import InputError
-from preftune.evaluation.length_control import MAXIMUM_LIKELIHOOD, SMALL_SAMPLE, control_length
+from preftune.evaluation.length_control import MAXIMUM_LIKELIHOOD, control_length, small_sample_warnings
 from preftune.evaluation.resampling import decided_by_prompt, tally
 from preftune.evaluation.verdicts import Comparison, Recording, Results, flipped_rate, invalid_rate, winner
+
+NAME = "head_to_head"
 
 
 def aggregate(recording: Recording) -> Results:
@@ -29,7 +31,7 @@ def aggregate(recording: Recording) -> Results:
     prompts = {question: total / count for question, (total, count) in counted.items()}
     flipped = flipped_rate(comparisons)
     return {
-        "protocol": "head_to_head",
+        "protocol": NAME,
         "model": recording.model,
         "baseline": recording.baseline,
         **decided_by_prompt(counted),
@@ -58,12 +60,7 @@ def _length_controlled(comparisons: Sequence[Comparison], prompts: dict[str, flo
     """The win rate at equal lengths, without a term for difficulty; None, with a warning, without a fit."""
     lengths = {verdict.question: (verdict.model_length, verdict.baseline_length) for verdict in comparisons}
     model, baseline = np.array([lengths[question] for question in prompts], dtype=np.float64).T
-    found: Results = {"length_controlled_win_rate": None, "warnings": []}
-    if len(prompts) < SMALL_SAMPLE:
-        found["warnings"].append(
-            f"{len(prompts)} prompts are few for length control, which needs about {SMALL_SAMPLE} to tell "
-            "the effect of length from chance"
-        )
+    found: Results = {"length_controlled_win_rate": None, "warnings": small_sample_warnings(len(prompts))}
     try:
         fitted = control_length(np.array(list(prompts.values())), model, baseline, mode=MAXIMUM_LIKELIHOOD)
     except InputError as error:

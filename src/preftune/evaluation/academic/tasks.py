@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preftune.errors import InputError
-from preftune.evaluation.answers import write_lines
+from preftune.evaluation.files import write_lines
 from preftune.evaluation.resampling import Tally, difference, mean
 from preftune.evaluation.verdicts import Results
 from preftune.storage.files import write_json
@@ -58,7 +58,7 @@ Leaderboards; but GSM8K takes the last number of an answer, since chat models do
 
 
 @dataclass(frozen=True)
-class Settings:
+class AcademicOptions:
     """How tasks are run.
 
     Attributes:
@@ -79,7 +79,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
+class TaskScores:
     """One model on one task.
 
     Attributes:
@@ -120,7 +120,7 @@ def find_task(specification: str) -> Task:
 
 
 def evaluate_academic(
-    model: str, baseline: str, tasks: Sequence[Task], settings: Settings, output: Path
+    model: str, baseline: str, tasks: Sequence[Task], settings: AcademicOptions, output: Path
 ) -> list[Results]:
     """Run both models on every task, and write the files.
 
@@ -157,7 +157,7 @@ def evaluate_academic(
     return results
 
 
-def _manager(tasks: Sequence[Task], settings: Settings) -> "TaskManager":
+def _manager(tasks: Sequence[Task], settings: AcademicOptions) -> "TaskManager":
     """What knows the tasks; everything that can be wrong about them is found before a model is loaded."""
     if settings.limit is not None and settings.limit < 1:
         raise InputError(f"--limit {settings.limit}: it must be at least 1")
@@ -188,7 +188,7 @@ def _task_manager(include: Path | None) -> "TaskManager":
     return TaskManager(include_path=None if include is None else str(include))
 
 
-def _load(name: str, settings: Settings) -> "LM":
+def _load(name: str, settings: AcademicOptions) -> "LM":
     from lm_eval.models.huggingface import HFLM
 
     device = {} if settings.device is None else {"device": settings.device}
@@ -198,7 +198,7 @@ def _load(name: str, settings: Settings) -> "LM":
         raise InputError(f"{name} cannot be loaded as a causal language model: {error}") from error
 
 
-def _run(model: "LM", task: Task, settings: Settings, manager: "TaskManager") -> Run:
+def _run(model: "LM", task: Task, settings: AcademicOptions, manager: "TaskManager") -> TaskScores:
     from importlib.metadata import version
 
     from lm_eval import simple_evaluate
@@ -228,7 +228,7 @@ def _run(model: "LM", task: Task, settings: Settings, manager: "TaskManager") ->
         raise InputError(
             f"--task {task.harness}: it has no {task.metric} by filter {task.filter}: {_offered(found)}"
         )
-    return Run(
+    return TaskScores(
         {item: float(sample[task.metric]) for item, sample in samples.items()},
         {item: sample["doc_hash"] for item, sample in samples.items()},
         found["versions"],
@@ -244,10 +244,11 @@ def _offered(found: Mapping[str, Any]) -> str:
     return f"choose METRIC:FILTER from {', '.join(sorted(offers))}"
 
 
-def _compare(task: Task, model: str, baseline: str, ours: Run, theirs: Run, settings: Settings) -> Results:
+def _compare(
+    task: Task, model: str, baseline: str, ours: TaskScores, theirs: TaskScores, settings: AcademicOptions
+) -> Results:
     assert ours.hashes == theirs.hashes, f"{task.harness} gave the two models other items"
     own, compared = mean(ours.tally, settings.seed), difference(ours.tally, theirs.tally, settings.seed)
-    interval = compared.estimate.interval
     return {
         "protocol": "academic",
         "category": task.name,
@@ -262,15 +263,10 @@ def _compare(task: Task, model: str, baseline: str, ours: Run, theirs: Run, sett
         "versions": dict(ours.versions),
         "n": compared.prompts,
         "average": own.value,
-        "standard_error": own.standard_error,
-        "interval": own.interval and list(own.interval),
+        **own.results(),
         "baseline_average": mean(theirs.tally, settings.seed).value,
         "difference": {
             "to": baseline,
-            "average": compared.estimate.value,
-            "interval": interval and list(interval),
-            "better": compared.better,
-            "worse": compared.worse,
-            "p_value": compared.p_value,
+            **compared.results("average"),
         },
     }

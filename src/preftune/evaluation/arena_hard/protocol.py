@@ -1,20 +1,32 @@
 """Arena-Hard: hard prompts, both orders against a strong baseline, five shades of verdict."""
 
 import ast
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
 from preftune.errors import InputError
-from preftune.evaluation.answers import write_arena_hard
-from preftune.evaluation.arena_hard import RULES, V01_CATEGORY, aggregate, compare, pair, read_label
-from preftune.evaluation.judging import Case, Contest, Judgment
-from preftune.evaluation.protocols.prompts import check_places, fill, read_text
+from preftune.evaluation.arena_hard.figures import (
+    NAME,
+    RULES,
+    ArenaHardRescorer,
+    aggregate,
+    pair,
+    read_label,
+    version_of,
+)
+from preftune.evaluation.arena_hard.published import REPOSITORY
+from preftune.evaluation.benchmark import Benchmark, BenchmarkOptions
+from preftune.evaluation.files import read_text, write_lines
+from preftune.evaluation.judging import Item, Judgment, Submission
+from preftune.evaluation.model_outputs import ModelOutputs, answer_id
+from preftune.evaluation.prompts import check_places, fill_template
 from preftune.evaluation.questions import Question
-from preftune.evaluation.verdicts import Comparison, Recording, Results
+from preftune.evaluation.verdicts import Comparison, Recording, Results, as_shown
 from preftune.serving.asking import Request
 from preftune.serving.replies import Reply
 
@@ -24,7 +36,7 @@ OLD_PLACES = {"question_1": "QUESTION", "answer_1": "ANSWER_A", "answer_2": "ANS
 
 
 @dataclass(frozen=True)
-class ArenaHard:
+class ArenaHard(Benchmark):
     """Upstream's protocol. See `Benchmark`.
 
     Attributes:
@@ -37,19 +49,16 @@ class ArenaHard:
     system: Mapping[str, str]
     max_tokens: int = MAX_TOKENS
 
-    name = "arena_hard"
+    name = NAME
     version = "arena_hard 1"
-    compares = True
-    turns = 1
-    caveats: ClassVar[tuple[str, ...]] = ()
-    answers_file = "answers.jsonl"
-    judgments_file = "judgments.jsonl"
+    most_prompts = 2
     answer_tokens = 4096
     reply_tokens = 700
-    write_answers = staticmethod(write_arena_hard)
+    repository = REPOSITORY
+    rescorer = ArenaHardRescorer
 
     @classmethod
-    def read(cls, prompts: Sequence[Path]) -> "ArenaHard":
+    def build(cls, options: BenchmarkOptions) -> "ArenaHard":
         """With `prompt_template` and `system_prompt` in YAML, or the first there and the other in Python.
 
         Upstream's `judge_config.yaml` (v0.1) is of the first kind. Since v2 the instructions differ by
@@ -58,12 +67,12 @@ class ArenaHard:
         """
         settings: dict[str, Any] = {}
         system: dict[str, str] = {}
-        for path in prompts:
+        for path in options.prompts:
             if path.suffix == ".py":
-                system |= _python_prompts(read_text(path), path)
+                system |= _python_prompts(read_text(path, "--judge-prompt"), path)
             else:
-                settings |= _yaml(read_text(path), path)
-        template, names = settings.get("prompt_template"), " ".join(map(str, prompts))
+                settings |= _yaml(read_text(path, "--judge-prompt"), path)
+        template, names = settings.get("prompt_template"), " ".join(map(str, options.prompts))
         if isinstance(template, list):
             template = template[0] if len(template) == 1 else None
         if isinstance(settings.get("system_prompt"), str):
@@ -78,71 +87,84 @@ class ArenaHard:
         check_places(template, set(OLD_PLACES.values()), names)
         return cls(template, system, int(settings.get("max_tokens", MAX_TOKENS)))
 
-    def temperature(self, question: Question) -> float:
-        """Greedy."""
-        return 0.0
+    def baseline_of(self, question: Question) -> str | None:
+        """The one of the question's category."""
+        return RULES[version_of(question.category)].baselines.get(question.category)
 
-    def cases(self, contest: Contest) -> list[Case]:
+    def write_answers(self, path: Path, questions: Sequence[Question], answers: ModelOutputs) -> None:
+        """Upstream's answer file."""
+        rows = (
+            {
+                "uid": question.key,
+                "ans_id": answer_id(question, answers),
+                "model": answers.model,
+                "messages": [
+                    *question.opening,
+                    {"role": "assistant", "content": {"answer": answers[question][0]}},
+                ],
+                "tstamp": time.time(),
+            }
+            for question in questions
+        )
+        write_lines(path, rows)
+
+    def items(self, submission: Submission) -> list[Item]:
         """Both orders of every question, the baseline first as upstream has it."""
         return [
-            Case(question, self._request(contest, question, model_first), model_first)
-            for question in contest.questions
+            Item(question, self._request(submission, question, model_first), model_first)
+            for question in submission.questions
             for model_first in (False, True)
         ]
 
-    def _request(self, contest: Contest, question: Question, model_first: bool) -> Request:
+    def _request(self, submission: Submission, question: Question, model_first: bool) -> Request:
         instructions = self.system.get(question.category) or self.system.get("")
         if instructions is None:
             raise InputError(
                 f"--judge-prompt has instructions for {', '.join(self.system)}, and question {question.key} "
                 f"is {question.category or 'of no category'}: add `system_prompt` for all others"
             )
-        answer, baseline = contest.answers[question][0], contest.baselines[question.key][question][0]
-        first, second = (answer, baseline) if model_first else (baseline, answer)
+        first, second = as_shown(*submission.pair(question), model_first)
         shown = {"QUESTION": question.turns[0], "ANSWER_A": first, "ANSWER_B": second}
         return Request(
             f"question {question.key}",
             (
                 {"role": "system", "content": instructions},
-                {"role": "user", "content": fill(self.template, shown)},
+                {"role": "user", "content": fill_template(self.template, shown)},
             ),
             self.max_tokens,
             0.0,
         )
 
-    def verdict(self, contest: Contest, case: Case, reply: Reply | None) -> Comparison:
+    def verdict(self, submission: Submission, item: Item, reply: Reply | None) -> Comparison:
         """The shade, as a preference and the number of games it counts for."""
-        question = case.question
-        rules = RULES[version_of(question)]
+        rules = RULES[version_of(item.question.category)]
         label = read_label(reply.text, rules) if reply else None
-        return replace(
-            compare(question.key, label, bool(case.model_first), rules, question.category),
-            model_length=len(contest.answers[question][0]),
-            baseline_length=len(contest.baselines[question.key][question][0]),
-        )
+        return submission.comparison(item, *rules.meaning(label))
 
-    def figures(self, contest: Contest, judgments: Sequence[Judgment]) -> list[Results]:
-        """One for each category and baseline; see `preftune.evaluation.arena_hard`."""
+    def figures(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Results]:
+        """One for each category and baseline; see `aggregate`."""
         found: dict[tuple[str, str], list[Comparison]] = {}
         for games in zip(judgments[::2], judgments[1::2], strict=True):
-            question = games[0].case.question
+            question = games[0].item.question
             verdicts = [game.verdict for game in games if isinstance(game.verdict, Comparison)]
-            key = contest.baselines[question.key].model, question.category
-            found.setdefault(key, []).extend(pair(verdicts, RULES[version_of(question)]))
+            key = submission.baselines[question.key].model, question.category
+            found.setdefault(key, []).extend(pair(verdicts, RULES[version_of(question.category)]))
         return [
-            aggregate(Recording(contest.answers.model, baseline, verdicts, notes=_notes(baseline, category)))
+            aggregate(
+                Recording(submission.answers.model, baseline, verdicts, notes=_notes(baseline, category))
+            )
             for (baseline, category), verdicts in found.items()
         ]
 
-    def rows(self, contest: Contest, judgments: Sequence[Judgment]) -> list[Mapping[str, Any]]:
+    def rows(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Mapping[str, Any]]:
         """Upstream's judgment file: the two games of each question."""
         return [
             {
-                "uid": first.case.question.key,
-                "category": first.case.question.category,
-                "judge": contest.judge,
-                "model": contest.answers.model,
-                "baseline": contest.baselines[first.case.question.key].model,
+                "uid": first.item.question.key,
+                "category": first.item.question.category,
+                "judge": submission.judge,
+                "model": submission.answers.model,
+                "baseline": submission.baselines[first.item.question.key].model,
                 "games": [_game(first), _game(second)],
             }
             for first, second in zip(judgments[::2], judgments[1::2], strict=True)
@@ -157,16 +179,10 @@ def _notes(baseline: str, category: str) -> Results:
     return {"category": category, "warnings": [warning]}
 
 
-def version_of(question: Question) -> str:
-    """Which of upstream's rules a question is judged by; since v2 they have categories."""
-    return "v0.1" if question.category in ("", V01_CATEGORY) else "v2"
-
-
 def _game(judgment: Judgment) -> Mapping[str, Any]:
-    text = judgment.reply.text if judgment.reply else ""
-    messages = judgment.case.request.messages if judgment.case.request else ()
-    label = read_label(text, RULES[version_of(judgment.case.question)])
-    return {"score": label, "judgment": {"answer": text}, "prompt": list(messages)}
+    messages = judgment.item.request.messages if judgment.item.request else ()
+    label = read_label(judgment.text, RULES[version_of(judgment.item.question.category)])
+    return {"score": label, "judgment": {"answer": judgment.text}, "prompt": list(messages)}
 
 
 def _yaml(text: str, path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def token_counter(tokenizer: str | None) -> CountTokens:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What one respondent would be asked.
 
     Attributes:
@@ -70,11 +70,11 @@ class Estimate:
 
 
 @dataclass
-class Rehearsal:
-    """Stands for an `Interview`: gives what the cache knows and a stand-in for the rest, and asks nobody.
+class DryRun:
+    """Stands for a client: gives what the cache knows and a stand-in for the rest, and asks nobody.
 
     Attributes:
-        interview: whose part it plays.
+        client: whose place it takes.
         stand_in: what an unknown reply is taken to be.
         count: tokens of a text.
         reply_tokens: of an unknown reply; None counts the stand-in's.
@@ -83,7 +83,7 @@ class Rehearsal:
         seconds: that known replies took.
     """
 
-    interview: Interview
+    client: Interview
     stand_in: str
     count: CountTokens = estimated_tokens
     reply_tokens: int | None = None
@@ -94,18 +94,18 @@ class Rehearsal:
     @property
     def respondent(self) -> Respondent:
         """Who would be asked."""
-        return self.interview.respondent
+        return self.client.respondent
 
     def ask(self, requests: Sequence[Request], title: str) -> list[Reply]:
         """Known replies and stand-ins."""
-        unknown = self.interview.unknown(requests)
+        unknown = self.client.unknown(requests)
         self.calls += unknown
         self.known += len(requests) - len(unknown)
-        replies = [self.interview.known(request) for request in requests]
+        replies = [self.client.known(request) for request in requests]
         self.seconds += [reply.seconds for reply in replies if reply and reply.seconds]
         return [reply or Reply(self.stand_in) for reply in replies]
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> CostEstimate:
         """Of all that was asked so far."""
         prompt = sum(self.count(message["content"]) for request in self.calls for message in request.messages)
         of_each = self.count(self.stand_in) if self.reply_tokens is None else self.reply_tokens
@@ -117,7 +117,7 @@ class Rehearsal:
             price, limits = self.respondent.price, self.respondent.limits
             cost = price.of(prompt, completion) if price else None
             rate = min(limits.concurrency * 60 / seconds, limits.requests_per_minute or float("inf"))
-        return Estimate(
+        return CostEstimate(
             self.respondent.name,
             len(self.calls),
             self.known,
