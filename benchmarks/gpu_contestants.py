@@ -31,7 +31,7 @@ from preftune import objectives
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
 from preftune.models import Policy
-from preftune.training.trainer import PreferenceTrainer
+from preftune.training.trainer import PackedTrainer
 
 POLICY_SEED, REFERENCE_SEED = 0, 1
 
@@ -158,7 +158,7 @@ def preftune(size: Size, setting: Setting, checkpointing: bool) -> Contestant:
     policy = Policy(model, share_prompts=True)
     if checkpointing:
         policy.activation_checkpointing_enable()
-    trainer = PreferenceTrainer(
+    trainer = PackedTrainer(
         policy,
         objectives.build({"method": "dpo"}),
         TrainingArguments(**arguments(setting), remove_unused_columns=False),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from preftune.online import outcome
-from preftune.online.configuration import load_config
+from preftune.online.configuration import read_iterate_config
 from preftune.online.outcome import Outcome
 from preftune.online.plan import make_plan
 from preftune.online.rounds import run_rounds
@@ -65,7 +65,7 @@ def write_folder(folder: Path, model: Path, **keys: Any) -> Path:
 
 def iterate(*overrides: str, overwrite: bool = False) -> Outcome:
     """What `preftune iterate` does, in this process and the current folder."""
-    config = load_config(Path(FILE), list(overrides))
+    config = read_iterate_config(Path(FILE), list(overrides))
     return run_rounds(make_plan(config, overwrite=overwrite), View(config.rounds, config.update_every))
 
 

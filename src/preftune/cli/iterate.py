@@ -42,9 +42,9 @@ def iterate(
     It ends with `summary.json`, `report.html` and `model`, the policy of the last good round. Where a
     guard stopped it the exit code is 1.
     """
-    from preftune.online.configuration import load_config
+    from preftune.online.configuration import read_iterate_config
 
-    resolved = load_config(config, overrides or [])
+    resolved = read_iterate_config(config, overrides or [])
 
     from preftune.online.plan import make_plan
     from preftune.online.rounds import MODEL, run_rounds

@@ -14,7 +14,7 @@ from transformers import (
 
 from preftune.data.packing import PackedBatch, pad
 from preftune.errors import InputError
-from preftune.models.loading import load_config, unreadable
+from preftune.models.loading import load_model_config, unreadable
 from preftune.models.reader import PackedReader, Reading
 from preftune.objectives.responses import ScoredResponses
 
@@ -94,7 +94,7 @@ def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreT
     Raises:
         InputError: there are no weights, the model has other labels, or its architecture has no such form.
     """
-    config = load_config(model)
+    config = load_model_config(model)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise InputError(
             f"model={model} is a {config.model_type}, of which transformers has no sequence classification "

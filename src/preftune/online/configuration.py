@@ -169,7 +169,7 @@ def _with_prior(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, An
     return ({"prior": prior} if prior in method.priors else {}) | given
 
 
-def load_config(path: Path, overrides: list[str]) -> IterateConfig:
+def read_iterate_config(path: Path, overrides: list[str]) -> IterateConfig:
     """Read a YAML file and apply `key.path=value` overrides (values are YAML).
 
     Raises:

@@ -44,9 +44,10 @@ from preftune.storage.files import as_lines, read_lines, write_whole
 from preftune.storage.manifest import Figures
 from preftune.storage.shards import Row, read_shard, write_shard
 from preftune.training.batches import StepSampler, StepSize, fill
+from preftune.training.policy import training_precision
 from preftune.training.preparation import PreparedData, PreparedRun
-from preftune.training.run import training_precision
-from preftune.training.trainer import Batch, Counts, PreferenceTrainer, Step
+from preftune.training.rows import Batch, Counts, Step
+from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
 BATCHES_FOLDER = "batches"
 SCALE_FILE = "scale.jsonl"
@@ -113,9 +114,9 @@ class Interleaved:
         self,
         prepared: PreparedRun,
         policy: PackedReader,
-        evaluation_groups: list[TokenizedGroup] | None,
-        callbacks: list[TrainerCallback],
-    ) -> PreferenceTrainer:
+        evaluation_groups: HeldOutGroups | None,
+        callbacks: Sequence[TrainerCallback],
+    ) -> PackedTrainer:
         """What trains on a batch as soon as it is made."""
         assert isinstance(policy, Policy)
         make = _Batches(self, prepared, policy, _reference(prepared, policy))
@@ -206,11 +207,9 @@ class _Batches:
         # The divergence is estimated on responses to other prompts.
         if len(paired) < (2 if "divergence" in prepared.objective.needs else 1):
             return []
-        file = self._source.folder / BATCHES_FOLDER / PAIRS_FILE
-        write_whole(file, as_lines(paired))
         with quiet():
             try:
-                groups = prepared.read(str(file)).groups
+                groups = prepared.read(paired).groups
             except NothingLeftError:
                 return []
         if self._reference is None:
@@ -239,7 +238,7 @@ class _PromptNumbers(Dataset[list[int]]):
         return row
 
 
-class InterleavedTrainer(PreferenceTrainer):
+class InterleavedTrainer(PackedTrainer):
     """Takes prompts where the usual trainer takes groups; a step's are made when it begins.
 
     A step takes `per_device_train_batch_size` times `gradient_accumulation_steps` prompts, in rows of the
@@ -252,8 +251,8 @@ class InterleavedTrainer(PreferenceTrainer):
         prompts: int,
         prepared: PreparedRun,
         policy: Policy,
-        evaluation_groups: Sequence[TokenizedGroup] | None,
-        callbacks: list[TrainerCallback],
+        evaluation_groups: HeldOutGroups | None,
+        callbacks: Sequence[TrainerCallback],
     ) -> None:
         arguments = copy.copy(prepared.arguments)
         self._row = arguments.per_device_train_batch_size

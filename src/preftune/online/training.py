@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ FIGURES = ("steps", "accuracy", "chosen_logp_change", "rejected_logp_change")
 
 
 def train_round(
-    config: RunConfig, target: Path, launch: Sequence[str], live: LiveData | None = None
+    config: RunConfig,
+    target: Path,
+    launch: Sequence[str],
+    live: LiveData | None = None,
+    write_page: Callable[[Path], None] | None = None,
 ) -> Figures:
     """Train, going on at the last whole checkpoint, and leave a whole model at `target`.
 
@@ -47,6 +51,7 @@ def train_round(
         target: where the model goes.
         launch: words before `-m -- preftune`; none trains in this process.
         live: see `preftune.training.run.train`; only in this process.
+        write_page: called with the finished run folder; other processes write their page themselves.
 
     Raises:
         InputError: training failed.
@@ -61,7 +66,7 @@ def train_round(
             write_whole(file, dump_yaml(config.model_dump(mode="json")))
             run_verb(launch, ["train", str(file), "--resume" if resume else "--overwrite"], log)
         else:
-            train(config, resume=resume, overwrite=not resume, live=live)
+            train(config, resume=resume, overwrite=not resume, live=live, write_page=write_page)
             _free()
     _place_model(config, run / MODEL_FOLDER, target)
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))

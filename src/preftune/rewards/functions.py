@@ -48,16 +48,32 @@ def import_function(reference: str) -> RewardFunction:
             f"the module {module_name!r} has no function {name!r}{suggest(name, functions)}; it has "
             f"{', '.join(functions) or 'none'}"
         )
+    return check_function(function, reference)
+
+
+def check_function(function: RewardFunction, name: str | None = None) -> RewardFunction:
+    """The function itself.
+
+    Raises:
+        InputError: it is async, or cannot be called with `prompts` and `completions`.
+    """
+    name = name or function_name(function)
     if inspect.iscoroutinefunction(function):
-        raise InputError(f"{reference} is an async function: give one that returns the numbers")
+        raise InputError(f"{name} is an async function: give one that returns the numbers")
     try:
         inspect.signature(function).bind_partial(completions=None)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{reference} cannot be called with completions ({error}): define it as "
+            f"{name} cannot be called with completions ({error}): define it as "
             "function(prompts, completions, **columns)"
         ) from None
     return function
+
+
+def function_name(function: RewardFunction) -> str:
+    """`module:function` of a function of the user's own; of an object that is called, its class's."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def call_function(

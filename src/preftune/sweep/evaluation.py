@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from preftune.data import Group, Response, RowRules, Text, load_groups, set_control
 from preftune.errors import InputError
 from preftune.measuring.statistics import Interval, mean_interval
-from preftune.models import Policy, load_config, load_language_model, load_tokenizer, logps_of_tokens
+from preftune.models import Policy, load_language_model, load_model_config, load_tokenizer, logps_of_tokens
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
 from preftune.sampling.sampler import SampledResponse, prompt_tokens, sample_responses
 from preftune.training.configuration import RunConfig
@@ -192,7 +192,7 @@ def _of_any_response(rewards: Sequence[AuxiliaryReward]) -> tuple[AuxiliaryRewar
 
 
 def _check_context(config: RunConfig, longest: int, sampling: Sampling) -> None:
-    context = getattr(load_config(config.model).get_text_config(), "max_position_embeddings", None)
+    context = getattr(load_model_config(config.model).get_text_config(), "max_position_embeddings", None)
     if context and longest + sampling.max_new_tokens > context:
         raise InputError(
             f"--max-new-tokens {sampling.max_new_tokens}: the longest held-out prompt has {longest} tokens, "

@@ -31,7 +31,7 @@ from preftune.report import (
 from preftune.storage.files import write_json, write_whole
 from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
-from preftune.training.configuration import RunConfig, dump_yaml, load_config
+from preftune.training.configuration import RunConfig, dump_yaml, read_run_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
 from preftune.training.run import MODEL_FOLDER, last_checkpoint
 
@@ -98,7 +98,7 @@ def run_sweep(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
     points = sweep_points(overrides)
-    configs = [(point, load_config(file, list(point.overrides))) for point in points]
+    configs = [(point, read_run_config(file, list(point.overrides))) for point in points]
     _check_distinct(configs)
     # Other shards' folders are not looked at: they may be writing them.
     share = shard.of(configs) if shard else configs

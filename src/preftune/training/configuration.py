@@ -14,11 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
 from preftune.data.pairing import COUNTED_RULES
 from preftune.errors import InputError
+from preftune.rewards.functions import function_name
 
 
 class _Loader(yaml.SafeLoader):
@@ -186,6 +188,13 @@ class RunConfig(_Section):
     output: LocalOrHub = "runs/train"
     cache: LocalOrHub | None = None
 
+    @field_serializer("rewards", when_used="json")
+    def _name_functions(self, rewards: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {key: function_name(value) if callable(value) else value for key, value in options.items()}
+            for name, options in rewards.items()
+        }
+
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-6,
@@ -264,12 +273,12 @@ TRAINING_OWNED: dict[str, str] = {
 
 
 def dump_yaml(tree: dict[str, Any]) -> str:
-    """YAML that `load_config` reads back as the same values."""
+    """YAML that `read_run_config` reads back as the same values."""
     text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
     return text
 
 
-def load_config(path: Path, overrides: list[str]) -> RunConfig:
+def read_run_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a YAML file and apply `key.path=value` overrides (values are YAML).
 
     Raises:
