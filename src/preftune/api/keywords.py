@@ -190,7 +190,7 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 # --- errors ---
 
-_KEY = r"(?<![\w/.\-\"'\[])"
+_KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
 _SECTIONS = "data|objective|prior|value_head|batches|rewards"
 _WORDS: tuple[tuple[str, str], ...] = (
@@ -208,7 +208,7 @@ def as_keywords(message: str) -> str:
     """A message about keys of a configuration, in the words of the Python API."""
     for pattern, word in _WORDS:
         message = re.sub(pattern, word, message)
-    message = re.sub(rf"{_KEY}({_SECTIONS})((?:\.\w+)+)=([^\s,;:)]+)", _assignment, message)
+    message = re.sub(rf"{_KEY}({_SECTIONS})((?:\.\w+)+)=([^\s,;:)]*[^\s,;:).])", _assignment, message)
     return re.sub(rf"{_KEY}({_SECTIONS})((?:\.\w+)+)", _lookup, message)
 
 
@@ -220,7 +220,7 @@ def _assignment(found: re.Match[str]) -> str:
 
 
 def _literal(value: str) -> str:
-    """A value as Python has it; a dot that ends the sentence stays behind it."""
+    """A value as Python has it."""
     if value in ("true", "false", "null"):
         return {"true": "True", "false": "False", "null": "None"}[value]
     return f'"{value}"' if re.fullmatch(r"[a-z]\w*", value) else value

@@ -1,6 +1,10 @@
 """Every private method of transformers' Trainer that preftune overrides, with the reason and the version.
 
-`tests/training/test_hooks.py` compares the originals with those that this file was written against.
+Tested with transformers 5.23 and 5.24, whose originals are the same; `tests/training/test_hooks.py` fails
+where another version has changed one. Beside these methods, the trainer sets three things that transformers
+does not document: `is_distributed_loading_by_transformers` (since 5.20; the model is sharded already, nothing
+is wrapped around it), `loss_is_scaled_for_ga` (since 5.20; the loss is divided by the counts of the whole
+step already) and `TrainingArguments._n_gpu` (one process takes one GPU).
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -38,27 +42,29 @@ class TrainerHooks(Trainer):
     _exports: bool
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        # A process would hold whole gradients until the last row of a step.
+        # Since 5.23. Deferred, a process would hold whole gradients until the last row of a step.
         return nullcontext()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        # Since 5.10. The value head has a norm of its own, so the language model is clipped alone.
         norm: Tensor = super()._clip_grad_norm(self.model.language_model)
         return norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> float | Tensor:
-        # Called once before every update, whether the language model's gradient is clipped or not.
+        # Since 5.10. Called once before every update, whether the gradient is clipped or not: here the
+        # value head is clipped.
         norm: float | Tensor = super()._get_grad_norm(self.model.language_model, grad_norm)
         if self.model.value_head is not None:
             nn.utils.clip_grad_norm_(self.model.value_head.parameters(), self._value_head.max_grad_norm)
         return norm
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
-        # A blocking copy would wait for every kernel launched before it.
+        # Since 4. A blocking copy would wait for every kernel launched before it.
         moved = {name: batch.to(self.args.device, non_blocking=True) for name, batch in inputs.items()}
         return type(inputs)(moved)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # The folder holds a language model that from_pretrained reads, and no pickled arguments.
+        # Since 4. The folder holds a language model that from_pretrained reads, and no pickled arguments.
         folder = output_dir or self.args.output_dir
         if is_sharded(self.model):
             whole = whole_state(self.model.language_model, keep=self.args.should_save)
@@ -72,6 +78,7 @@ class TrainerHooks(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # Since 4. The checkpoint is the language model's; the value head lies beside it.
         folder = Path(resume_from_checkpoint)
         if is_sharded(self.model):
             load_whole_state(self.model.language_model, saved_weights(folder, self.model.language_model))
@@ -81,6 +88,7 @@ class TrainerHooks(Trainer):
             load_whole_state(self.model.value_head, load_value_head(folder))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        # Since 4. Of a sharded model the whole state is saved, so that other processes can go on with it.
         if not is_sharded(self.model):
             super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -90,6 +98,7 @@ class TrainerHooks(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Since 4. The other end of `_save_optimizer_and_scheduler`.
         if checkpoint is None or not is_sharded(self.model):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
@@ -103,7 +112,7 @@ class TrainerHooks(Trainer):
         self.lr_scheduler.load_state_dict(schedule)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # A tied head is saved once, as the embedding; nothing else may be missing.
+        # Since 4. A tied head is saved once, as the embedding; nothing else may be missing.
         missing = set(load_result.missing_keys) - set(self.model.causal_lm().all_tied_weights_keys)
         if missing or load_result.unexpected_keys:
             raise RuntimeError(
