@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-confirmation hpo-gentle hpo-clipped hpo-unclipped \
 	hpo-unclipped-repeat hpo-unclipped-score safety)
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal demo-data experiment-mappo $(AUXILIARY) \
+.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal same-as demo-data experiment-mappo $(AUXILIARY) \
 	experiment-score experiment-online bench-sampling verify-evaluation clean
 
 setup: $(READY)
@@ -66,6 +66,10 @@ gpu-kit: setup
 
 gpu-kit-rehearsal: gpu-kit
 	$(BIN)/python benchmarks/gpu_kit/rehearse.py $(PYTHON312)
+
+# Small runs of every verb by COMMIT and by the working tree, compared byte for byte.
+same-as: setup
+	$(BIN)/python benchmarks/same_as $(COMMIT)
 
 demo-data: setup
 	$(BIN)/python -m preftune.demo.make_data
