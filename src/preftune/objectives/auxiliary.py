@@ -129,11 +129,12 @@ class ValueRegression:
         advantage = self.standardization.advantage(responses)
         values = (self.expectile - (advantage < 0).to(advantage.dtype)).abs() * advantage**2
         shown = advantage * self.standardization.scale
-        reward = cast(Tensor, responses.auxiliary)
+        scale, value = self.standardization, cast(Tensor, responses.values)
         metrics = {
             f"loss/{self.name}": values,
-            "auxiliary/reward": reward,
-            "auxiliary/value": reward - shown,
+            "auxiliary/reward": cast(Tensor, responses.auxiliary),
+            # Not R - A, which has no digits of V left where R is far from it.
+            "auxiliary/value": scale.mean + scale.scale * value,
             "auxiliary/advantage": shown,
             "auxiliary/squared_error": shown**2,
         }

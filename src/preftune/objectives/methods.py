@@ -108,6 +108,7 @@ class Objective:
         for part in self.parts:
             terms[part.name], explained = part(responses)
             metrics.update(explained)
+            metrics.setdefault(f"loss/{part.name}", terms[part.name].values)
         return Losses(terms, {name: _metric(values) for name, values in metrics.items()})
 
 
