@@ -27,6 +27,7 @@ from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
 from preftune.policy import generation_device, has_fast_bfloat16, load_config, load_tokenizer
 from preftune.rewards.model_content import model_content
+from preftune.rewards.sources import rewards_content
 from preftune.training.configuration import RunConfig
 from preftune.training.preparation import prepare
 
@@ -310,4 +311,5 @@ def sources(plan: Plan) -> dict[str, Any]:
         "prompts": hash_json(plan.prompts.parts),
         "held_out": hash_json(plan.prompts.held_out),
         "reward": plan.reward.identity,
+        "train.rewards": hash_json(rewards_content(plan.config.train.get("rewards") or {}, plan.tokenizer)),
     }

@@ -29,6 +29,7 @@ from preftune.online.scoring import as_lines, read_lines
 from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, steps_taken, train_round
 from preftune.online.view import View
 from preftune.policy import load_tokenizer
+from preftune.rewards.sources import rewards_content
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.writing import write_json, write_whole
 
@@ -216,7 +217,15 @@ class _Rounds:
         return Stage(
             folder=plan.folder(number),
             name="train",
-            inputs={"start": plan.start.content, "before": before.content, "held_out": start.content},
+            inputs={
+                "start": plan.start.content,
+                "before": before.content,
+                "held_out": start.content,
+                **{
+                    f"rewards.{name}": hash_json(content)
+                    for name, content in rewards_content(config.rewards, plan.tokenizer).items()
+                },
+            },
             settings={
                 "start_from": plan.config.start_from,
                 "reference": plan.config.reference,

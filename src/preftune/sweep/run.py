@@ -27,6 +27,7 @@ from preftune.report import (
     write_report,
 )
 from preftune.rewards.model_content import model_content
+from preftune.rewards.sources import rewards_content
 from preftune.statistics import Interval
 from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
@@ -251,6 +252,7 @@ def _evaluate(
         asdict(sampling),
         asked,
         held_out.tokens,
+        rewards_content(run.config.rewards, held_out.tokenizer),
     )
     identity = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
     stored = folder / EVALUATION_FILE
