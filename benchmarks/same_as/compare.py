@@ -111,7 +111,7 @@ def _of_states(one: Path, other: Path) -> Iterator[tuple[str, str]]:
     except Exception as error:
         yield "", f"cannot be read safely: {str(error)[:80]}"
         return
-    yield from _of_states_in(*states, "")
+    yield from _of_states_in(states[0], states[1], "")
 
 
 def _of_states_in(one: Any, other: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoTokenizer
 
+from preftune.data import Group
 from preftune.sweep import run as sweep
-from preftune.sweep.evaluation import Sampling
-from preftune.sweep.run import run_sweep
+from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling
+from preftune.sweep.points import Point
+from preftune.sweep.run import PlannedRun, run_sweep
+from preftune.training.configuration import check_config
 
 CommandLine = Callable[..., tuple[int, str]]
 
@@ -156,6 +161,36 @@ def test_other_samples_are_drawn_from_the_same_runs(output: Path, preftune: Comm
     for name in ("start", LOW, HIGH):
         first = (output / name / "samples.jsonl").read_text(encoding="utf-8").splitlines()[0]
         assert len(json.loads(first)["responses"]) == 3
+
+
+def test_a_reward_whose_code_changed_is_measured_anew(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation is kept for the columns and for the function that it was made with, and no longer."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    measured = []
+
+    def evaluate(*_: object, **__: object) -> Evaluation:
+        measured.append(1)
+        none = (0.0, 0.0, 0.0)
+        return Evaluation(none, none, none, none, {}, [])
+
+    monkeypatch.setattr(sweep, "evaluate", evaluate)
+
+    def call(code: str, grade: int) -> int:
+        Path("changing_reward.py").write_text(f"def own(completions, grade): return {code}", encoding="utf-8")
+        rewards = {"own": {"measure": "changing_reward:own"}}
+        config = check_config({"model": "m", "data": {"train": "t.jsonl"}, "rewards": rewards, "output": "o"})
+        run = PlannedRun(Point({}, ()), config, "new", 1, torch.device("cpu"))
+        held_out = HeldOut((Group("Why?", (), (), columns={"grade": grade}),), ((1,),), (), tokenizer)
+        sweep._evaluate(Path("start"), run, None, held_out, Sampling(), "weights")
+        return len(measured)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("start").mkdir()
+    calls = (("grade", 1), ("grade", 1), ("grade", 2), ("[2]", 2), ("[2]", 2))
+    assert [call(*about) for about in calls] == [1, 1, 2, 3, 3]
 
 
 def test_shards_come_to_what_one_call_does(output: Path, preftune: CommandLine) -> None:

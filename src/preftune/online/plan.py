@@ -25,6 +25,7 @@ from preftune.online.quiet import quiet
 from preftune.online.scoring import Reward
 from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
+from preftune.rewards.sources import rewards_content
 from preftune.sampling.engines import build_engine
 from preftune.storage.hashing import hash_json
 from preftune.training.configuration import RunConfig
@@ -309,4 +310,5 @@ def sources(plan: Plan) -> dict[str, Any]:
         "prompts": hash_json(plan.prompts.parts),
         "held_out": hash_json(plan.prompts.held_out),
         "reward": plan.reward.identity,
+        "train.rewards": hash_json(rewards_content(plan.config.train.get("rewards") or {}, plan.tokenizer)),
     }

@@ -27,6 +27,7 @@ from preftune.online.plan import CONFIG_FILE, LOCK_FILE, SOURCES_FILE, Model, Pl
 from preftune.online.progress import Progress
 from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, steps_taken, train_round
 from preftune.online.view import View
+from preftune.rewards.sources import rewards_content
 from preftune.storage.files import as_lines, read_lines, write_json, write_whole
 from preftune.storage.hashing import hash_file, hash_json
 from preftune.storage.manifest import Figures, Finished, Stage, finish
@@ -216,7 +217,15 @@ class _Rounds:
         return Stage(
             folder=plan.folder(number),
             name="train",
-            inputs={"start": plan.start.content, "before": before.content, "held_out": start.content},
+            inputs={
+                "start": plan.start.content,
+                "before": before.content,
+                "held_out": start.content,
+                **{
+                    f"rewards.{name}": hash_json(content)
+                    for name, content in rewards_content(config.rewards, plan.tokenizer).items()
+                },
+            },
             settings={
                 "start_from": plan.config.start_from,
                 "reference": plan.config.reference,

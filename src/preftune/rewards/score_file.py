@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from preftune.data import Group, LoadedGroups, fingerprint_rows, load_groups, read_rows
+from preftune.data import LoadedGroups, load_groups, read_rows
 from preftune.data.shapes import GROUP_COLUMNS
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.scoring import Answer, Shards, launched_processes, score_missing
+from preftune.rewards.scoring import Answer, Shards, launched_processes, score_missing, scored_content
 from preftune.rewards.sources import Scoring, resolve_source
 from preftune.storage.files import write_whole
 
@@ -92,7 +92,7 @@ def score_file(
         logger.warning("%s", loaded.report.summary())
 
     answers = [Answer(group, place) for group in loaded.groups for place in range(len(group.responses))]
-    content = _fingerprint(loaded.groups)
+    content = scored_content(loaded.groups)
     shards = [Shards(output, _key(content, scoring)) for scoring in scorings]
     # Nobody writes the output before everybody has seen that there is none.
     processes.wait()
@@ -190,14 +190,6 @@ def _check_prior(prior: str | None) -> None:
 
 
 # --- what decides the scores ---
-
-
-def _fingerprint(groups: Sequence[Group]) -> str:
-    """A hash of all that a scorer may read of the data."""
-    digest = hashlib.sha256(fingerprint_rows(groups).encode())
-    for group in groups:
-        digest.update(json.dumps(group.columns, default=str).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _key(content: str, scoring: Scoring) -> str:

@@ -1,11 +1,12 @@
 """Scoring that can be killed at any moment: what is finished stands beside the output and is found again."""
 
+import hashlib
 import json
 import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from preftune.data import fingerprint_rows
 from preftune.data.groups import Group, Text
 from preftune.errors import InputError
 
@@ -43,6 +45,15 @@ class Unit:
 
     places: tuple[int, ...]
     inputs: Any
+
+
+def scored_content(groups: Iterable[Group]) -> str:
+    """A hash of all that a scorer may read of groups: what is asked and answered, and the other columns."""
+    groups = list(groups)
+    digest = hashlib.sha256(fingerprint_rows(groups).encode())
+    for group in groups:
+        digest.update(json.dumps(group.columns, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 ScoreUnit = Callable[[Unit], list[float]]

@@ -15,6 +15,7 @@ from preftune.data.rules import suggest
 from preftune.errors import InputError
 from preftune.models.content import model_content
 from preftune.rewards.auxiliary import (
+    COLUMN_PREFIX,
     OF_EVERY_REWARD,
     AuxiliaryReward,
     Where,
@@ -222,12 +223,7 @@ class Measurement:
     ) -> None:
         self._reward = reward
         self._locate = locate
-        parts = [_code(source) if source not in MEASURES and not reward.column else b""]
-        if source in MEASURES and "model" in options:
-            parts.append(model_content(str(options["model"])).encode())
-        if source in MEASURES and MEASURES[source].needs_tokenizer and tokenizer is not None:
-            parts.append(hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).digest())
-        self.identity = repr(parts)
+        self.identity = _measured_by(source, options, tokenizer)
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
         """Whole groups, as many as a measure gets at once in training."""
@@ -250,6 +246,34 @@ class Measurement:
             return [float(number) for number in measured.measurements[self._reward.name].tolist()]
 
         yield score
+
+
+def rewards_content(
+    section: Mapping[str, Any], tokenizer: "transformers.PreTrainedTokenizerBase | None" = None
+) -> dict[str, str]:
+    """What decides the rewards of a section `rewards` besides its options and the data, by name.
+
+    Whoever keeps what was measured by them keeps it by this too: a function's code or a model's files may
+    change behind their name.
+    """
+    settings = {name: dict(options or {}) for name, options in section.items()}
+    return {
+        name: _measured_by(str(options.get("measure", name)), options, tokenizer)
+        for name, options in settings.items()
+    }
+
+
+def _measured_by(
+    source: str, options: Mapping[str, Any], tokenizer: "transformers.PreTrainedTokenizerBase | None"
+) -> str:
+    """What decides measurements besides the options and the data."""
+    is_function = source not in MEASURES and not source.startswith(COLUMN_PREFIX)
+    parts = [_code(source) if is_function else b""]
+    if source in MEASURES and "model" in options:
+        parts.append(model_content(str(options["model"])).encode())
+    if source in MEASURES and MEASURES[source].needs_tokenizer and tokenizer is not None:
+        parts.append(hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).digest())
+    return repr(parts)
 
 
 def _code(reference: str) -> bytes:

@@ -28,6 +28,7 @@ from preftune.report import (
     tradeoff_table,
     write_report,
 )
+from preftune.rewards.sources import rewards_content
 from preftune.storage.files import write_json, write_whole
 from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
@@ -251,6 +252,7 @@ def _evaluate(
         asdict(sampling),
         asked,
         held_out.tokens,
+        rewards_content(run.config.rewards, held_out.tokenizer),
     )
     identity = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
     stored = folder / EVALUATION_FILE
