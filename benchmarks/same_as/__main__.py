@@ -89,7 +89,11 @@ def main() -> None:
     base = Side(
         "base", exported(commit, options.cache / commit), options.cache / commit / "runs", inputs, True
     )
-    tree = Side("tree", ROOT / "src", options.cache / "tree", inputs, False)
+    # A copy, so that the sources can be edited meanwhile.
+    copy = options.cache / "tree" / "source"
+    shutil.rmtree(options.cache / "tree", ignore_errors=True)
+    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    tree = Side("tree", copy, options.cache / "tree" / "runs", inputs, is_kept=False)
     sides = [base] if options.base_only else [base, tree]
     with serving() as address, ThreadPoolExecutor(2) as pool:
         os.environ.update(OPENAI_BASE_URL=address, OPENAI_API_KEY="sk-same-as")
