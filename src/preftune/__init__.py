@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from preftune.api.run import Run as Run
+    from preftune.api.sample import sample as sample
+    from preftune.api.score import score as score
     from preftune.api.train import check as check
     from preftune.api.train import train as train
     from preftune.api.trainer import PreferenceTrainer as PreferenceTrainer
@@ -23,9 +25,11 @@ _PLACES = {
     "PreferenceTrainer": "preftune.api.trainer",
     "Run": "preftune.api.run",
     "check": "preftune.api.train",
+    "sample": "preftune.api.sample",
+    "score": "preftune.api.score",
     "train": "preftune.api.train",
 }
-__all__ = ["InputError", "PreferenceTrainer", "Run", "check", "train"]
+__all__ = ["InputError", "PreferenceTrainer", "Run", "check", "sample", "score", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from preftune.errors import InputError
+from preftune.models import load_tokenizer
 from preftune.objectives import Objective
 from preftune.training import RunConfig, check_config
 from preftune.training.given import Given
@@ -95,12 +96,27 @@ class Keywords:
         return check_config(tree), given
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
-        if self.processing_class is None and isinstance(self.model, nn.Module) and not _name_of(self.model):
-            raise InputError(
-                "processing_class is missing: the given model was loaded from no name, so its tokenizer "
-                "cannot be found; give it"
-            )
+        if isinstance(self.model, nn.Module):
+            return loaded_tokenizer(self.model, self.processing_class)
         return self.processing_class
+
+
+def loaded_tokenizer(
+    model: nn.Module, processing_class: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a loaded model: the given one, or that of the name it was loaded from.
+
+    Raises:
+        InputError: there is none.
+    """
+    if processing_class is not None:
+        return processing_class
+    if not _name_of(model):
+        raise InputError(
+            "processing_class is missing: the given model was loaded from no name, so its tokenizer cannot "
+            "be found; give it"
+        )
+    return load_tokenizer(_name_of(model))
 
 
 def _check_model(model: object, peft_config: object) -> None:

@@ -1,5 +1,6 @@
 """Reward functions of the user's own, in the signature that TRL calls them with."""
 
+import hashlib
 import importlib
 import inspect
 import re
@@ -68,6 +69,16 @@ def check_function(function: RewardFunction, name: str | None = None) -> RewardF
             "function(prompts, completions, **columns)"
         ) from None
     return function
+
+
+def function_content(function: RewardFunction) -> str:
+    """A hash of what a function does: its source, or its code where that has none to read."""
+    try:
+        text = inspect.getsource(function if inspect.isroutine(function) else type(function))
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        text = repr((code.co_code, code.co_consts, code.co_names)) if code else function_name(function)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def function_name(function: RewardFunction) -> str:

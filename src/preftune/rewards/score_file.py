@@ -4,16 +4,18 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from preftune.data import LoadedGroups, load_groups, read_rows
 from preftune.data.shapes import GROUP_COLUMNS
+from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
 from preftune.rewards.scoring import Answer, Shards, launched_processes, score_missing, scored_content
-from preftune.rewards.sources import Scoring, resolve_source
+from preftune.rewards.sources import Scoring, Specification, resolve_source
 from preftune.storage.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -24,11 +26,12 @@ SCORES_OF = dict(reversed(GROUP_COLUMNS))
 
 
 def score_file(
-    data: str,
+    data: Any,
     output: Path,
-    rewards: Sequence[str] = (),
+    rewards: Sequence[Specification] = (),
     *,
-    prior: str | None = None,
+    names: Sequence[str] | None = None,
+    prior: Specification | None = None,
     split: str = "train",
     tokenizer: str | None = None,
     trust_remote_code: bool = False,
@@ -48,6 +51,7 @@ def score_file(
         data: any source that `load_groups` reads.
         output: JSON Lines.
         rewards: what to score by, see `resolve_source`.
+        names: of their columns; their own unless given.
         prior: the same for the prior.
         split: the split to read.
         tokenizer: folder or hub name, for measures that count tokens.
@@ -70,10 +74,11 @@ def score_file(
         loaded_tokenizer = load_tokenizer(tokenizer)
     table = read_rows(data, split)
 
-    def resolve(flag: str, specification: str) -> Scoring:
+    def resolve(flag: str, specification: Specification, name: str | None = None) -> Scoring:
         return resolve_source(
             flag,
             specification,
+            name=name,
             tokenizer=loaded_tokenizer,
             locate=table.locate,
             trust_remote_code=trust_remote_code,
@@ -81,7 +86,10 @@ def score_file(
 
     _check_rewards(rewards)
     _check_prior(prior)
-    scorings = [resolve("--reward", specification) for specification in rewards]
+    scorings = [
+        resolve("--reward", specification, name)
+        for specification, name in zip(rewards, names or repeat(None, len(rewards)), strict=True)
+    ]
     loaded = load_groups(data, split=split, needs_pairs=False, keep_columns=True)
     columns = [_reward_columns(scoring.name, loaded) for scoring in scorings]
     if prior is not None:
@@ -158,11 +166,12 @@ def _is_plain(loaded: LoadedGroups) -> bool:
     return columns.shape != "groups" or (columns.prompt == "prompt" and columns.responses[0] in SCORES_OF)
 
 
-def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], data: str) -> None:
+def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], data: Any) -> None:
     written = [name for names in columns for name in names]
     taken = [name for name in written if name in found]
     if taken:
-        raise InputError(f"{data} has the column {taken[0]!r} already: rename or remove it")
+        source = data if isinstance(data, str | Path) else GIVEN_ROWS
+        raise InputError(f"{source} has the column {taken[0]!r} already: rename or remove it")
     twice = [name for name in written if written.count(name) > 1]
     if twice:
         raise InputError(
@@ -171,17 +180,17 @@ def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], dat
         )
 
 
-def _check_rewards(rewards: Sequence[str]) -> None:
+def _check_rewards(rewards: Sequence[Specification]) -> None:
     for specification in rewards:
-        if specification.startswith(COLUMN_PREFIX):
+        if isinstance(specification, str) and specification.startswith(COLUMN_PREFIX):
             raise InputError(
                 f"--reward {specification}: the data has that column, and a run reads it as it is; leave it "
                 "out (--prior takes columns)"
             )
 
 
-def _check_prior(prior: str | None) -> None:
-    name = (prior or "").partition(":")[0]
+def _check_prior(prior: Specification | None) -> None:
+    name = prior.partition(":")[0] if isinstance(prior, str) else ""
     if name in MEASURES and MEASURES[name].goal != "maximise":
         raise InputError(
             f"--prior {prior}: more {name} is not better, and a prior's score is higher for the better "

@@ -14,6 +14,7 @@ from typing import Any
 
 from preftune.data import read_rows
 from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
+from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
 from preftune.rewards.scoring import launched_processes
 from preftune.sampling.engine import Generated
@@ -36,7 +37,7 @@ ABOUT_RESPONSES = {
 
 def sample_file(
     model: str,
-    prompts: Path,
+    prompts: Any,
     output: Path,
     *,
     n: int,
@@ -61,7 +62,7 @@ def sample_file(
 
     Args:
         model: folder or hub name; for `engine="server"` the name it has there.
-        prompts: any file that `preftune.data.read_rows` reads, with a `prompt` column.
+        prompts: anything that `preftune.data.read_rows` reads, with a `prompt` column.
         output: JSON Lines.
         n: responses per prompt.
         max_new_tokens: longest response, in tokens.
@@ -81,14 +82,14 @@ def sample_file(
     """
     settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
     table = list(read_rows(prompts))
-    _check(table, prompts, output)
+    check_prompts(table, prompts, output)
     sampling = build_engine(engine, model, rows)
     processes = launched_processes()
     size = min(PROMPTS_PER_CHUNK, max(rows // n, math.ceil(len(table) / CHUNKS)))
     starts = range(0, len(table), size)
     content = [sampling.identity, asdict(settings), size, table]
     shards = Shards(output, hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:12])
-    repeats = _repeats(table)
+    repeated = repeats(table)
     sampler = {**sampling.description, **asdict(settings)}
     # Nobody writes the output before everybody has seen that there is none.
     processes.wait()
@@ -100,7 +101,7 @@ def sample_file(
             sample = sample or stack.enter_context(sampling.ready())
             part = slice(starts[number], starts[number] + size)
             groups = sample(
-                [row["prompt"] for row in table[part]], repeats[part], settings, progress=progress
+                [row["prompt"] for row in table[part]], repeated[part], settings, progress=progress
             )
             rows_of_part = zip(table[part], groups, strict=True)
             shards.write(number, as_lines(answered(row, group, sampler) for row, group in rows_of_part))
@@ -194,15 +195,15 @@ def answered(
     }
 
 
-def _repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
+def repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
     """For every row, how many before it have the same prompt."""
     before: Counter[str] = Counter()
-    repeats = []
+    counts = []
     for row in table:
         prompt = json.dumps(row["prompt"], sort_keys=True)
-        repeats.append(before[prompt])
+        counts.append(before[prompt])
         before[prompt] += 1
-    return repeats
+    return counts
 
 
 def is_prompt(value: object) -> bool:
@@ -221,7 +222,13 @@ def is_prompt(value: object) -> bool:
     )
 
 
-def _check(table: Sequence[Mapping[str, Any]], prompts: Path, output: Path) -> None:
+def check_prompts(table: Sequence[Mapping[str, Any]], source: Any, output: Path | None) -> None:
+    """Refuse rows without a prompt, and an output that exists.
+
+    Raises:
+        InputError: there are no rows, one has no prompt, or the output exists.
+    """
+    prompts = source if isinstance(source, str | Path) else GIVEN_ROWS
     if not table:
         raise InputError(f"{prompts} has no rows; give some prompts")
     for number, row in enumerate(table):
@@ -230,5 +237,5 @@ def _check(table: Sequence[Mapping[str, Any]], prompts: Path, output: Path) -> N
                 f"{prompts} row {number} has no `prompt`; every row needs text there, or messages with role "
                 "and content"
             )
-    if output.exists():
+    if output is not None and output.exists():
         raise InputError(f"--output {output} exists; move it, or give another name")
