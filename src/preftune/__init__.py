@@ -9,6 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from preftune.api.evaluate import evaluate as evaluate
+    from preftune.api.evaluate import rescore as rescore
+    from preftune.api.iterate import iterate as iterate
+    from preftune.api.iterate import plan_rounds as plan_rounds
     from preftune.api.run import Run as Run
     from preftune.api.sample import sample as sample
     from preftune.api.score import score as score
@@ -25,11 +29,27 @@ _PLACES = {
     "PreferenceTrainer": "preftune.api.trainer",
     "Run": "preftune.api.run",
     "check": "preftune.api.train",
+    "evaluate": "preftune.api.evaluate",
+    "iterate": "preftune.api.iterate",
+    "plan_rounds": "preftune.api.iterate",
+    "rescore": "preftune.api.evaluate",
     "sample": "preftune.api.sample",
     "score": "preftune.api.score",
     "train": "preftune.api.train",
 }
-__all__ = ["InputError", "PreferenceTrainer", "Run", "check", "sample", "score", "train"]
+__all__ = [
+    "InputError",
+    "PreferenceTrainer",
+    "Run",
+    "check",
+    "evaluate",
+    "iterate",
+    "plan_rounds",
+    "rescore",
+    "sample",
+    "score",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -175,8 +175,17 @@ def read_iterate_config(path: Path, overrides: list[str]) -> IterateConfig:
     Raises:
         InputError: naming the key, the value, the rule and, for a misspelt key, the one that was meant.
     """
+    return check_iterate_config(read_tree(path, overrides))
+
+
+def check_iterate_config(tree: dict[str, Any]) -> IterateConfig:
+    """Validate a configuration given as a mapping.
+
+    Raises:
+        InputError: as `read_iterate_config`.
+    """
     try:
-        return IterateConfig.model_validate(read_tree(path, overrides))
+        return IterateConfig.model_validate(tree)
     except ValidationError as error:
         raise InputError("\n".join(_explain(problem) for problem in error.errors())) from None
 
