@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from preftune.sampling.settings import SamplingSettings
 from preftune.sweep import run as sweep
-from preftune.sweep.evaluation import Sampling
 from preftune.sweep.run import run_sweep
 
 CommandLine = Callable[..., tuple[int, str]]
@@ -205,7 +205,8 @@ def test_a_killed_run_is_resumed_and_the_finished_one_kept(output: Path, preftun
 def plan(capsys: pytest.CaptureFixture[str], *overrides: str, overwrite: bool = False) -> dict[str, str]:
     """What a dry run says would happen to each point, by its label."""
     capsys.readouterr()
-    run_sweep(Path("run.yaml"), overrides, Sampling(n=2, max_new_tokens=6), overwrite=overwrite, dry_run=True)
+    settings = SamplingSettings(n=2, max_new_tokens=6)
+    run_sweep(Path("run.yaml"), overrides, settings, overwrite=overwrite, dry_run=True)
     printed = capsys.readouterr().out
     assert "3 held-out prompts, 2 responses each" in printed
     rows = [line.strip("│").split("│") for line in printed.splitlines() if line.startswith("│")]
@@ -294,7 +295,7 @@ def test_changed_rows_are_a_changed_configuration(output: Path, preftune: Comman
         (["objective.beta=0.1,0.3", "data.evaluation=null"], "set data.evaluation=FILE"),
         (["data.train=train.jsonl,../nowhere.jsonl"], "nowhere.jsonl"),
         (["objective.beta=0.1,0.3", "rewards.lenght={}"], "rewards.lenght"),
-        (["objective.beta=0.1,0.3", "--n", "0"], "--n 0: it must be at least 1"),
+        (["objective.beta=0.1,0.3", "--n", "0"], "n=0: n must be at least 1"),
         (["objective.beta=0.1,0.3", "--max-new-tokens", "250"], "the model's context is 256"),
         (["objective.beta=0.1,0.3", "output=run.yaml"], "output=run.yaml is a file"),
         (["objective.beta=0.1,0.3", "output=out/objective.beta=0.1"], "is a single run"),

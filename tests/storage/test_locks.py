@@ -25,9 +25,7 @@ def test_a_folder_is_held_by_one_call(tmp_path: Path) -> None:
 def test_a_process_that_was_left_behind_holds_it(tmp_path: Path) -> None:
     """What a call has started keeps the lock until it ends too."""
     with locked(tmp_path, "iterate"):
-        left = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
-        )
+        left = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
     with pytest.raises(InputError, match="is in use"), locked(tmp_path, "iterate"):
         pass
     left.communicate(b"\n")

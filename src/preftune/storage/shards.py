@@ -130,7 +130,8 @@ def refuse_existing(output: Path) -> None:
 
 
 def _matching(folder: Path, name: str) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if re.fullmatch(name, file.name)) if folder.is_dir() else []
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in files if re.fullmatch(name, file.name))
 
 
 def _line(index: int, row: Any) -> bytes:
