@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from preftune.measuring.statistics import Interval, mean_interval
+from preftune.measuring.statistics import mean_interval, named_interval
 from preftune.models import Policy, load_language_model, logps_of_tokens
 from preftune.models.allocator import free_memory
 from preftune.sampling.sampler import prompt_tokens, sample_responses
@@ -114,11 +114,6 @@ class PolicySamples:
             "finished": [fmean(row["finished"]) for row in self.rows],
         }
         return {name: named_interval(mean_interval(values)) for name, values in by_prompt.items()}
-
-
-def named_interval(interval: Interval) -> dict[str, float]:
-    """`mean`, and the ends of its 95% interval: `low` and `high`."""
-    return dict(zip(("mean", "low", "high"), interval, strict=True))
 
 
 def win_rate(rewards: Sequence[float], others: Sequence[float]) -> float:

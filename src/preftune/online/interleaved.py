@@ -31,7 +31,7 @@ from preftune.online.stages import (
     PAIRS_FILE,
     SCORED_FILE,
     PairSettings,
-    pair,
+    pair_round,
     paired_groups,
     reward_of_samples,
     usable_scores,
@@ -120,7 +120,7 @@ class Interleaved:
         steps = self.steps.rows()
         rows = [row for number in sorted(steps) for row in steps[number]]
         write_whole(self.folder / SCORED_FILE, as_lines(rows))
-        if not pair(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
+        if not pair_round(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
             raise GuardStop(
                 reward_collapse(usable_scores(rows))
                 or "no pair: the responses' rewards differ, and train.data.length_penalty makes them equal"
@@ -135,7 +135,7 @@ class Interleaved:
             by_prompt[json.dumps(row["prompt"])] += row["scores"]
         return {
             "samples": reward_of_samples(list(by_prompt.values())),
-            "pairs": pair(self.folder, scored, (), self.pairs),
+            "pairs": pair_round(self.folder, scored, (), self.pairs),
         }
 
 

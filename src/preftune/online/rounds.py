@@ -160,7 +160,7 @@ class _Rounds:
         return self._finish(
             number,
             stage,
-            lambda: stages.sample(folder, before.path, prompts, sampling, seed, plan.config.launch),
+            lambda: stages.sample_round(folder, before.path, prompts, sampling, seed, plan.config.launch),
             progress.of_rows(folder / stages.SAMPLES_FILE, len(prompts)),
         )
 
@@ -177,7 +177,7 @@ class _Rounds:
         return self._finish(
             number,
             stage,
-            lambda: stages.score(folder, plan.reward, plan.start.path, plan.config.launch),
+            lambda: stages.score_round(folder, plan.reward, plan.start.path, plan.config.launch),
             progress.of_rows(folder / stages.SCORED_FILE, sampled.figures["responses"]),
         )
 
@@ -194,7 +194,7 @@ class _Rounds:
             settings=asdict(settings),
             outputs=(stages.PAIRS_FILE,),
         )
-        return self._finish(number, stage, lambda: stages.pair(stage.folder, own, earlier, settings))
+        return self._finish(number, stage, lambda: stages.pair_round(stage.folder, own, earlier, settings))
 
     def _train(self, number: int, before: Model, paired: Finished, start: Finished) -> Finished:
         plan, folder = self._plan, self._plan.folder(number)

@@ -8,8 +8,8 @@ from typing import Any
 
 from preftune.data.groups import as_answer, as_text
 from preftune.data.pairing import Pairing
-from preftune.measuring.held_out import PromptRow, named_interval
-from preftune.measuring.statistics import mean_interval
+from preftune.measuring.held_out import PromptRow
+from preftune.measuring.statistics import mean_interval, named_interval
 from preftune.models.allocator import free_memory
 from preftune.online.configuration import SamplingSection
 from preftune.rewards.policy_reward import AnsweredRow, PolicyReward
@@ -23,7 +23,7 @@ SAMPLE_LOG_FILE, SCORE_LOG_FILE = "sampling.log", "scoring.log"
 SCORED_FILE, PAIRS_FILE = "scored.jsonl", "pairs.jsonl"
 
 
-def sample(
+def sample_round(
     folder: Path,
     model: str,
     prompts: Sequence[PromptRow],
@@ -65,7 +65,7 @@ def sample(
     }
 
 
-def score(folder: Path, reward: PolicyReward, model: str, launch: Sequence[str]) -> Figures:
+def score_round(folder: Path, reward: PolicyReward, model: str, launch: Sequence[str]) -> Figures:
     """Write the samples with their `scores`.
 
     Args:
@@ -105,7 +105,7 @@ class PairSettings:
     keeps_all: bool
 
 
-def pair(folder: Path, own: Path, earlier: Sequence[Path], settings: PairSettings) -> Figures:
+def pair_round(folder: Path, own: Path, earlier: Sequence[Path], settings: PairSettings) -> Figures:
     """Write the groups that training reads: this round's, and those of earlier rounds that are replayed.
 
     A group keeps the responses that the rule pairs, with their scores, so that training finds the same pairs.

@@ -18,7 +18,7 @@ def replaced(path: Path) -> Iterator[Path]:
     try:
         yield aside
         os.replace(aside, path)
-    except OSError:
+    except Exception:
         # What was written of it would keep a full disk full.
         aside.unlink(missing_ok=True)
         raise

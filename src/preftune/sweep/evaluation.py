@@ -15,10 +15,11 @@ from preftune.data import Group, Response, RowRules, load_groups, set_control
 from preftune.data.groups import as_answer
 from preftune.errors import InputError
 from preftune.measuring.held_out import HeldOut, measure_policy
-from preftune.measuring.statistics import Interval, mean_interval
+from preftune.measuring.statistics import mean_interval, named_interval
 from preftune.models import load_config, load_tokenizer
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
 from preftune.sampling.settings import SamplingSettings
+from preftune.storage.manifest import Figures
 from preftune.training.configuration import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -37,27 +38,6 @@ class RewardedPrompts:
     held_out: HeldOut
     groups: tuple[Group, ...]
     rewards: tuple[AuxiliaryReward, ...]
-
-
-@dataclass(frozen=True)
-class RunMeasurements:
-    """One model, measured: means of a response, with intervals that count a prompt once.
-
-    Attributes:
-        drift: log pi_theta - log pi_ref of the model's own responses, summed over tokens, in nats.
-        tokens: length of a response.
-        finished: share of responses that the model ended itself.
-        reward: auxiliary reward R; None where the run has no rewards that can be measured.
-        measurements: what each reward measures, before its goal and weight.
-        rows: each prompt with its responses and what was measured of them.
-    """
-
-    drift: Interval
-    tokens: Interval
-    finished: Interval
-    reward: Interval | None
-    measurements: dict[str, Interval]
-    rows: list[dict[str, Any]]
 
 
 def read_held_out(
@@ -121,13 +101,20 @@ def read_held_out(
     return RewardedPrompts(held_out, groups, rewards)
 
 
-def measure_run(config: RunConfig, trained: Path | None, asked: RewardedPrompts) -> RunMeasurements:
+def measure_run(
+    config: RunConfig, trained: Path | None, asked: RewardedPrompts
+) -> tuple[list[dict[str, Any]], Figures]:
     """Sample responses, measure them, and compare their log-probabilities with the starting model's.
 
     Args:
         config: of the run; names the starting model.
         trained: the run's `model` folder, whole weights or an adapter; None for the starting model itself.
         asked: prompts and rewards.
+
+    Returns:
+        Each prompt with its responses and what was measured of them; and the means of a response: `drift` in
+        nats, auxiliary `reward` (None where the run has none that can be measured), `tokens`, the share that is
+        `finished`, and under `measurements` what each reward measures, before its goal and weight.
     """
     samples = measure_policy(str(trained or config.model), config.model, asked.held_out)
     texts = [row["responses"] for row in samples.rows]
@@ -142,19 +129,19 @@ def measure_run(config: RunConfig, trained: Path | None, asked: RewardedPrompts)
         }
         for place, group in enumerate(asked.groups)
     ]
-    return RunMeasurements(
-        drift=_interval(np.array(samples.drift)),
-        tokens=_interval(np.array(samples.lengths)),
-        finished=_interval(np.array([row["finished"] for row in samples.rows])),
-        reward=None if reward is None else _interval(reward),
-        measurements={name: _interval(values) for name, values in measured.items()},
-        rows=rows,
-    )
+    figures = {
+        "drift": _figure(np.array(samples.drift)),
+        "reward": None if reward is None else _figure(reward),
+        "tokens": _figure(np.array(samples.lengths)),
+        "finished": _figure(np.array([row["finished"] for row in samples.rows])),
+        "measurements": {name: _figure(values) for name, values in measured.items()},
+    }
+    return rows, figures
 
 
-def _interval(values: Shaped[np.ndarray, "prompts n"]) -> Interval:
+def _figure(values: Shaped[np.ndarray, "prompts n"]) -> dict[str, float]:
     # Responses to one prompt are alike, so a prompt's mean counts once.
-    return mean_interval(values.mean(axis=1).tolist())
+    return named_interval(mean_interval(values.mean(axis=1).tolist()))
 
 
 def _of_any_response(rewards: Sequence[AuxiliaryReward]) -> tuple[AuxiliaryReward, ...]:

@@ -17,8 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from preftune.errors import InputError
-from preftune.measuring.held_out import named_interval
-from preftune.measuring.statistics import Interval
+from preftune.measuring.statistics import ends_of
 from preftune.models.content import model_content
 from preftune.report import (
     START,
@@ -32,7 +31,7 @@ from preftune.report import (
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.files import as_lines, write_json, write_whole
 from preftune.storage.manifest import Figures, Stage, finish
-from preftune.sweep.evaluation import RewardedPrompts, RunMeasurements, measure_run, read_held_out
+from preftune.sweep.evaluation import RewardedPrompts, measure_run, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, load_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
@@ -264,28 +263,14 @@ def _evaluate(
     )
 
     def work() -> Figures:
-        found = measure_run(run.config, trained, asked)
-        write_whole(folder / SAMPLES_FILE, as_lines(found.rows))
+        rows, figures = measure_run(run.config, trained, asked)
+        write_whole(folder / SAMPLES_FILE, as_lines(rows))
         record = {"identity": identity, "prompts": len(asked.groups), **settings}
-        record |= {"accuracy": json.loads(summary).get("accuracy"), **_figures(found)}
+        record |= {"accuracy": json.loads(summary).get("accuracy"), **figures}
         write_json(folder / EVALUATION_FILE, record)
         return record
 
     return finish(stage, work).figures
-
-
-def _figures(found: RunMeasurements) -> dict[str, Any]:
-    return {
-        "drift": named_interval(found.drift),
-        "reward": found.reward and named_interval(found.reward),
-        "tokens": named_interval(found.tokens),
-        "finished": named_interval(found.finished),
-        "measurements": {name: named_interval(interval) for name, interval in found.measurements.items()},
-    }
-
-
-def _triple(interval: dict[str, float]) -> Interval:
-    return interval["mean"], interval["low"], interval["high"]
 
 
 # --- the end ---
@@ -296,9 +281,9 @@ def _sweep_point(name: str, record: dict[str, Any]) -> SweepPoint:
     return SweepPoint(
         name=name,
         accuracy=record["accuracy"],
-        drift=_triple(record["drift"]),
-        reward=record["reward"] and _triple(record["reward"]),
-        measurements={name: _triple(interval) for name, interval in measurements.items()},
+        drift=ends_of(record["drift"]),
+        reward=record["reward"] and ends_of(record["reward"]),
+        measurements={name: ends_of(interval) for name, interval in measurements.items()},
     )
 
 
@@ -331,7 +316,7 @@ def _write(
     }
     write_json(output / "summary.json", summary)
     rewards = {
-        name: SampleRewards(before=_triple(start["reward"]), after=_triple(record["reward"]))
+        name: SampleRewards(before=ends_of(start["reward"]), after=ends_of(record["reward"]))
         for name, record in records.items()
         if record["reward"]
     }
