@@ -113,8 +113,8 @@ def measure_run(
 
     Returns:
         Each prompt with its responses and what was measured of them; and the means of a response: `drift` in
-        nats, auxiliary `reward` (None where the run has none that can be measured), `tokens`, the share that is
-        `finished`, and under `measurements` what each reward measures, before its goal and weight.
+        nats, auxiliary `reward` (None where the run has none that can be measured), `tokens`, the share that
+        is `finished`, and under `measurements` what each reward measures, before its goal and weight.
     """
     samples = measure_policy(str(trained or config.model), config.model, asked.held_out)
     texts = [row["responses"] for row in samples.rows]
