@@ -14,8 +14,10 @@ import yaml
 from transformers import AutoTokenizer
 
 from preftune.data import Group
+from preftune.measuring.held_out import HeldOut
+from preftune.sampling.settings import SamplingSettings
 from preftune.sweep import run as sweep
-from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling
+from preftune.sweep.evaluation import RewardedPrompts
 from preftune.sweep.points import Point
 from preftune.sweep.run import PlannedRun, run_sweep
 from preftune.training.configuration import check_config
@@ -171,20 +173,21 @@ def test_a_reward_whose_code_changed_is_measured_anew(
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     measured = []
 
-    def evaluate(*_: object, **__: object) -> Evaluation:
+    def measure_run(*_: object, **__: object) -> tuple[list[Any], dict[str, Any]]:
         measured.append(1)
-        none = (0.0, 0.0, 0.0)
-        return Evaluation(none, none, none, none, {}, [])
+        return [], {}
 
-    monkeypatch.setattr(sweep, "evaluate", evaluate)
+    monkeypatch.setattr(sweep, "measure_run", measure_run)
 
     def call(code: str, grade: int) -> int:
         Path("changing_reward.py").write_text(f"def own(completions, grade): return {code}", encoding="utf-8")
         rewards = {"own": {"measure": "changing_reward:own"}}
         config = check_config({"model": "m", "data": {"train": "t.jsonl"}, "rewards": rewards, "output": "o"})
         run = PlannedRun(Point({}, ()), config, "new", 1, torch.device("cpu"))
-        held_out = HeldOut((Group("Why?", (), (), columns={"grade": grade}),), ((1,),), (), tokenizer)
-        sweep._evaluate(Path("start"), run, None, held_out, Sampling(), "weights")
+        settings = SamplingSettings(n=1, max_new_tokens=4)
+        held_out = HeldOut([{"prompt": "Why?"}], tokenizer, settings, torch.float32, run.device)
+        asked = RewardedPrompts(held_out, (Group("Why?", (), (), columns={"grade": grade}),), ())
+        sweep._evaluate(Path("start"), run, None, asked, "weights")
         return len(measured)
 
     monkeypatch.syspath_prepend(tmp_path)
@@ -240,7 +243,8 @@ def test_a_killed_run_is_resumed_and_the_finished_one_kept(output: Path, preftun
 def plan(capsys: pytest.CaptureFixture[str], *overrides: str, overwrite: bool = False) -> dict[str, str]:
     """What a dry run says would happen to each point, by its label."""
     capsys.readouterr()
-    run_sweep(Path("run.yaml"), overrides, Sampling(n=2, max_new_tokens=6), overwrite=overwrite, dry_run=True)
+    settings = SamplingSettings(n=2, max_new_tokens=6)
+    run_sweep(Path("run.yaml"), overrides, settings, overwrite=overwrite, dry_run=True)
     printed = capsys.readouterr().out
     assert "3 held-out prompts, 2 responses each" in printed
     rows = [line.strip("│").split("│") for line in printed.splitlines() if line.startswith("│")]
@@ -329,7 +333,7 @@ def test_changed_rows_are_a_changed_configuration(output: Path, preftune: Comman
         (["objective.beta=0.1,0.3", "data.evaluation=null"], "set data.evaluation=FILE"),
         (["data.train=train.jsonl,../nowhere.jsonl"], "nowhere.jsonl"),
         (["objective.beta=0.1,0.3", "rewards.lenght={}"], "rewards.lenght"),
-        (["objective.beta=0.1,0.3", "--n", "0"], "--n 0: it must be at least 1"),
+        (["objective.beta=0.1,0.3", "--n", "0"], "n=0: n must be at least 1"),
         (["objective.beta=0.1,0.3", "--max-new-tokens", "250"], "the model's context is 256"),
         (["objective.beta=0.1,0.3", "output=run.yaml"], "output=run.yaml is a file"),
         (["objective.beta=0.1,0.3", "output=out/objective.beta=0.1"], "is a single run"),

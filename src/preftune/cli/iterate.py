@@ -62,8 +62,8 @@ def iterate(
 def score_samples(samples: Path, output: Path, reward: str, model: str) -> None:
     """Score a share of a round's samples; `launch` starts this in every process."""
     from preftune.models import load_tokenizer
-    from preftune.online.scoring import Reward
-    from preftune.rewards.scoring import launched_processes
+    from preftune.rewards.policy_reward import PolicyReward
     from preftune.storage.files import read_lines
+    from preftune.storage.processes import launched_processes
 
-    Reward(reward, load_tokenizer(model)).score_share(read_lines(samples), output, launched_processes())
+    PolicyReward(reward, load_tokenizer(model)).score_share(read_lines(samples), output, launched_processes())

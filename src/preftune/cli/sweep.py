@@ -47,14 +47,14 @@ def sweep(
     reward of sampled responses, drift from the starting model. It ends with a table, `summary.json`, and
     `report.html` with the Pareto front.
     """
-    from preftune.sweep.evaluation import Sampling
+    from preftune.sampling.settings import SamplingSettings
     from preftune.sweep.points import Shard
     from preftune.sweep.run import run_sweep
 
     run_sweep(
         config,
         overrides,
-        Sampling(n=n, max_new_tokens=max_new_tokens, seed=seed),
+        SamplingSettings(n=n, max_new_tokens=max_new_tokens, seed=seed),
         shard=None if shard is None else Shard.parse(shard),
         overwrite=overwrite,
         dry_run=dry_run,

@@ -9,10 +9,12 @@ from preftune.evaluation.entrants import Entrant, Exam
 from preftune.evaluation.questions import Question
 from preftune.evaluation.resampling import difference, mean, tally
 from preftune.evaluation.verdicts import Rating, Results
-from preftune.rewards.scoring import Answer, Processes, Shards, score_missing, scored_content
+from preftune.rewards.scoring import Answer, score_missing, scored_content
 from preftune.rewards.sources import Scoring
 from preftune.serving.asking import hash_of
 from preftune.storage.files import write_json
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards
 
 
 def evaluate_reward(
@@ -109,5 +111,4 @@ def _score(
         title=title,
         progress=progress,
     )
-    found = shards.scores()
-    return [found[index] for index in range(len(groups))]
+    return shards.in_order(len(groups))

@@ -2,13 +2,11 @@
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from secrets import token_hex
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from transformers import PreTrainedModel
 from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.models.policy import Policy
+from preftune.storage.files import replaced
 
 logger = logging.getLogger(__name__)
 
@@ -115,16 +114,12 @@ class ReferenceCache:
             return {}
 
     def _save(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         # Another run may have added to the file in the meantime.
         self._logps = self._stored() | self._logps
         keys = np.frombuffer(b"".join(self._logps), dtype=np.uint8).reshape(len(self._logps), -1)
         logps = np.array(list(self._logps.values()), dtype=np.float32)
-        # Written aside and renamed: a run that is killed leaves the old file or the new one.
-        # Machines that share the folder may have processes of one number.
-        scratch = self._file.with_suffix(f".{os.getpid()}.{token_hex(4)}.part")
-        save_file({"keys": keys, "logps": logps}, scratch)
-        os.replace(scratch, self._file)
+        with replaced(self._file) as aside:
+            save_file({"keys": keys, "logps": logps}, aside)
 
 
 def with_reference(

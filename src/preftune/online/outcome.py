@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preftune.measuring.statistics import Interval
+from preftune.measuring.statistics import ends_of
 from preftune.online.evaluation import ANSWERS_FILE
 from preftune.online.training import RUN_FOLDER
 from preftune.report import START, SampleRewards, SideBySide, SweepPoint, write_report
@@ -63,14 +63,14 @@ def write_outcome(output: Path, outcome: Outcome, folders: Mapping[int, Path], s
     notes = list(NOTES)
     if outcome.stopped:
         notes.append("Stopped in round {round} by {reason}.".format(**outcome.stopped))
-    before = _triple(outcome.start["reward"])
+    before = ends_of(outcome.start["reward"])
     every = {START: (start, outcome.start), **measured}
     write_report(
         output / "report.html",
         f"Online rounds: {len(outcome.figures)} of {outcome.rounds}",
         {name: folder / RUN_FOLDER for name, (folder, _) in measured.items()},
         rewards={
-            name: SampleRewards(before=before, after=_triple(figures["reward"]))
+            name: SampleRewards(before=before, after=ends_of(figures["reward"]))
             for name, (_, figures) in measured.items()
         },
         samples=_side_by_side({name: folder for name, (folder, _) in every.items()}),
@@ -84,14 +84,10 @@ def _point(name: str, figures: Figures) -> SweepPoint:
     return SweepPoint(
         name=name,
         accuracy=None,
-        drift=_triple(figures["drift"]),
-        reward=_triple(figures["reward"]),
-        measurements={figure.replace("_", " "): _triple(figures[figure]) for figure in shown},
+        drift=ends_of(figures["drift"]),
+        reward=ends_of(figures["reward"]),
+        measurements={figure.replace("_", " "): ends_of(figures[figure]) for figure in shown},
     )
-
-
-def _triple(interval: Mapping[str, float]) -> Interval:
-    return interval["mean"], interval["low"], interval["high"]
 
 
 def _side_by_side(folders: Mapping[str, Path]) -> list[SideBySide]:

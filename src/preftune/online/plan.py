@@ -22,12 +22,13 @@ from preftune.models.content import model_content
 from preftune.online.configuration import IterateConfig
 from preftune.online.prompts import Prompts, read_prompts
 from preftune.online.quiet import quiet
-from preftune.online.scoring import Reward
 from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
+from preftune.rewards.policy_reward import PolicyReward
 from preftune.rewards.sources import rewards_content
 from preftune.sampling.engines import build_engine
 from preftune.storage.hashing import hash_json
+from preftune.storage.locks import LOCK_FILE
 from preftune.training.configuration import RunConfig
 from preftune.training.given import Given
 from preftune.training.preparation import prepare
@@ -67,7 +68,7 @@ class Plan:
     config: IterateConfig
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
-    reward: Reward
+    reward: PolicyReward
     start: Model
     needs: frozenset[str]
 
@@ -160,7 +161,7 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
     if config.sampling.engine != "transformers":
         build_engine(config.sampling.engine, config.model, config.sampling.rows)
     needs = _needs(tried)
-    reward = Reward(config.reward, tokenizer)
+    reward = PolicyReward(config.reward, tokenizer)
     prompts = read_prompts(config, tokenizer, tried.data.max_prompt_length)
     start = Model(config.model, model_content(config.model))
     plan = Plan(config, tokenizer, prompts, reward, start, needs)
@@ -298,9 +299,6 @@ def _check_folder(plan: Plan, overwrite: bool) -> None:
             f"output={folder} was started with another configuration ({', '.join(changed)}); give another "
             "output=FOLDER, or pass --overwrite to go on there with this one: what it does not change is kept"
         )
-
-
-LOCK_FILE = ".lock"
 
 
 def sources(plan: Plan) -> dict[str, Any]:

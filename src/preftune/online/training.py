@@ -1,6 +1,5 @@
 """The training stage of a round: `preftune train`, here or in other processes, and a model to go on from."""
 
-import gc
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ import torch
 import yaml
 
 from preftune.models import load_language_model, load_tokenizer
+from preftune.models.allocator import free_memory
 from preftune.storage.files import write_json, write_whole
 from preftune.storage.manifest import Figures
 from preftune.storage.processes import run_verb
@@ -67,7 +67,7 @@ def train_round(
             run_verb(launch, ["train", str(file), "--resume" if resume else "--overwrite"], log)
         else:
             train(config, resume=resume, overwrite=not resume, live=live, write_page=write_page)
-            _free()
+            free_memory()
     _place_model(config, run / MODEL_FOLDER, target)
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     prior = summary["train"]["prior"]
@@ -124,7 +124,7 @@ def _place_model(config: RunConfig, trained: Path, target: Path) -> None:
         PeftModel.from_pretrained(base, trained).merge_and_unload().save_pretrained(aside)
         load_tokenizer(str(trained)).save_pretrained(aside)
         del base
-        _free()
+        free_memory()
     else:
         shutil.copytree(trained, aside, copy_function=_link)
     aside.rename(target)
@@ -136,10 +136,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _free() -> None:
-    """Give back what training held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,7 +1,6 @@
 """Scores of a data set's responses, written into it as the columns that a run's prior and rewards read."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
@@ -14,13 +13,14 @@ from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.scoring import Answer, Shards, launched_processes, score_missing, scored_content
+from preftune.rewards.scoring import Answer, score_missing, scored_content
 from preftune.rewards.sources import Scoring, Specification, resolve_source
-from preftune.storage.files import write_whole
+from preftune.storage.files import as_lines
+from preftune.storage.processes import launched_processes
+from preftune.storage.shards import Shards, refuse_existing, write_joined
 
 logger = logging.getLogger(__name__)
 
-KEY_LENGTH = 12
 SCORES_OF = dict(reversed(GROUP_COLUMNS))
 """The column that a run reads the scores of a group from, by the column of its responses."""
 
@@ -64,8 +64,7 @@ def score_file(
     Raises:
         InputError: a specification, the data or the output cannot be used.
     """
-    if output.exists():
-        raise InputError(f"--output {output} exists; move it, or give another name")
+    refuse_existing(output)
     processes = launched_processes()
     loaded_tokenizer = None
     if tokenizer is not None:
@@ -108,23 +107,21 @@ def score_file(
         score_missing(scoring.scorer, answers, finished, processes, title=scoring.name, progress=progress)
     processes.wait()
     if processes.rank == 0:
-        scores = [_in_order(finished.scores(), len(answers)) for finished in shards]
+        scores = [finished.in_order(len(answers)) for finished in shards]
         plain = prior is not None and not _is_plain(loaded)
-        write_whole(output, "".join(_lines(list(table), loaded, columns, scores, plain=plain)))
-        for finished in shards:
-            finished.remove()
+        write_joined(output, as_lines(_rows(list(table), loaded, columns, scores, plain=plain)), shards)
     return len(loaded.groups)
 
 
-def _lines(
+def _rows(
     rows: Sequence[Mapping[str, Any]],
     loaded: LoadedGroups,
     columns: Sequence[tuple[str, ...]],
     scores: Sequence[Sequence[float]],
     *,
     plain: bool,
-) -> Iterable[str]:
-    """The rows with their scores, as JSON Lines."""
+) -> Iterable[dict[str, Any]]:
+    """The rows with their scores."""
     stop = 0
     for group in loaded.groups:
         start, stop = stop, stop + len(group.responses)
@@ -137,11 +134,7 @@ def _lines(
                 row.update(zip(names, own, strict=True))
             else:
                 row[names[0]] = own if loaded.columns.shape == "groups" else own[0]
-        yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
-
-
-def _in_order(scores: Mapping[int, float], count: int) -> list[float]:
-    return [scores[index] for index in range(count)]
+        yield row
 
 
 # --- columns ---
@@ -202,4 +195,4 @@ def _check_prior(prior: Specification | None) -> None:
 
 
 def _key(content: str, scoring: Scoring) -> str:
-    return hashlib.sha256(repr((content, scoring.content)).encode()).hexdigest()[:KEY_LENGTH]
+    return hashlib.sha256(repr((content, scoring.content)).encode()).hexdigest()
