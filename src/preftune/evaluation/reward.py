@@ -97,6 +97,7 @@ def _score(
             (),
             row,
             dict(question.row or {}),
+            frozenset(),
         )
         for row, question in enumerate(questions)
     ]

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
+OF_EACH_RESPONSE = frozenset({"response_tokens", "finish_reasons", "finished"})
+"""Columns of sampled rows that are a list with a value for each response."""
+
 
 class Reward:
     """What the rounds want more of.
@@ -105,6 +108,7 @@ def _groups(rows: Iterable[Row]) -> list[Group]:
             pairs=(),
             row=number,
             columns={column: value for column, value in row.items() if column not in ("prompt", "responses")},
+            per_response=OF_EACH_RESPONSE.intersection(row),
         )
         for number, row in enumerate(rows)
     ]

@@ -268,7 +268,13 @@ def _measure(
     if not held_out.rewards:
         return {}, None
     answered = [
-        replace(group, responses=tuple(Response(_as_answer(text, group.prompt)) for text in row), pairs=())
+        replace(
+            group,
+            responses=tuple(Response(_as_answer(text, group.prompt)) for text in row),
+            pairs=(),
+            # What the data says of its own responses says nothing of these.
+            per_response=frozenset(),
+        )
         for group, row in zip(held_out.groups, texts, strict=True)
     ]
     found = measure_groups(answered, held_out.rewards, "samples of held-out row {}".format)
