@@ -64,33 +64,3 @@ def test_mean_reward_and_difference(tmp_path: Path) -> None:
         call(*arguments, "--output", tmp_path / "other")
     with pytest.raises(InputError, match="asks no judge"):
         call(*arguments, "--reward", "regex:pattern=a", "--judge", "judge:m", "--output", tmp_path / "other")
-
-
-def test_kept_scores_are_of_the_columns_that_a_reward_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With another column behind the same prompts everything is scored again, and else nothing is."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "keyed_reward.py").write_text(
-        "from pathlib import Path\n"
-        "def worth(completions, points, **columns):\n"
-        "    with Path('calls').open('a') as calls:\n"
-        "        calls.write('x')\n"
-        "    return points\n",
-        encoding="utf-8",
-    )
-    answers = write(tmp_path / "ours.jsonl", [{"prompt": prompt, "response": "so"} for prompt in ("a", "b")])
-
-    def means(*points: float) -> tuple[float, int]:
-        rows = [{"prompt": prompt, "points": own} for prompt, own in zip("ab", points, strict=True)]
-        questions = write(tmp_path / "prompts.jsonl", rows)
-        arguments = ("--model", answers, "--questions", questions, "--reward", "keyed_reward:worth")
-        call("reward", *arguments, "--output", tmp_path / "out")
-        (results,) = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-        return results["mean_reward"], len((tmp_path / "calls").read_text(encoding="utf-8"))
-
-    assert means(1.0, 3.0) == (2.0, 1)
-    assert means(1.0, 3.0) == (2.0, 1)
-    assert means(1.0, 5.0) == (3.0, 2)
-    assert means(1.0, 3.0) == (2.0, 2)

@@ -20,7 +20,6 @@ from preftune.data import load_groups
 from preftune.errors import InputError
 from preftune.measuring.statistics import mean_interval
 from preftune.online import plan
-from preftune.online.configuration import read_iterate_config
 from preftune.online.evaluation import HeldOut, evaluate, wins
 from preftune.online.scoring import Reward
 from preftune.sampling.sampler import sample_responses
@@ -291,31 +290,6 @@ def test_other_prompts_behind_the_same_name_are_refused(output: Path) -> None:
     path.write_text(path.read_text().replace("rain", "snow"))
     with pytest.raises(InputError, match="what held_out holds"):
         iterate()
-
-
-def test_a_training_reward_of_other_code_is_another_source(
-    empty: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A function that `train.rewards` names decides what rounds learn: with other code they are others."""
-    monkeypatch.syspath_prepend(empty)
-    function = empty / "reward_in_training.py"
-    function.write_text("def own(completions, **_): return [len(c) for c in completions]", encoding="utf-8")
-    config = read_iterate_config(
-        Path(FILE),
-        [
-            "train.objective.auxiliary.weight=0.1",
-            "train.rewards={own: {measure: 'reward_in_training:own', goal: maximise}}",
-        ],
-    )
-    begun = plan.make_plan(config)
-    (empty / "out").mkdir()
-    (empty / "out" / "sources.json").write_text(json.dumps(plan.sources(begun)), encoding="utf-8")
-    stored = yaml.safe_dump(begun.config.model_dump(mode="json"))
-    (empty / "out" / "config.yaml").write_text(stored, encoding="utf-8")
-    plan.make_plan(config)
-    function.write_text("def own(completions, **_): return [1 for _ in completions]", encoding="utf-8")
-    with pytest.raises(InputError, match=r"what train\.rewards holds"):
-        plan.make_plan(config)
 
 
 @pytest.mark.slow

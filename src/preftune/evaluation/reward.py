@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from preftune.data import fingerprint_rows
 from preftune.data.groups import Group, Response
 from preftune.evaluation.answers import Answers, check_complete, write_lines, write_responses
 from preftune.evaluation.entrants import Entrant, Exam
 from preftune.evaluation.questions import Question
 from preftune.evaluation.resampling import difference, mean, tally
 from preftune.evaluation.verdicts import Rating, Results
-from preftune.rewards.score_file import fingerprint_columns
 from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
 from preftune.rewards.sources import Scoring
 from preftune.serving.asking import hash_of
@@ -101,7 +101,7 @@ def _score(
         )
         for row, question in enumerate(questions)
     ]
-    shards = Shards(output / "scores", hash_of([fingerprint_columns(groups), repr(scoring.content)])[:12])
+    shards = Shards(output / "scores", hash_of([fingerprint_rows(groups), repr(scoring.content)])[:12])
     title = f"{scoring.name} of {answers.model}"
     score_missing(
         scoring.scorer,

@@ -25,7 +25,6 @@ from preftune.online.quiet import quiet
 from preftune.online.scoring import Reward
 from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
-from preftune.rewards.sources import reward_contents
 from preftune.sampling.engines import build_engine
 from preftune.storage.hashing import hash_json
 from preftune.training.configuration import RunConfig
@@ -88,11 +87,6 @@ class Plan:
         data = self.run_config(1, self.start, Path("-")).data
         pairing = Pairing(self.config.pair_rule, data.pairs_per_prompt, data.pair_seed, data.length_penalty)
         return PairSettings(pairing, keeps_all="auxiliary" in self.needs)
-
-    @property
-    def reward_contents(self) -> dict[str, str]:
-        """What the auxiliary rewards of the rounds' training are made of."""
-        return reward_contents(self.config.train.get("rewards") or {})
 
     def folder(self, number: int) -> Path:
         """Folder of a round; 0 is the start."""
@@ -315,5 +309,4 @@ def sources(plan: Plan) -> dict[str, Any]:
         "prompts": hash_json(plan.prompts.parts),
         "held_out": hash_json(plan.prompts.held_out),
         "reward": plan.reward.identity,
-        "train.rewards": hash_json(plan.reward_contents),
     }

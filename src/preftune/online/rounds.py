@@ -213,16 +213,10 @@ class _Rounds:
     def _training(self, number: int, config: RunConfig, before: Model, start: Finished) -> Stage:
         """What every training stage is made from and leaves, whatever it trains on."""
         plan = self._plan
-        contents = plan.reward_contents
         return Stage(
             folder=plan.folder(number),
             name="train",
-            inputs={
-                "start": plan.start.content,
-                "before": before.content,
-                "held_out": start.content,
-                **({"rewards": hash_json(contents)} if contents else {}),
-            },
+            inputs={"start": plan.start.content, "before": before.content, "held_out": start.content},
             settings={
                 "start_from": plan.config.start_from,
                 "reference": plan.config.reference,

@@ -92,7 +92,7 @@ def score_file(
         logger.warning("%s", loaded.report.summary())
 
     answers = [Answer(group, place) for group in loaded.groups for place in range(len(group.responses))]
-    content = fingerprint_columns(loaded.groups)
+    content = _fingerprint(loaded.groups)
     shards = [Shards(output, _key(content, scoring)) for scoring in scorings]
     # Nobody writes the output before everybody has seen that there is none.
     processes.wait()
@@ -192,7 +192,7 @@ def _check_prior(prior: str | None) -> None:
 # --- what decides the scores ---
 
 
-def fingerprint_columns(groups: Sequence[Group]) -> str:
+def _fingerprint(groups: Sequence[Group]) -> str:
     """A hash of all that a scorer may read of the data."""
     digest = hashlib.sha256(fingerprint_rows(groups).encode())
     for group in groups:

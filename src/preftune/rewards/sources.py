@@ -15,7 +15,6 @@ from preftune.data.rules import suggest
 from preftune.errors import InputError
 from preftune.models.content import model_content
 from preftune.rewards.auxiliary import (
-    COLUMN_PREFIX,
     OF_EVERY_REWARD,
     AuxiliaryReward,
     Where,
@@ -223,7 +222,9 @@ class Measurement:
     ) -> None:
         self._reward = reward
         self._locate = locate
-        parts = _content_of(source, options)
+        parts = [_code(source) if source not in MEASURES and not reward.column else b""]
+        if source in MEASURES and "model" in options:
+            parts.append(model_content(str(options["model"])).encode())
         if source in MEASURES and MEASURES[source].needs_tokenizer and tokenizer is not None:
             parts.append(hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).digest())
         self.identity = repr(parts)
@@ -249,25 +250,6 @@ class Measurement:
             return [float(number) for number in measured.measurements[self._reward.name].tolist()]
 
         yield score
-
-
-def reward_contents(section: Mapping[str, Any]) -> dict[str, str]:
-    """By name, a hash of what each reward of a section `rewards` is made of besides its options.
-
-    That is the code of a function of one's own and the files of a classifier: what is kept of a reward is
-    of these, and of all columns that it may read.
-    """
-    contents = {}
-    for name, options in section.items():
-        parts = _content_of(str((options or {}).get("measure", name)), options or {})
-        contents[name] = hashlib.sha256(repr(parts).encode()).hexdigest()
-    return contents
-
-
-def _content_of(source: str, options: Mapping[str, Any]) -> list[bytes]:
-    if source in MEASURES:
-        return [b"", model_content(str(options["model"])).encode()] if "model" in options else [b""]
-    return [b"" if source.startswith(COLUMN_PREFIX) else _code(source)]
 
 
 def _code(reference: str) -> bytes:

@@ -28,7 +28,6 @@ from preftune.report import (
     tradeoff_table,
     write_report,
 )
-from preftune.rewards.sources import reward_contents
 from preftune.storage.files import write_json, write_whole
 from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
@@ -249,7 +248,6 @@ def _evaluate(
         started,
         run.config.model_dtype,
         run.config.rewards,
-        reward_contents(run.config.rewards),
         asdict(sampling),
         asked,
         held_out.tokens,
