@@ -147,31 +147,6 @@ def test_table_has_every_result(tmp_path: Path, runs: dict[str, Path]) -> None:
     ]
 
 
-@pytest.mark.parametrize("figure", ["mean_reward", "average"])
-def test_a_difference_is_shown_whatever_is_compared(
-    tmp_path: Path, runs: dict[str, Path], figure: str
-) -> None:
-    """The column has the figure that the protocol compares, mean rewards too, with its interval."""
-    results = {
-        "protocol": "reward",
-        "model": "tuned",
-        "baseline": "base",
-        "n": 3,
-        "mean_reward": 0.5,
-        "interval": None,
-        "difference": {"to": "base", figure: 2 / 3, "interval": [-0.25, 1.0], "p_value": 0.5},
-    }
-    heads, row = Section(render(tmp_path, runs, [results])).rows
-    assert dict(zip(heads, row, strict=True)) == {
-        "Model": "tuned",
-        "Protocol": "reward",
-        "Against": "base",
-        "n": "3",
-        "Mean reward": "0.50",
-        "Difference": "+0.67 (−0.25 to +1.00)",
-    }
-
-
 def test_bars_are_as_long_as_their_share(tmp_path: Path, runs: dict[str, Path]) -> None:
     """45 wins, 10 ties and 25 losses take 45/80, 10/80 and 25/80 of the bar."""
     page = render(tmp_path, runs, HEAD_TO_HEAD)

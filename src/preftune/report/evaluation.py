@@ -116,9 +116,8 @@ def _difference(one: Evaluated) -> str:
     found = one.results.get("difference")
     if isinstance(found, Mapping):
         inner = Evaluated(one.name, one.index, found)
-        figures = map(inner.number, ("win_rate", "average", "mean_reward"))
-        value = next((figure for figure in figures if figure is not None), None)
-        return _written(value, 2, inner.interval(), signed=True)
+        value = inner.number("win_rate")
+        return _written(inner.number("average") if value is None else value, 2, inner.interval(), signed=True)
     return _written(one.number("difference"), 2, one.interval("difference_interval"), signed=True)
 
 
