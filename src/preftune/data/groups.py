@@ -57,6 +57,8 @@ class Group:
         pairs: preferences among them, if any.
         row: where in the source it came from.
         columns: the row's other columns, for rewards that read them.
+        per_response: which of them are a list with a value for each response; None where nobody has said,
+            and the lists' lengths must tell.
     """
 
     prompt: Text
@@ -64,6 +66,7 @@ class Group:
     pairs: tuple[Pair, ...]
     row: int = 0
     columns: Mapping[str, Any] = field(default_factory=dict)
+    per_response: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ def _score(
             (),
             row,
             dict(question.row or {}),
+            frozenset(),
         )
         for row, question in enumerate(questions)
     ]

@@ -20,6 +20,9 @@ from preftune.storage.shards import Shards
 AnsweredRow = Mapping[str, Any]
 """`prompt`, its `responses`, and the columns that say more about it."""
 
+OF_EACH_RESPONSE = frozenset({"response_tokens", "finish_reasons", "finished"})
+"""Columns of sampled rows that are a list with a value for each response."""
+
 
 class PolicyReward:
     """A scorer with a direction, by what `preftune score` takes.
@@ -101,6 +104,7 @@ def _groups(rows: Iterable[AnsweredRow]) -> list[Group]:
             pairs=(),
             row=number,
             columns={column: value for column, value in row.items() if column not in ("prompt", "responses")},
+            per_response=OF_EACH_RESPONSE.intersection(row),
         )
         for number, row in enumerate(rows)
     ]

@@ -167,7 +167,13 @@ def _measure(
     if not asked.rewards:
         return {}, None
     answered = [
-        replace(group, responses=tuple(Response(as_answer(text, group.prompt)) for text in row), pairs=())
+        replace(
+            group,
+            responses=tuple(Response(as_answer(text, group.prompt)) for text in row),
+            pairs=(),
+            # What the data says of its own responses says nothing of these.
+            per_response=frozenset(),
+        )
         for group, row in zip(asked.groups, texts, strict=True)
     ]
     found = measure_groups(answered, asked.rewards, "samples of held-out row {}".format)

@@ -338,19 +338,23 @@ def _write(
 
 
 def _side_by_side(output: Path, planned: Sequence[PlannedRun]) -> list[SideBySide]:
-    """Prompts evenly over the held-out ones and the first response to each: as they came, not picked."""
+    """Prompts evenly over those that all were asked, and the first response to each: not picked.
+
+    A point may have been asked fewer: with a control text behind it, a prompt can become too long.
+    """
     folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
-    rows = {}
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
     for name, folder in folders.items():
         # Not splitlines: responses may hold other line separators than the file's.
         lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-        rows[name] = [json.loads(line) for line in lines[:: max(1, len(lines) // PROMPTS_SHOWN)]]
+        rows[name] = {json.dumps(row["prompt"]): row for row in map(json.loads, lines)}
+    asked = [prompt for prompt in rows[START] if all(prompt in own for own in rows.values())]
     shown = []
-    for same in list(zip(*rows.values(), strict=True))[:PROMPTS_SHOWN]:
-        prompt = same[0]["prompt"]
+    for key in asked[:: max(1, len(asked) // PROMPTS_SHOWN)][:PROMPTS_SHOWN]:
+        prompt = rows[START][key]["prompt"]
         answers = {
-            name: (row["responses"][0], row["rewards"][0] if "rewards" in row else None)
-            for name, row in zip(rows, same, strict=True)
+            name: (own[key]["responses"][0], own[key]["rewards"][0] if "rewards" in own[key] else None)
+            for name, own in rows.items()
         }
         shown.append(SideBySide(prompt if isinstance(prompt, str) else prompt[-1]["content"], answers))
     return shown
