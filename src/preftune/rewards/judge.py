@@ -38,13 +38,14 @@ _SCALE = r"""(?:[\s(\[*_]|\b(?:on|in|from|between|out\ of|of|a|the|scale)\b|/)*
     (?P<high{0}>[0-9]+)[\s)\]*_]*"""
 STATEMENT = re.compile(
     rf"""(?P<tag><)?(?<![a-z])(?P<label>rating|score)s?\b[*_`"'\]]*
-    (?:{_SCALE.format(1)}(?=[:=\uff1a])|[ \t]*\((?:[^()\n]*[^()\n0-9])?10\b[^()\n0-9]*\)(?=[ *_]*[:=]))?
+    (?:{_SCALE.format(1)}(?=[:=\uff1a]|is\b)
+      |[ \t]*\((?:[^()\n]*[^()\n0-9])?10\b[^()\n0-9]*\)(?=[ *_]*[:=])|[ \t]*\([^()\n0-9]*\)(?=[ *_]*[:=]))?
     (?:[ \t*_]*(?P<colon>[:=\uff1a]|[-=]>|\u2192|(?(tag)>|(?!)))
-      |[ \t]+(?:is|was|of|at|(?:would|should|will)[ ]be)\b
+      |[ \t]*(?:is|was|of|at|(?:would|should|will)[ ]be)\b
       |[ \t]+[-\u2013\u2014](?=[ \t])
       |(?=[ \t]|[ \t]*\n\W*[0-9.]+\W*$))
     (?:{_SCALE.format(2)}(?<=[)\]]))?
-    (?P<before>(?:[\s*_`"'\u201c\[({{|$]|\\boxed)*)
+    (?P<before>(?:[\s*_`"'\u201c\[({{|$]|\\boxed)*(?:(?<=\n)[-\u2022][ \t]+)?)
     (?P<value>[-+\u2212]?[0-9]+(?:[.,][0-9]{{1,2}}(?![0-9]))?)?
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
@@ -146,7 +147,7 @@ def parse_rating(reply: str) -> float | None:
     The last `Rating: N` counts. Without one, a `rating of N` in a sentence does, else a `score`, where all
     that there are agree. Ranges, negative numbers and scales that do not end at 10 are no rating.
     """
-    found = [one for one in STATEMENT.finditer(reply) if one["value"] or one["colon"]]
+    found = [one for one in STATEMENT.finditer(reply) if one["value"] or _is_empty(reply, one)]
     ratings = [one for one in found if one["label"].lower() == "rating"]
     if signed := [one for one in ratings if one["colon"]]:
         return _stated(reply, signed[-1])
@@ -175,6 +176,16 @@ def _stated(reply: str, statement: re.Match[str]) -> float | None:
         return None
     rating = float(value.replace(",", "."))
     return rating if LOWEST <= rating <= HIGHEST else None
+
+
+def _is_empty(reply: str, statement: re.Match[str]) -> bool:
+    """Whether a statement that has no number has the form of one, such as `Rating: N/A`."""
+    begins = re.search(
+        r"(?:^|[.!?]\s)(?:\W|my\b|the\b|final\b|overall\b)*$",
+        reply[: statement.start()],
+        re.IGNORECASE | re.MULTILINE,
+    )
+    return bool(statement["colon"] and begins)
 
 
 def _sentence(reply: str, statement: re.Match[str]) -> str:
