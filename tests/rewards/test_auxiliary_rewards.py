@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from preftune.online.scoring import Reward
 from transformers import PreTrainedTokenizerBase
 
 from preftune.data import Group, Pair, Response
 from preftune.errors import InputError
-from preftune.online.scoring import Reward
 from preftune.rewards import (
     AuxiliaryReward,
     Spread,
