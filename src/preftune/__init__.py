@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from preftune.api.run import Run as Run
     from preftune.api.sample import sample as sample
     from preftune.api.score import score as score
+    from preftune.api.sweep import sweep as sweep
     from preftune.api.train import check as check
     from preftune.api.train import train as train
     from preftune.api.trainer import PreferenceTrainer as PreferenceTrainer
@@ -35,6 +36,7 @@ _PLACES = {
     "rescore": "preftune.api.evaluate",
     "sample": "preftune.api.sample",
     "score": "preftune.api.score",
+    "sweep": "preftune.api.sweep",
     "train": "preftune.api.train",
 }
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "rescore",
     "sample",
     "score",
+    "sweep",
     "train",
 ]
 

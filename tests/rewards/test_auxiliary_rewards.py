@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from preftune.online.scoring import Reward
 from transformers import PreTrainedTokenizerBase
 
 from preftune.data import Group, Pair, Response
@@ -21,6 +20,7 @@ from preftune.rewards import (
     measure,
     measure_groups,
 )
+from preftune.rewards.policy_reward import PolicyReward
 from preftune.rewards.score_file import score_file
 
 FUNCTIONS = """
@@ -240,7 +240,7 @@ def test_a_function_sees_the_same_in_score_and_in_rounds(
     source = "def own(completions, tags, response_tokens): return [len(tags) * n for n in response_tokens]"
     (here / "per_response.py").write_text(source, encoding="utf-8")
     row = {"prompt": "ask", "tags": ["x", "y"], "responses": ["a", "b"], "response_tokens": [3, 5]}
-    reward = Reward("per_response:own", smollm2_tokenizer)
+    reward = PolicyReward("per_response:own", smollm2_tokenizer)
     assert reward.score([row], here / "scored.jsonl") == [[6.0, 10.0]]
     source = "def own(completions, kind): return kind"
     (here / "of_groups.py").write_text(source, encoding="utf-8")

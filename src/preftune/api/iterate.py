@@ -14,6 +14,7 @@ from preftune.online.configuration import IterateConfig, check_iterate_config, r
 from preftune.online.plan import Plan, make_plan
 from preftune.online.rounds import MODEL, run_rounds
 from preftune.online.view import View
+from preftune.report import PAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,6 +89,6 @@ def iterate(
     """
     plan = plan_rounds(config, overrides, overwrite=overwrite)
     console = Console(stderr=True, quiet=not progress)
-    outcome = run_rounds(plan, View(plan.config.rounds, plan.config.update_every, console))
+    outcome = run_rounds(plan, View(plan.config.rounds, plan.config.update_every, console), PAGES)
     summary = json.loads((plan.output / "summary.json").read_text(encoding="utf-8"))
     return Rounds(plan.output, summary, outcome.last_good, outcome.stopped)

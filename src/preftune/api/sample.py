@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import transformers
 from torch import nn
@@ -19,9 +19,6 @@ from preftune.sampling.sample_file import answered, check_prompts, repeats, samp
 from preftune.sampling.settings import Chat, SamplingSettings
 from preftune.sampling.transformers_engine import sampler
 from preftune.storage.files import as_lines, write_whole
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Prompts = Sequence[str | Chat | Mapping[str, Any]] | str | Path | Any
 """Texts, chats, rows with a `prompt` column, a `datasets.Dataset` of such rows, or a file of them."""
@@ -41,7 +38,7 @@ def sample(
     processing_class: PreTrainedTokenizerBase | None = None,
     output: str | Path | None = None,
     progress: bool = False,
-) -> "Dataset":
+) -> list[dict[str, Any]]:
     """Sample n responses to every prompt, each prompt read once for all of them.
 
     Args:
@@ -60,7 +57,8 @@ def sample(
         progress: show a bar.
 
     Returns:
-        The prompts' rows with `responses`, `response_tokens`, `finish_reasons` and `sampler`.
+        The prompts' rows with `responses`, `response_tokens`, `finish_reasons` and `sampler`;
+        `datasets.Dataset.from_list` makes a data set of them.
 
     Raises:
         InputError: the model, a prompt or a setting cannot be used.
@@ -71,7 +69,7 @@ def sample(
     if output is not None and by_name:
         options = asdict(settings) | {"rows": rows, "engine": engine, "progress": progress}
         sample_file(str(model), source, Path(output), **options)
-        return _dataset(list(read_rows(output)))
+        return [dict(row) for row in read_rows(output)]
     table = list(read_rows(source))
     check_prompts(table, source, None if output is None else Path(output))
     if by_name:
@@ -90,7 +88,7 @@ def sample(
     sampled = [answered(row, group, about) for row, group in zip(table, groups, strict=True)]
     if output is not None:
         write_whole(Path(output), as_lines(sampled))
-    return _dataset(sampled)
+    return sampled
 
 
 def _as_rows(prompts: Any) -> Any:
@@ -104,9 +102,3 @@ def _loaded(
     model: Any, processing_class: PreTrainedTokenizerBase | None, rows: int
 ) -> AbstractContextManager[Sample]:
     return nullcontext(sampler(model, loaded_tokenizer(model, processing_class), rows))
-
-
-def _dataset(rows: list[dict[str, Any]] | list[Mapping[str, Any]]) -> "Dataset":
-    from datasets import Dataset
-
-    return Dataset.from_list([dict(row) for row in rows])

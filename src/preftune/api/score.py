@@ -3,15 +3,11 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preftune.api.keywords import NamedOrRows
 from preftune.data import read_rows
 from preftune.rewards.score_file import score_file
 from preftune.rewards.sources import Specification
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def score(
@@ -24,7 +20,7 @@ def score(
     trust_remote_code: bool = False,
     output: str | Path | None = None,
     progress: bool = False,
-) -> "Dataset":
+) -> list[dict[str, Any]]:
     """Score every response by reward models, judges, measures or functions.
 
     Args:
@@ -39,7 +35,7 @@ def score(
         progress: show a bar for each reward.
 
     Returns:
-        The rows with columns of raw scores.
+        The rows with columns of raw scores; `PreferenceTrainer` takes them as they are.
 
     Raises:
         InputError: a reward or the data cannot be used.
@@ -59,6 +55,4 @@ def score(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-        from datasets import Dataset
-
-        return Dataset.from_list([dict(row) for row in read_rows(file)])
+        return [dict(row) for row in read_rows(file)]

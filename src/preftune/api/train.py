@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from preftune.api.keywords import Keywords, errors_name_keywords
-from preftune.api.run import REPORT_FILE, Run
+from preftune.api.run import Run
 from preftune.errors import InputError
-from preftune.report import write_report
+from preftune.report.page import write_run_page
 from preftune.training import RunConfig, check_config, read_run_config
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.preparation import PreparedRun, prepare
@@ -109,8 +109,3 @@ def _keywords(keywords: Mapping[str, Any]) -> Keywords:
     if lacking:
         raise InputError(f"{lacking[0]} is missing: give it, or a configuration file")
     return Keywords(**keywords)
-
-
-def write_run_page(folder: Path) -> None:
-    """The page of one run."""
-    write_report(folder / REPORT_FILE, f"Run {folder.name}", {folder.name: folder})

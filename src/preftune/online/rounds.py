@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from preftune.errors import InputError
+from preftune.measuring.comparison import NO_PAGES, Pages
 from preftune.measuring.held_out import HeldOut
 from preftune.models import generation_device, generation_dtype, load_tokenizer
 from preftune.online import evaluation, progress, stages
@@ -41,12 +42,13 @@ MODEL = "model"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
-def run_rounds(plan: Plan, view: View) -> Outcome:
+def run_rounds(plan: Plan, view: View, pages: Pages = NO_PAGES) -> Outcome:
     """Run every round that is not finished, and leave `summary.json`, `report.html` and `model`.
 
     Args:
         plan: what is run.
         view: shows it.
+        pages: writes the pages of rounds and of their runs.
 
     Returns:
         What became of the rounds.
@@ -63,7 +65,7 @@ def run_rounds(plan: Plan, view: View) -> Outcome:
             # The configuration last: with it the folder is this call's.
             write_json(plan.output / SOURCES_FILE, sources(plan))
             write_whole(plan.output / CONFIG_FILE, dump_yaml(plan.config.model_dump(mode="json")))
-            return _Rounds(plan, view).run()
+            return _Rounds(plan, view, pages).run()
         except (OSError, SafetensorError, RuntimeError) as error:
             if _is_no_room(error):
                 raise InputError(
@@ -76,8 +78,8 @@ def run_rounds(plan: Plan, view: View) -> Outcome:
 class _Rounds:
     """The rounds in order; what is finished of them is kept."""
 
-    def __init__(self, plan: Plan, view: View) -> None:
-        self._plan, self._view = plan, view
+    def __init__(self, plan: Plan, view: View, pages: Pages) -> None:
+        self._plan, self._view, self._pages = plan, view, pages
         self._outcome = Outcome(rounds=plan.config.rounds)
         self._made = False
 
@@ -101,7 +103,7 @@ class _Rounds:
             # Drawing the page takes a second, and kept rounds change nothing in it.
             if self._made or outcome.stopped or number == plan.config.rounds:
                 folders = {number: plan.folder(number) for number in outcome.figures}
-                write_outcome(plan.output, outcome, folders, plan.folder(0))
+                write_outcome(plan.output, outcome, folders, plan.folder(0), self._pages)
                 self._made = False
             if outcome.stopped:
                 logger.warning("stopped in round %(round)d by %(reason)s", outcome.stopped)
@@ -205,7 +207,7 @@ class _Rounds:
         return self._finish(
             number,
             stage,
-            lambda: train_round(config, folder / MODEL, plan.config.launch),
+            lambda: train_round(config, folder / MODEL, plan.config.launch, write_page=self._pages.run),
             progress.of_training(folder / RUN_FOLDER, config.training),
         )
 
@@ -267,7 +269,7 @@ class _Rounds:
                 if live.missing(steps_taken(folder / RUN_FOLDER)):
                     # Training begins anew, and comes by the steps that are missing.
                     shutil.rmtree(folder / RUN_FOLDER, ignore_errors=True)
-                training = train_round(config, folder / MODEL, (), live)
+                training = train_round(config, folder / MODEL, (), live, self._pages.run)
             return live.figures() | {"training": training}
 
         trained = self._finish(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
-from preftune.report.formatting import format_number
+from preftune.measuring.formatting import format_number
 
 Ends = tuple[float, float]
 

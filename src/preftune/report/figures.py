@@ -9,12 +9,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from preftune.measuring.formatting import Number, format_number
+from preftune.measuring.tradeoff import AXES, Plane, SweepPoint
 from preftune.report.drawing import HEIGHT, INK, MUTED, PAPER, panel, short, svg
 from preftune.report.drawing import colour as _colour
 from preftune.report.drawing import marker as _marker
 from preftune.report.folders import Series
-from preftune.report.formatting import Number, format_number
-from preftune.report.tradeoff import AXES, Plane, SweepPoint
 
 LABEL_GAP = 0.085
 """Least distance of two labels in a panel of this height, as a share of its axes."""

@@ -110,6 +110,8 @@ def score_file(
         scores = [finished.in_order(len(answers)) for finished in shards]
         plain = prior is not None and not _is_plain(loaded)
         write_joined(output, as_lines(_rows(list(table), loaded, columns, scores, plain=plain)), shards)
+    # Whoever returns finds the output.
+    processes.wait()
     return len(loaded.groups)
 
 

@@ -109,6 +109,8 @@ def sample_file(
     processes.wait()
     if processes.rank == 0:
         write_joined(output, as_lines(shards.in_order(len(table))), [shards])
+    # Whoever returns finds the output.
+    processes.wait()
     return len(table)
 
 

@@ -17,20 +17,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from preftune.errors import InputError
+from preftune.measuring.comparison import NO_PAGES, Comparison, Pages, side_by_side
+from preftune.measuring.samples import SampleRewards
 from preftune.measuring.statistics import ends_of
+from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_table
 from preftune.models.content import model_content
-from preftune.report import (
-    START,
-    SampleRewards,
-    SideBySide,
-    SweepPoint,
-    planes,
-    tradeoff_table,
-    write_report,
-)
 from preftune.rewards.sources import rewards_content
 from preftune.sampling.settings import SamplingSettings
-from preftune.storage.files import as_lines, write_json, write_whole
+from preftune.storage.files import as_lines, read_lines, write_json, write_whole
 from preftune.storage.manifest import Figures, Stage, finish
 from preftune.sweep.evaluation import RewardedPrompts, measure_run, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
@@ -41,7 +35,7 @@ from preftune.training.run import MODEL_FOLDER, last_checkpoint
 START_FOLDER = "start"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
-PROMPTS_SHOWN = 3
+REPORT_FILE = "report.html"
 POINTS_ACROSS = 4
 """Of a table, in a terminal of 80 columns."""
 
@@ -81,7 +75,8 @@ def run_sweep(
     shard: Shard | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> None:
+    pages: Pages = NO_PAGES,
+) -> Path | None:
     """Train the run at every combination of the swept values, and weigh what each gains and pays.
 
     What an earlier call has finished, runs and evaluations, is kept.
@@ -94,6 +89,10 @@ def run_sweep(
             several shards may run at once.
         overwrite: replace runs in the output folder that were trained with another configuration.
         dry_run: check every point and print the plan, write nothing.
+        pages: writes the sweep's page.
+
+    Returns:
+        The sweep's folder, once its runs are compared.
 
     Raises:
         InputError: a point, its data or its folder is wrong, before the first is trained; or training failed.
@@ -114,7 +113,7 @@ def run_sweep(
     if dry_run:
         console.print(_plan_table(planned))
         console.print(f"{len(asked.groups)} held-out prompts, {settings.n} responses each")
-        return
+        return None
     for place, run in enumerate(planned, 1):
         console.rule(f"{place} of {len(planned)}: {run.point.name} is {WHAT_HAPPENS[run.status]}")
         if run.status != "finished":
@@ -135,12 +134,13 @@ def run_sweep(
         start = _evaluate(output / START_FOLDER, planned[0], None, asked, started)
     if shard:
         console.print("when all shards have ended, the same call without --shard compares their runs")
-        return
+        return None
     measured = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
-    _write(output, planned, measured, start, records, settings)
+    _write(output, planned, measured, start, records, settings, pages)
     for table in _tables(measured):
         console.print(table)
-    console.print(f"{output / 'report.html'} shows it", soft_wrap=True)
+    console.print(f"{output / REPORT_FILE} shows it", soft_wrap=True)
+    return output
 
 
 # --- before training ---
@@ -296,6 +296,7 @@ def _write(
     start: dict[str, Any],
     records: dict[str, dict[str, Any]],
     settings: SamplingSettings,
+    pages: Pages,
 ) -> None:
     keys = list(planned[0].point.values)
     names = {START: START, **{run.point.label: run.point.name for run in planned}}
@@ -322,42 +323,22 @@ def _write(
         for name, record in records.items()
         if record["reward"]
     }
-    write_report(
-        output / "report.html",
-        f"Sweep of {', '.join(keys)}",
-        {run.point.label: run.folder for run in planned},
+    folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
+    comparison = Comparison(
+        title=f"Sweep of {', '.join(keys)}",
+        runs={run.point.label: run.folder for run in planned},
         rewards=rewards,
-        samples=_side_by_side(output, planned),
+        samples=side_by_side(
+            {name: read_lines(folder / SAMPLES_FILE) for name, folder in folders.items()}, "rewards"
+        ),
         notes=(
             f"Runs are named by {', '.join(keys)}.",
             f"{settings.n} responses of at most {settings.max_new_tokens} tokens were sampled to each of "
             f"{start['prompts']} held-out prompts, at temperature 1.",
         ),
-        tradeoff=points,
+        points=points,
     )
-
-
-def _side_by_side(output: Path, planned: Sequence[PlannedRun]) -> list[SideBySide]:
-    """Prompts evenly over those that all were asked, and the first response to each: not picked.
-
-    A point may have been asked fewer: with a control text behind it, a prompt can become too long.
-    """
-    folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
-    rows: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, folder in folders.items():
-        # Not splitlines: responses may hold other line separators than the file's.
-        lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-        rows[name] = {json.dumps(row["prompt"]): row for row in map(json.loads, lines)}
-    asked = [prompt for prompt in rows[START] if all(prompt in own for own in rows.values())]
-    shown = []
-    for key in asked[:: max(1, len(asked) // PROMPTS_SHOWN)][:PROMPTS_SHOWN]:
-        prompt = rows[START][key]["prompt"]
-        answers = {
-            name: (own[key]["responses"][0], own[key]["rewards"][0] if "rewards" in own[key] else None)
-            for name, own in rows.items()
-        }
-        shown.append(SideBySide(prompt if isinstance(prompt, str) else prompt[-1]["content"], answers))
-    return shown
+    pages.comparison(output / REPORT_FILE, comparison)
 
 
 def _tables(points: Sequence[SweepPoint]) -> Iterator[Table]:
