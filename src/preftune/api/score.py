@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from preftune.api.keywords import NamedOrRows
 from preftune.data import read_rows

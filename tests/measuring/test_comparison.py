@@ -1,29 +1,20 @@
-"""What the page of a sweep shows side by side."""
+"""What stands side by side on a page of several models."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from preftune.report import START, SideBySide
-from preftune.sweep.points import Point
-from preftune.sweep.run import SAMPLES_FILE, START_FOLDER, PlannedRun, _side_by_side
-from preftune.training.configuration import check_config
+from preftune.measuring.comparison import side_by_side
+from preftune.measuring.samples import SideBySide
+from preftune.measuring.tradeoff import START
 
 Prompt = str | list[dict[str, str]]
 
 
-def shown(
-    config: dict[str, Any], output: Path, asked: dict[str, list[Prompt]], *, rewards: bool = True
-) -> list[SideBySide]:
+def shown(asked: dict[str, list[Prompt]], *, rewards: bool = True) -> list[SideBySide]:
     """What is shown where each model answered its own prompts with `NAME: PROMPT`, the start first."""
-    planned = []
-    for name, prompts in asked.items():
-        folder = output / (START_FOLDER if name == START else name)
-        folder.mkdir(parents=True)
-        rows = [
+    answers = {
+        name: [
             {
                 "prompt": prompt,
                 "responses": [f"{name}: {json.dumps(prompt)}", "another"],
@@ -31,16 +22,13 @@ def shown(
             }
             for place, prompt in enumerate(prompts)
         ]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / SAMPLES_FILE).write_text(text, encoding="utf-8")
-        if name != START:
-            run = check_config({**config, "output": str(folder)})
-            planned.append(PlannedRun(Point({"key": name}, ()), run, "finished", 1, torch.device("cpu")))
-    return _side_by_side(output, planned)
+        for name, prompts in asked.items()
+    }
+    return side_by_side(answers, "rewards")
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_answers_stand_under_their_own_prompt(config: dict[str, Any], tmp_path: Path, chat: bool) -> None:
+def test_answers_stand_under_their_own_prompt(chat: bool) -> None:
     """Where a method left prompts out, those that all were asked are shown, each with the answers to it."""
 
     def prompt(number: int) -> Prompt:
@@ -51,7 +39,7 @@ def test_answers_stand_under_their_own_prompt(config: dict[str, Any], tmp_path: 
         "dpo": [prompt(number) for number in (5, 4, 3, 2, 1, 0)],
         "csft": [prompt(number) for number in (1, 3, 5)],
     }
-    found = shown(config, tmp_path, asked)
+    found = shown(asked)
     assert [one.prompt for one in found] == ["p1", "p3", "p5"]
     for number, one in zip((1, 3, 5), found, strict=True):
         answers = {name: answer for name, (answer, _) in one.answers.items()}
@@ -63,14 +51,14 @@ def test_answers_stand_under_their_own_prompt(config: dict[str, Any], tmp_path: 
     ]
 
 
-def test_prompts_are_evenly_over_all(config: dict[str, Any], tmp_path: Path) -> None:
+def test_prompts_are_evenly_over_all() -> None:
     """Of seven that all were asked, every second one, and three at most; without rewards none is shown."""
     prompts: list[Prompt] = [f"p{number}" for number in range(7)]
-    found = shown(config, tmp_path, {START: prompts, "dpo": prompts}, rewards=False)
+    found = shown({START: prompts, "dpo": prompts}, rewards=False)
     assert [one.prompt for one in found] == ["p0", "p2", "p4"]
     assert found[0].answers == {START: (f'{START}: "p0"', None), "dpo": ('dpo: "p0"', None)}
 
 
-def test_no_prompt_in_common_shows_none(config: dict[str, Any], tmp_path: Path) -> None:
+def test_no_prompt_in_common_shows_none() -> None:
     """Answers to different prompts are never put side by side."""
-    assert shown(config, tmp_path, {START: ["p0", "p1"], "dpo": ["p2", "p3"]}) == []
+    assert shown({START: ["p0", "p1"], "dpo": ["p2", "p3"]}) == []
