@@ -161,9 +161,7 @@ def preftune_reference(setting: Setting) -> ReferencePass:
         with tempfile.TemporaryDirectory() as folder:
             cache = ReferenceCache(Path(folder), "benchmark")
             filled = cache.fill(policy, groups, training_precision(_training_arguments(config)))
-        return sum(
-            float(group.reference_logps.sum()) for group in filled if group.reference_logps is not None
-        )
+        return sum(float(group.per_response["reference_logps"].sum()) for group in filled)
 
     return ReferencePass(score, setting.groups, lambda group: sum(map(len, group.responses)))
 

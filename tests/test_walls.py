@@ -13,7 +13,7 @@ from preftune.objectives import METHODS
 SOURCE = Path(preftune.__file__).parent
 
 MAY_NOT_IMPORT = {
-    "data": {"policy", "training", "objectives", "online", "sweep", "evaluation"},
+    "data": {"policy", "training", "online", "sweep", "evaluation"},
     "policy": {"training", "online", "sweep", "evaluation"},
     "rewards": {"training", "online", "sweep", "evaluation"},
     "training": {"online", "sweep", "evaluation"},

@@ -184,7 +184,5 @@ def test_a_method_is_one_dataclass() -> None:
 def test_options_given_in_python_are_checked() -> None:
     """A method made by hand refuses what a configuration would be refused for."""
     assert issubclass(DPO, Method)
-    with pytest.raises(
-        ValueError, match=r"beta = -1.0 must be a finite number > 0: .* leave beta out for 0.1"
-    ):
+    with pytest.raises(ValueError, match=r"beta = -1.0 must be a finite number > 0"):
         DPO(beta=-1.0)

@@ -1,4 +1,4 @@
-"""Options as fields of a frozen dataclass: each has its default, rule and help there; one check serves all."""
+"""Options as fields of a frozen dataclass: default, rule and help are there, and one check serves all."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
