@@ -125,8 +125,10 @@ def main() -> None:
     groups = [
         replace(
             group,
-            auxiliary=random.normal(size=len(group.responses)).astype(np.float32),
-            reference_logps=random.normal(-50, 5, size=len(group.responses)).astype(np.float32),
+            per_response={
+                "auxiliary": random.normal(size=len(group.responses)).astype(np.float32),
+                "reference_logps": random.normal(-50, 5, size=len(group.responses)).astype(np.float32),
+            },
         )
         for group in draw_groups(WORKLOADS["chat"].shrunk(options.shrink), model)
     ]

@@ -160,12 +160,9 @@ def preftune_reference(setting: Setting) -> ReferencePass:
     def score(groups: Sequence[TokenizedGroup], _: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             cache = ReferenceCache(Path(folder), "benchmark")
-            filled = cache.fill(
-                policy, groups, training_precision(training_arguments(config, is_evaluated=False))
-            )
-        return sum(
-            float(group.reference_logps.sum()) for group in filled if group.reference_logps is not None
-        )
+            precision = training_precision(training_arguments(config, is_evaluated=False))
+            filled = cache.fill(policy, groups, precision)
+        return sum(float(group.per_response["reference_logps"].sum()) for group in filled)
 
     return ReferencePass(score, setting.groups, lambda group: sum(map(len, group.responses)))
 

@@ -33,7 +33,7 @@ PACKAGES = (
 )
 """From the ground up: a package may import those that stand before it, and `preftune.errors`."""
 
-NOR = {"data": {"objectives"}, "evaluation": {"training", "online", "sweep"}}
+NOR = {"evaluation": {"training", "online", "sweep"}}
 """What a package may not import though it stands before it."""
 
 

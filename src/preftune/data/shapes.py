@@ -167,7 +167,7 @@ def _build_groups(
             continue
         own = frozenset(kept) if columns.by_prompt else None
         others = {name: row[name] for name in kept if name in row}
-        yield replace(group, columns=others, per_response=own)
+        yield replace(group, columns=others, response_columns=own)
 
 
 # --- columns ---

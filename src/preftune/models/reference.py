@@ -165,7 +165,9 @@ def _completed(group: TokenizedGroup, logps: Mapping[bytes, float]) -> Tokenized
     found = np.full(len(group.responses), np.nan, dtype=np.float32)
     found[group.packed] = [logps[key] for key in _keys(group)]
     mismatched = group.mismatched and _completed(group.mismatched, logps)
-    return replace(group, reference_logps=found, mismatched=mismatched)
+    return replace(
+        group, per_response={**group.per_response, "reference_logps": found}, mismatched=mismatched
+    )
 
 
 def reference_identity(model: PreTrainedModel, precision: str, adapters: bool = False) -> str:

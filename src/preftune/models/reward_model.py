@@ -46,14 +46,14 @@ class RewardModel(PackedReader):
         self._choose_rows(share_prompts)
 
     def forward(self, batch: PackedBatch) -> ScoredResponses:
-        """The score of every response of the batch, with the batch's own margins."""
+        """The score of every response of the batch, with the batch's own numbers."""
         return ScoredResponses(
             logps=None,
             lengths=batch.lengths,
             chosen=batch.chosen,
             rejected=batch.rejected,
             scores=self._read(batch).numbers,
-            margins=batch.margins,
+            **batch.numbers,
         )
 
     def _numbers_of_first(self, batch: PackedBatch) -> int:

@@ -151,14 +151,14 @@ def _columns(groups: Sequence[Group], reward: AuxiliaryReward, locate: Where) ->
     paired = [name.removesuffix("_chosen") for name in names if name.endswith("_chosen")]
     for name in paired:
         free = name not in names and name not in NOT_COLUMNS and f"{name}_rejected" in names
-        if free and all(len(group.responses) == 2 and group.per_response is None for group in groups):
+        if free and all(len(group.responses) == 2 and group.response_columns is None for group in groups):
             found[name] = [group.columns.get(column) for group in groups for column in _of_pair(name)]
     return found
 
 
 def _values(groups: Sequence[Group], name: str) -> list[Any]:
     """A column's value for each response of the groups."""
-    told = all(group.per_response is not None for group in groups)
+    told = all(group.response_columns is not None for group in groups)
     lists = [(group.columns[name], group) for group in groups if group.columns.get(name) is not None]
     fits = any(len(group.responses) > 1 for _, group in lists) and all(
         isinstance(values, list | tuple) and len(values) == len(group.responses) for values, group in lists
@@ -166,7 +166,7 @@ def _values(groups: Sequence[Group], name: str) -> list[Any]:
     found: list[Any] = []
     for group in groups:
         value, count = group.columns.get(name), len(group.responses)
-        own = name in (group.per_response or ()) if told else fits
+        own = name in (group.response_columns or ()) if told else fits
         found += value if own and value is not None else [value] * count
     return found
 

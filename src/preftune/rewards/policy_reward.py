@@ -104,7 +104,7 @@ def _groups(rows: Iterable[AnsweredRow]) -> list[Group]:
             pairs=(),
             row=number,
             columns={column: value for column, value in row.items() if column not in ("prompt", "responses")},
-            per_response=OF_EACH_RESPONSE.intersection(row),
+            response_columns=OF_EACH_RESPONSE.intersection(row),
         )
         for number, row in enumerate(rows)
     ]

@@ -172,7 +172,7 @@ def _measure(
             responses=tuple(Response(as_answer(text, group.prompt)) for text in row),
             pairs=(),
             # What the data says of its own responses says nothing of these.
-            per_response=frozenset(),
+            response_columns=frozenset(),
         )
         for group, row in zip(asked.groups, texts, strict=True)
     ]

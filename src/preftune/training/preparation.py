@@ -115,13 +115,15 @@ class PreparedData:
     @cached_property
     def auxiliary(self) -> Float64[np.ndarray, "responses"]:
         """Auxiliary reward R of every response; empty where the objective uses none."""
-        found = [group.auxiliary for group in self.groups if group.auxiliary is not None]
+        found = [
+            group.per_response["auxiliary"] for group in self.groups if "auxiliary" in group.per_response
+        ]
         return np.concatenate(found).astype(np.float64) if found else np.empty(0)
 
     @property
     def labels(self) -> dict[str, int] | None:
         """Number of responses by label, where the objective learns from labels."""
-        found = [group.labels for group in self.groups if group.labels is not None]
+        found = [group.per_response["labels"] for group in self.groups if "labels" in group.per_response]
         if not found:
             return None
         labels = np.concatenate(found)

@@ -202,7 +202,7 @@ class PackedTrainer(TrainerHooks):
                 continue
             batch = batch.to(self.args.device, non_blocking=True)
             # Not the wrapped model: in a pass without gradients DDP has nothing to exchange.
-            ratios = (self.model(batch=batch).logps - batch.reference_logps).double()
+            ratios = (self.model(batch=batch).logps - batch.numbers["reference_logps"]).double()
             if isinstance(row, IdleBatch):
                 continue
             total += torch.stack((ratios.sum(), torch.full_like(ratios[0], len(ratios))))
