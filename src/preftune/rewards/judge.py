@@ -10,6 +10,7 @@ from preftune.data.groups import Text
 from preftune.data.rules import shorten
 from preftune.errors import InputError
 from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+from preftune.serving.client import connect, first_choice, require_key, without_key
 
 PROMPT = """\
 Rate how well the response answers the prompt, as a whole number from 1 to 10.
@@ -72,8 +73,6 @@ DOUBT = re.compile(
 """In a sentence without a colon: the number need not be the rating."""
 ATTEMPTS = 3
 """Replies asked for until one has a rating."""
-RETRIES = 6
-"""Of one request, each after a longer wait, where the endpoint is busy or fails."""
 
 
 class Judge:
@@ -90,11 +89,7 @@ class Judge:
         Raises:
             InputError: there is no key.
         """
-        if not os.environ.get("OPENAI_API_KEY"):
-            raise InputError(
-                f"judge:{model} needs OPENAI_API_KEY in the environment (any text for a server without keys) "
-                "and OPENAI_BASE_URL for another endpoint than OpenAI's: set them"
-            )
+        require_key(f"judge:{model}")
         self._model = model
         self._settings: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
         self.workers = workers
@@ -110,27 +105,22 @@ class Judge:
     @contextmanager
     def ready(self) -> Iterator[ScoreUnit]:
         """The connection."""
-        from openai import OpenAI
-
-        with OpenAI(max_retries=RETRIES) as client:
+        with connect() as client:
             yield lambda unit: [self._rate(client, unit.inputs)] * len(unit.places)
 
     def _rate(self, client: Any, answer: Answer) -> float:
-        from openai import OpenAIError
-
         asked = _question(answer)
         reply = ""
         for _ in range(ATTEMPTS):
-            try:
-                completion = client.chat.completions.create(
-                    model=self._model, messages=[{"role": "user", "content": asked}], **self._settings
-                )
-            except OpenAIError as error:
-                raise InputError(
-                    f"judge:{self._model} failed: {error}. Ratings so far are kept: start again once it is "
-                    "settled"
-                ) from error
-            reply = (completion.choices[0].message.content if completion.choices else None) or ""
+            choice, _ = first_choice(
+                client.chat.completions.create,
+                f"judge:{self._model} failed",
+                "Ratings so far are kept",
+                model=self._model,
+                messages=[{"role": "user", "content": asked}],
+                **self._settings,
+            )
+            reply = without_key(choice.message.content or "")
             rating = parse_rating(reply)
             if rating is not None:
                 return rating
