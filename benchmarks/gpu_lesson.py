@@ -21,7 +21,7 @@ def all_rows(small: bool) -> Iterator[Row]:
     """One run after another; those of the first seed come first."""
     from preftune.demo.data import demo_rows, write_splits
     from preftune.training import check_config
-    from preftune.training.run import train
+    from preftune.training.run import run_training
 
     folder = Path(tempfile.mkdtemp())
     experiment_mappo.STEPS = 2 if small else 10 * experiment_mappo.STEPS
@@ -38,7 +38,7 @@ def all_rows(small: bool) -> Iterator[Row]:
                     settings["model"] = str(tiny_model(folder / "tiny"))
                     settings["training"] |= {"bf16": False}
                 settings["training"]["eval_on_start"] = True
-                summary = train(check_config(settings), overwrite=True).summary
+                summary = run_training(check_config(settings), overwrite=True).summary
                 end = summary["evaluation_end"]
                 yield {
                     "prior": prior,

@@ -17,7 +17,7 @@ from preftune.measuring.statistics import mean_interval
 from preftune.online.interleaved import COLLAPSED_BATCHES
 from preftune.sampling.sampler import sample_responses
 from preftune.training.configuration import read_run_config
-from preftune.training.run import train
+from preftune.training.run import run_training
 
 from ..conftest import Endpoint, response_in
 from .conftest import FILE, artifacts, iterate
@@ -144,7 +144,7 @@ def test_the_reference_stays_where_it_was(reference: str, lora: str, empty: Path
     tree["data"] |= {"train": "pairs.jsonl", "evaluation": None}
     tree["training"] |= {"max_steps": 1}
     Path("offline.yaml").write_text(yaml.safe_dump(tree | {"output": "offline"}))
-    train(read_run_config(Path("offline.yaml"), []))
+    run_training(read_run_config(Path("offline.yaml"), []))
     expected = lines(Path("offline/metrics.jsonl"))[0]
     for name in ("loss", "logps/chosen", "logps/rejected", "rewards/chosen", "prior/gap", "tokens"):
         assert first_line[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name

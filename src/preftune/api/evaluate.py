@@ -25,7 +25,7 @@ from preftune.storage.files import write_json, write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-Model = str | Path | Run
+ModelOrRun = str | Path | Run
 """A folder, a hub name, `openai:NAME`, a file of answers, or a finished run."""
 
 
@@ -67,12 +67,12 @@ class Scores:
 
 def evaluate(
     benchmark: str,
-    model: Model,
+    model: ModelOrRun,
     questions: str | Path,
     output: str | Path,
     *,
     judge: str | None = None,
-    baseline: Model | Sequence[Model] = (),
+    baseline: ModelOrRun | Sequence[ModelOrRun] = (),
     judge_prompts: Sequence[str | Path] = (),
     references: str | Path | None = None,
     reward: str | None = None,
@@ -171,7 +171,7 @@ def evaluate(
     return Scores(results, folder)
 
 
-def _name(model: Model) -> str:
+def _name(model: ModelOrRun) -> str:
     return str(model.folder / "model") if isinstance(model, Run) else str(model)
 
 

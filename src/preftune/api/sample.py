@@ -20,13 +20,13 @@ from preftune.sampling.settings import Chat, SamplingSettings
 from preftune.sampling.transformers_engine import sampler
 from preftune.storage.files import as_lines, write_whole
 
-Prompts = Sequence[str | Chat | Mapping[str, Any]] | str | Path | Any
+PromptsOrRows = Sequence[str | Chat | Mapping[str, Any]] | str | Path | Any
 """Texts, chats, rows with a `prompt` column, a `datasets.Dataset` of such rows, or a file of them."""
 
 
 def sample(
     model: str | Path | nn.Module,
-    prompts: Prompts,
+    prompts: PromptsOrRows,
     *,
     n: int = 8,
     max_new_tokens: int = 256,

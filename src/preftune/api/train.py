@@ -13,7 +13,7 @@ from preftune.report.page import write_run_page
 from preftune.training import RunConfig, check_config, read_run_config
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.preparation import PreparedRun, prepare
-from preftune.training.run import train as run_training
+from preftune.training.run import run_training
 
 Configuration = RunConfig | Mapping[str, Any] | str | Path
 
@@ -42,7 +42,7 @@ def train(
         InputError: something is wrong with the configuration or the data, before any weights load; what
             stands in the output folder is then as it was.
     """
-    resolved, given = resolve(config, overrides, keywords)
+    resolved, given = resolve_run(config, overrides, keywords)
     with nullcontext() if keywords == {} else errors_name_keywords():
         trained = run_training(
             resolved,
@@ -71,12 +71,12 @@ def check(
     Returns:
         The run as it would be trained: its resolved `config` and `summary()`.
     """
-    resolved, given = resolve(config, overrides, keywords)
+    resolved, given = resolve_run(config, overrides, keywords)
     with nullcontext() if keywords == {} else errors_name_keywords():
         return prepare(resolved, progress, given=given)
 
 
-def resolve(
+def resolve_run(
     config: Configuration | None, overrides: Sequence[str], keywords: Mapping[str, Any]
 ) -> tuple[RunConfig, Given]:
     """The configuration of a run, from a file, a mapping or keywords.

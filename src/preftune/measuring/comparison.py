@@ -12,7 +12,7 @@ PROMPTS_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """Runs, and what their models answered.
 
     Attributes:
@@ -42,7 +42,7 @@ class Pages:
     """
 
     run: Callable[[Path], None]
-    comparison: Callable[[Path, Comparison], None]
+    comparison: Callable[[Path, ModelComparison], None]
 
 
 NO_PAGES = Pages(run=lambda folder: None, comparison=lambda path, comparison: None)

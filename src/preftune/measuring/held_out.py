@@ -23,7 +23,7 @@ PROMPTS_PER_CHUNK = 32
 
 PromptRow = dict[str, Any]
 """`prompt`, and the columns that say more about it."""
-Table = Sequence[Sequence[float]]
+ByPrompt = Sequence[Sequence[float]]
 """A number for each response to each prompt."""
 
 
@@ -74,8 +74,8 @@ class PolicySamples:
     """
 
     rows: list[PromptRow]
-    logps: Table
-    start_logps: Table
+    logps: ByPrompt
+    start_logps: ByPrompt
 
     @property
     def lengths(self) -> list[list[int]]:
@@ -83,14 +83,14 @@ class PolicySamples:
         return [[len(tokens) for tokens in row["response_tokens"]] for row in self.rows]
 
     @property
-    def drift(self) -> Table:
+    def drift(self) -> ByPrompt:
         """Log-probability of each response under the policy less that under the start, in nats."""
         return [
             [one - two for one, two in zip(*rows, strict=True)]
             for rows in zip(self.logps, self.start_logps, strict=True)
         ]
 
-    def figures(self, rewards: Table, start_rewards: Table) -> dict[str, dict[str, float]]:
+    def figures(self, rewards: ByPrompt, start_rewards: ByPrompt) -> dict[str, dict[str, float]]:
         """What the responses come to.
 
         Args:

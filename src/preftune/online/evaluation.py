@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from preftune.measuring.held_out import HeldOut, Table, measure_policy
+from preftune.measuring.held_out import ByPrompt, HeldOut, measure_policy
 from preftune.rewards.policy_reward import PolicyReward
 from preftune.storage.files import as_lines, write_json, write_whole
 from preftune.storage.hashing import hash_json
@@ -15,7 +15,12 @@ EVALUATION_FILE = "evaluation.json"
 
 
 def evaluate_policy(
-    folder: Path, model: str, start: str, held_out: HeldOut, reward: PolicyReward, start_rewards: Table | None
+    folder: Path,
+    model: str,
+    start: str,
+    held_out: HeldOut,
+    reward: PolicyReward,
+    start_rewards: ByPrompt | None,
 ) -> Figures:
     """Write a policy's answers with their rewards, and what they come to.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preftune.measuring.comparison import Comparison, Pages, side_by_side
+from preftune.measuring.comparison import ModelComparison, Pages, side_by_side
 from preftune.measuring.samples import SampleRewards
 from preftune.measuring.statistics import ends_of
 from preftune.measuring.tradeoff import START, SweepPoint
@@ -68,7 +68,7 @@ def write_outcome(
         notes.append("Stopped in round {round} by {reason}.".format(**outcome.stopped))
     before = ends_of(outcome.start["reward"])
     every = {START: (start, outcome.start), **measured}
-    comparison = Comparison(
+    comparison = ModelComparison(
         title=f"Online rounds: {len(outcome.figures)} of {outcome.rounds}",
         runs={name: folder / RUN_FOLDER for name, (folder, _) in measured.items()},
         rewards={

@@ -18,7 +18,7 @@ from preftune.storage.manifest import Figures
 from preftune.storage.processes import run_verb
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.preparation import CHECKPOINT_FOLDER, with_objective_defaults
-from preftune.training.run import MODEL_FOLDER, LiveData, last_checkpoint, train
+from preftune.training.run import MODEL_FOLDER, LiveData, last_checkpoint, run_training
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def train_round(
         config: the run; its output folder is only used for it.
         target: where the model goes.
         launch: words before `-m -- preftune`; none trains in this process.
-        live: see `preftune.training.run.train`; only in this process.
+        live: see `run_training`; only in this process.
         write_page: called with the finished run folder; other processes write their page themselves.
 
     Raises:
@@ -66,7 +66,7 @@ def train_round(
             write_whole(file, dump_yaml(config.model_dump(mode="json")))
             run_verb(launch, ["train", str(file), "--resume" if resume else "--overwrite"], log)
         else:
-            train(config, resume=resume, overwrite=not resume, live=live, write_page=write_page)
+            run_training(config, resume=resume, overwrite=not resume, live=live, write_page=write_page)
             free_memory()
     _place_model(config, run / MODEL_FOLDER, target)
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))

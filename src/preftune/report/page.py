@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
-from preftune.measuring.comparison import Comparison, Pages
-from preftune.measuring.formatting import NOT_MEASURED, Number, format_number
+from preftune.measuring.comparison import ModelComparison, Pages
+from preftune.measuring.formatting import NOT_MEASURED, format_number
 from preftune.measuring.samples import SampleRewards, SideBySide
 from preftune.measuring.tradeoff import START, SweepPoint
 from preftune.report.evaluation import Evaluated, read_evaluations
@@ -67,7 +67,7 @@ def write_run_page(folder: Path) -> None:
     write_report(folder / REPORT_FILE, f"Run {folder.name}", {folder.name: folder})
 
 
-def write_comparison(path: Path, comparison: Comparison) -> None:
+def write_comparison(path: Path, comparison: ModelComparison) -> None:
     """The page of several models.
 
     Raises:
@@ -206,9 +206,9 @@ def _interval(estimate: tuple[float, float, float] | None) -> str:
     return format_number(mean, 2, interval=(low, high))
 
 
-def _seconds(seconds: Number | None) -> str:
+def _seconds(seconds: float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{format_number(seconds, 0)} s"
 
 
-def _memory(mebibytes: Number | None) -> str:
+def _memory(mebibytes: float | None) -> str:
     return NOT_MEASURED if mebibytes is None else f"{format_number(mebibytes / 1024, 1)} GiB"

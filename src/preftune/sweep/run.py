@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from preftune.errors import InputError
-from preftune.measuring.comparison import NO_PAGES, Comparison, Pages, side_by_side
+from preftune.measuring.comparison import NO_PAGES, ModelComparison, Pages, side_by_side
 from preftune.measuring.samples import SampleRewards
 from preftune.measuring.statistics import ends_of
 from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_table
@@ -324,7 +324,7 @@ def _write(
         if record["reward"]
     }
     folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
-    comparison = Comparison(
+    comparison = ModelComparison(
         title=f"Sweep of {', '.join(keys)}",
         runs={run.point.label: run.folder for run in planned},
         rewards=rewards,

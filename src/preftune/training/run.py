@@ -86,7 +86,7 @@ class Trained:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def train(
+def run_training(
     config: RunConfig,
     given: Given = NOTHING_GIVEN,
     *,
