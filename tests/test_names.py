@@ -29,7 +29,6 @@ TO_BE_RENAMED = {
         "Run",
         "Settings",
         "Source",
-        "Table",
         "Tally",
         "Turn",
         "Unit",

@@ -37,6 +37,27 @@ def test_the_page_runs_from_top_to_bottom(hub: dict[str, str], workplace: Path) 
     assert (workplace / "runs" / "simpo" / "report.html").is_file()
 
 
+@pytest.mark.slow
+def test_the_readmes_example_runs(hub: dict[str, str], workplace: Path) -> None:
+    """The first Python that a newcomer copies trains and saves an adapter."""
+    text = (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        if "PreferenceTrainer" in block
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=workplace,
+        env={**os.environ, **hub},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (workplace / "out" / "adapter_config.json").is_file()
+
+
 def test_every_example_is_short() -> None:
     """An example that is longer than a screen teaches two things at once."""
     lengths = {heading: len(code.splitlines()) for heading, code in blocks()}
