@@ -91,14 +91,14 @@ def load_tuned_model(folder: str) -> "PreTrainedModel | PeftModel":
 
 
 def generation_device() -> torch.device:
-    """The accelerator where there is one, else the processor."""
+    """The accelerator where there is one, else the CPU."""
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 saves time: on accelerators, and on processors with AMX.
 
-    A processor without instructions for it takes up to 80 times as long as in float32, and one that has those
+    A CPU without instructions for it takes up to 80 times as long as in float32, and one that has those
     of AVX512 alone took twice as long. Nothing is timed: processes and later calls on a machine must agree.
     """
     return device.type != "cpu" or torch.cpu._is_amx_tile_supported()

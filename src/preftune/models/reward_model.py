@@ -82,7 +82,7 @@ class RewardModel(PackedReader):
 
 
 def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreTrainedModel:
-    """A sequence classification model with one label, on the processor.
+    """A sequence classification model with one label, on the CPU.
 
     From a causal language model, the score's weights are new: random, as the model's configuration has it.
 

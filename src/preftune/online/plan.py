@@ -186,7 +186,7 @@ def _check_batches(config: IterateConfig) -> None:
         ),
         "train.fully_sharded": (
             config.train.get("fully_sharded"),
-            "one process has nothing to divide; remove it",
+            "one process has nothing to shard; remove it",
         ),
         "train.training.fp16": (
             dict(config.train.get("training") or {}).get("fp16"),
@@ -267,7 +267,7 @@ def _try_training(plan: Plan) -> None:
     if warmup >= steps:
         logger.warning(
             "a round has %d steps of %d prompts and train.training.warmup_steps=%g: the learning rate never "
-            "gets to its height; lower warmup_steps, or the prompts in a step",
+            "reaches its maximum; lower warmup_steps, or the prompts in a step",
             steps,
             in_a_step,
             arguments.warmup_steps,

@@ -1,4 +1,4 @@
-"""`--engine transformers`: the model in this process, on its accelerator or processor."""
+"""`--engine transformers`: the model in this process, on its accelerator or CPU."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

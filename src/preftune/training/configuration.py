@@ -164,7 +164,7 @@ class RunConfig(_Section):
         model: a folder, or a name on the hub.
         model_dtype: data type of the weights.
         reference: what the policy is compared with, a folder or hub name; None for the model it starts from.
-        fully_sharded: divide weights, gradients and optimizer state over the processes (FSDP2).
+        fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
@@ -214,7 +214,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
-_WHOLE = "start several processes with torchrun, and divide the model over them by fully_sharded=true"
+_WHOLE = "start several processes with torchrun, and shard the model over them by fully_sharded=true"
 _NOT_PUSHED = "it is about pushing checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
@@ -310,7 +310,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     path, separator, value = override.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
-        raise InputError(f"'{override}' is no override; write key=value, such as objective.beta=0.05")
+        raise InputError(f"'{override}' must be written as key=value, such as objective.beta=0.05")
     try:
         parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
@@ -322,7 +322,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if child is None:
             child = tree[key] = {}
         if not isinstance(child, dict):
-            raise InputError(f"'{override}' goes inside '{key}', which is the value {child!r} and no mapping")
+            raise InputError(
+                f"'{override}' goes inside '{key}', which holds the value {child!r}: only a mapping has keys "
+                "inside"
+            )
         tree = child
     tree[keys[-1]] = parsed
 

@@ -323,7 +323,7 @@ def _check_launcher() -> None:
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
             raise InputError(
-                f"accelerate was started with {name}: choose a configuration without it, and divide the "
+                f"accelerate was started with {name}: choose a configuration without it, and shard the "
                 "model over the processes by fully_sharded=true (FSDP2)"
             )
 
@@ -355,7 +355,7 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
             raise InputError(f"training.{key}={value!r}: {reasons}") from None
     if not is_evaluated:
         chosen["eval_strategy"] = "no"
-    # Without this, bf16 is refused on a machine that has nothing but its processor.
+    # Without this, bf16 is refused on a machine that has nothing but its CPU.
     chosen.setdefault("use_cpu", not torch.accelerator.is_available())
     chosen.setdefault("per_device_eval_batch_size", 2 * chosen["per_device_train_batch_size"])
     try:
@@ -401,7 +401,7 @@ def own_arguments(given: TrainingArguments) -> TrainingArguments:
 def _check_precision(config: RunConfig, arguments: TrainingArguments) -> None:
     if arguments.bf16 and not has_fast_bfloat16(arguments.device):
         logger.warning(
-            "training.bf16=true: on a processor without AMX products in bfloat16 can take longer than in "
+            "training.bf16=true: on a CPU without AMX products in bfloat16 can take longer than in "
             "float32, up to 80 times; set training.bf16=false unless you have seen it to be faster"
         )
     if config.fully_sharded and arguments.optim not in DIVISIBLE:
