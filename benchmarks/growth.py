@@ -63,7 +63,7 @@ class Point:
                     tokens(self.prompt),
                     tuple(tokens(self.response) for _ in range(self.responses)),
                     pairs,
-                    np.full(self.responses, -self.response * 10, dtype=np.float32),
+                    {"reference_logps": np.full(self.responses, -self.response * 10, dtype=np.float32)},
                 )
                 for _ in range(self.groups)
             ]

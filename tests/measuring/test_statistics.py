@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from preftune.measuring.statistics import mean_interval
+from preftune.measuring.statistics import ends_of, mean_interval, named_interval
 
 
 def test_interval_of_three_prompts() -> None:
@@ -13,3 +13,9 @@ def test_interval_of_three_prompts() -> None:
     assert mean == 0.5
     assert high - mean == pytest.approx(4.302653 * 0.5 / math.sqrt(3), rel=1e-6)
     assert mean - low == pytest.approx(high - mean)
+
+
+def test_a_named_interval_has_the_ends_it_was_named_by() -> None:
+    """What files hold is read as it was measured."""
+    assert named_interval((2.0, 1.0, 3.5)) == {"mean": 2.0, "low": 1.0, "high": 3.5}
+    assert ends_of({"high": 3.5, "mean": 2.0, "low": 1.0}) == (2.0, 1.0, 3.5)

@@ -307,9 +307,9 @@ def test_a_model_belongs_to_one_policy_at_a_time(tiny_model) -> None:
     """A second policy would take shared prompts for the model's own attention; after restoring, it may."""
     model = tiny_model(ARCHITECTURES["llama"])
     policy = Policy(model)
-    with pytest.raises(ValueError, match=r"restore_attention\(\) first"):
+    with pytest.raises(ValueError, match=r"restore\(\) first"):
         Policy(model)
-    policy.restore_attention()
+    policy.restore()
     assert Policy(model).shares_prompts
 
 

@@ -38,7 +38,7 @@ def test_the_value_is_that_of_the_prompt_read_alone(tiny_model, token_groups: li
     model, head = tiny_model(CONFIG), awake()
     policy = Policy(model, value_head=head)
     values = policy(pack(token_groups)).values
-    policy.restore_attention()
+    policy.restore()
     expected = []
     for group in token_groups:
         ids = torch.tensor(group.prompt.astype("int64"))[None]

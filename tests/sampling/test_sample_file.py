@@ -13,10 +13,11 @@ import pytest
 
 from preftune.data import load_groups
 from preftune.errors import InputError
-from preftune.rewards.scoring import Processes
 from preftune.sampling import sample_file as module
 from preftune.sampling import transformers_engine
 from preftune.sampling.sample_file import sample_file
+from preftune.storage import shards
+from preftune.storage.processes import Processes
 
 SETTINGS: dict[str, Any] = {"n": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 0, "rows": 4}
 CHAT = [{"role": "user", "content": "Say 2"}]
@@ -52,13 +53,13 @@ def sampled(tiny_model_dir: Path, prompts: Path, tmp_path: Path) -> Sampled:
 
 @pytest.fixture(scope="module")
 def whole(tiny_model_dir: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What an uninterrupted call writes, with all prompts in one shard."""
+    """What an uninterrupted call writes, with all prompts in one chunk."""
     output = tmp_path_factory.mktemp("whole") / "whole.jsonl"
     sample_file(str(tiny_model_dir), prompts, output, **SETTINGS)
     return output.read_text(encoding="utf-8")
 
 
-def in_two_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_two_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three prompts, then two."""
     monkeypatch.setattr(module, "PROMPTS_PER_CHUNK", 3)
     monkeypatch.setattr(module, "CHUNKS", 2)
@@ -107,21 +108,21 @@ def test_scored_samples_are_read_as_groups(whole: str, tmp_path: Path) -> None:
     assert set(loaded.unused_columns) == {"id", "response_tokens", "finish_reasons", "sampler"}
 
 
-def test_neither_place_nor_shard_nor_n_decides_a_response(
+def test_neither_place_nor_chunk_nor_n_decides_a_response(
     sampled: Sampled, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shards of three prompts give the file of one, and the first responses are those of a smaller n.
+    """Chunks of three prompts give the file of one, and the first responses are those of a smaller n.
 
-    A prompt that comes again, in another shard, gets other responses.
+    A prompt that comes again, in another chunk, gets other responses.
     """
-    in_two_shards(monkeypatch)
+    in_two_chunks(monkeypatch)
     assert sampled("shards.jsonl") == whole
     assert texts(whole)[0] != texts(whole)[3]
     assert [group[:2] for group in texts(sampled("more.jsonl", n=3))] == texts(whole)
     assert texts(sampled("other.jsonl", seed=1)) != texts(whole)
 
 
-def killed_at_the_second_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+def killed_at_the_second_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine's second call never returns."""
     sample = transformers_engine.sample_responses
     calls = []
@@ -138,36 +139,37 @@ def killed_at_the_second_shard(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_killed_call_continues(
     sampled: Sampled, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The finished shard stands beside the output and is not sampled again; other settings never read it.
+    """The finished chunk stands beside the output and is not sampled again; other settings never read it.
 
     The file is then the uninterrupted one, and nothing else is left.
     """
-    in_two_shards(monkeypatch)
+    in_two_chunks(monkeypatch)
     with monkeypatch.context() as patch:
-        killed_at_the_second_shard(patch)
+        killed_at_the_second_chunk(patch)
         with pytest.raises(KeyboardInterrupt):
             sampled("killed.jsonl")
     (part,) = tmp_path.glob("killed.jsonl.*.part")
-    assert part.read_text(encoding="utf-8") == "".join(whole.splitlines(keepends=True)[:3])
+    kept = [json.loads(line.partition(" ")[2]) for line in part.read_text(encoding="utf-8").splitlines()]
+    assert kept == [[place, json.loads(whole.splitlines()[place])] for place in range(3)]
     with monkeypatch.context() as patch:
         # Only one call is left to make.
-        killed_at_the_second_shard(patch)
+        killed_at_the_second_chunk(patch)
         assert sampled("killed.jsonl") == whole
     assert list(tmp_path.glob("killed.jsonl*")) == [tmp_path / "killed.jsonl"]
 
 
-def test_a_damaged_shard_is_sampled_again(
+def test_a_damaged_row_is_sampled_again(
     sampled: Sampled,
     whole: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A cut shard, and one with a word changed in a file that is still JSON, are found and made anew."""
-    in_two_shards(monkeypatch)
+    """A cut row, and one with a word changed in a file that is still JSON, are found and made anew."""
+    in_two_chunks(monkeypatch)
     for damage in (lambda text: text[:-9], lambda text: text.replace("Say", "Sat")):
         with monkeypatch.context() as patch:
-            killed_at_the_second_shard(patch)
+            killed_at_the_second_chunk(patch)
             with pytest.raises(KeyboardInterrupt):
                 sampled("damaged.jsonl")
         (part,) = tmp_path.glob("damaged.jsonl.*.part")
@@ -182,31 +184,53 @@ def test_a_damaged_shard_is_sampled_again(
 def test_a_full_disk_keeps_what_is_finished(
     sampled: Sampled, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names the file and the reason; with room again the call continues behind the first shard."""
-    in_two_shards(monkeypatch)
-    write, written = module.write_whole, []
+    """The error names the file and the reason; with room again the call continues behind what is kept."""
+    in_two_chunks(monkeypatch)
 
-    def full(path: Path, text: str) -> None:
-        written.append(path)
-        if len(written) == 2:
-            raise OSError(28, "No space left on device")
-        write(path, text)
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_whole", full)
-        with pytest.raises(InputError, match=r"full.jsonl.*No space left on device.*shards are kept"):
+        patch.setattr(shards, "write_whole", full)
+        with pytest.raises(InputError, match=r"full.jsonl.*No space left on device.*finished is kept"):
             sampled("full.jsonl")
-    assert len(list(tmp_path.glob("full.jsonl.*.part"))) == 1
     with monkeypatch.context() as patch:
-        killed_at_the_second_shard(patch)
+        patch.setattr(transformers_engine, "sample_responses", full)
         assert sampled("full.jsonl") == whole
+    assert list(tmp_path.glob("full.jsonl*")) == [tmp_path / "full.jsonl"]
+
+
+def test_a_kill_behind_the_output_leaves_nothing_for_good(
+    sampled: Sampled, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the output was written and its shards were not yet removed, the next call removes them.
+
+    Shards that are no part of an output stay: the call that they are of may go on.
+    """
+    in_two_chunks(monkeypatch)
+
+    def killed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sampled("out.jsonl")
+    other = tmp_path / "out.jsonl.0123456789ab.0.part"
+    other.touch()
+    assert len(list(tmp_path.glob("out.jsonl.*"))) == 3
+    for changes in ({}, {"seed": 1}):
+        with pytest.raises(InputError, match=r"out.jsonl exists"):
+            sampled("out.jsonl", **changes)
+        assert list(tmp_path.glob("out.jsonl.*")) == [other]
+    assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == whole
 
 
 def test_two_processes_write_the_file_of_one(
     whole: str, tiny_model_dir: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every process samples its shards and the first joins them in order, whoever is done first."""
-    in_two_shards(monkeypatch)
+    """Every process samples its chunks and the first joins them in order, whoever is done first."""
+    in_two_chunks(monkeypatch)
     output = tmp_path / "shared.jsonl"
     for rank in (1, 0):
         monkeypatch.setattr(module, "launched_processes", lambda rank=rank: Processes(rank, 2))
@@ -217,7 +241,7 @@ def test_two_processes_write_the_file_of_one(
 
 
 @pytest.mark.slow
-def test_torchrun_shares_the_shards(whole: str, tiny_model_dir: Path, prompts: Path, tmp_path: Path) -> None:
+def test_torchrun_shares_the_chunks(whole: str, tiny_model_dir: Path, prompts: Path, tmp_path: Path) -> None:
     """`torchrun --nproc_per_node 2 -m -- preftune sample` writes the file of one process, to the byte."""
     options = ["--n", "2", "--max-new-tokens", "6", "--rows", "4", "--output", str(tmp_path / "shared.jsonl")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

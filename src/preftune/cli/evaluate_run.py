@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from preftune.cli.evaluate import app
-from preftune.errors import InputError
 
 if TYPE_CHECKING:
     from preftune.evaluation.cost_estimate import CostEstimate
-    from preftune.evaluation.verdicts import Results
 
 ASKING = "Asking an endpoint"
 
@@ -105,71 +103,42 @@ def run(
     Endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. Every reply is kept: the same call, after it
     was stopped or again, asks only for what is missing.
     """
-    from preftune.evaluation.cost_estimate import token_counter
-    from preftune.evaluation.models import Asking, parse_options
-    from preftune.evaluation.running import estimate_cost, run_benchmark
-    from preftune.evaluation.setup import RunOptions, judged, rewarded
-    from preftune.evaluation.table import REWARD
-    from preftune.serving.endpoint import Limits
-    from preftune.serving.prices import Budget, Price
+    import preftune
+    from preftune.api.evaluate import Scores
+    from preftune.cli.tables import print_scores
 
-    asking = Asking(
-        Limits(concurrency, requests_per_minute, timeout, retries),
-        Budget(max_cost),
-        Price.parse("--price", price) if price else None,
-        Price.parse("--answer-price", answer_price) if answer_price else None,
-        parse_options(judge_option or ()),
-        seed,
-    )
-    options = RunOptions(
-        protocol=protocol,
-        model=model,
-        questions=questions,
+    found = preftune.evaluate(
+        protocol,
+        model,
+        questions,
+        output,
         judge=judge,
-        baselines=tuple(baseline or ()),
-        judge_prompts=tuple(judge_prompt or ()),
+        baseline=baseline or (),
+        judge_prompts=judge_prompt or (),
         references=references,
         reward=reward,
         n=n,
-        max_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens,
         temperature=temperature,
+        seed=seed,
         attempts=attempts,
         log_probs=not without_log_probs,
+        max_cost=max_cost,
+        price=price,
+        answer_price=answer_price,
+        concurrency=concurrency,
+        requests_per_minute=requests_per_minute,
+        timeout=timeout,
+        retries=retries,
+        judge_options=judge_option or (),
         cache=cache,
+        dry_run=dry_run,
+        tokenizer=tokenizer,
     )
-    if protocol == REWARD:
-        if dry_run:
-            raise InputError(
-                "--dry-run estimates the benchmarks' judge, which reward does not ask: leave it out"
-            )
-        results = rewarded(options, asking, output)
+    if isinstance(found, Scores):
+        print_scores(found)
     else:
-        evaluation = judged(options, asking)
-        if dry_run:
-            _print_estimates(estimate_cost(evaluation, token_counter(tokenizer)), tokenizer)
-            return
-        results = run_benchmark(evaluation, output)
-    _show(results, output)
-
-
-def _show(results: "Sequence[Results]", output: Path) -> None:
-    """Print the table, and write it beside the results."""
-    import logging
-
-    from rich.console import Console
-
-    from preftune.evaluation.tables import as_csv, as_markdown, as_table
-    from preftune.storage.files import write_whole
-
-    logger = logging.getLogger(__name__)
-    for one in results:
-        for warning in one.get("warnings", ()):
-            logger.warning("%s: %s", one["model"], warning)
-        if not one.get("comparable", True):
-            logger.warning("%s: not comparable: %s", one["model"], one["not_comparable_because"])
-    write_whole(output / "results.csv", as_csv(results))
-    write_whole(output / "results.md", as_markdown(results))
-    Console().print(as_table(results))
+        _print_estimates(found, tokenizer)
 
 
 def _print_estimates(estimates: "Sequence[CostEstimate]", tokenizer: str | None) -> None:
@@ -177,7 +146,7 @@ def _print_estimates(estimates: "Sequence[CostEstimate]", tokenizer: str | None)
     from rich.console import Console
     from rich.table import Column, Table
 
-    from preftune.evaluation.cost_estimate import CHARACTERS_PER_TOKEN
+    from preftune.api.evaluate import CHARACTERS_PER_TOKEN
 
     table = Table(
         Column("who", overflow="fold"),

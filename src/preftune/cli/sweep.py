@@ -47,15 +47,15 @@ def sweep(
     reward of sampled responses, drift from the starting model. It ends with a table, `summary.json`, and
     `report.html` with the Pareto front.
     """
-    from preftune.sweep.evaluation import Sampling
-    from preftune.sweep.points import Shard
-    from preftune.sweep.run import run_sweep
+    import preftune
 
-    run_sweep(
+    preftune.sweep(
         config,
         overrides,
-        Sampling(n=n, max_new_tokens=max_new_tokens, seed=seed),
-        shard=None if shard is None else Shard.parse(shard),
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        shard=shard,
         overwrite=overwrite,
         dry_run=dry_run,
     )

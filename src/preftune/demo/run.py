@@ -19,6 +19,7 @@ from rich.table import Table
 from preftune.demo.data import Row, best_and_worst, demo_rows, write_jsonl, write_splits
 from preftune.demo.model import demo_model_dir
 from preftune.errors import InputError
+from preftune.measuring.samples import SampleRewards, SideBySide
 from preftune.measuring.statistics import Interval, mean_interval
 from preftune.models import (
     generation_device,
@@ -27,7 +28,7 @@ from preftune.models import (
     load_language_model,
     load_tokenizer,
 )
-from preftune.report import SampleRewards, SideBySide, write_report
+from preftune.report import write_report
 from preftune.rewards.instructions import instruction_score
 from preftune.rewards.reading import reading_grade
 from preftune.sampling.sampler import sample_responses

@@ -93,10 +93,14 @@ class Rescorer(ABC):
         """Verdicts by prompt, as the main figure counts them."""
         return tally(recording.verdicts)
 
-    def add_joint_figures(self, recordings: Sequence[Recording], results: Sequence[Results]) -> None:
+    def add_joint_figures(  # noqa: B027  nothing unless a benchmark has some
+        self, recordings: Sequence[Recording], results: Sequence[Results]
+    ) -> None:
         """Add to the results what follows from all models together."""
 
-    def add_to_difference(self, figures: Results, ours: Results, theirs: Results) -> None:
+    def add_to_difference(  # noqa: B027  nothing unless a benchmark has some
+        self, figures: Results, ours: Results, theirs: Results
+    ) -> None:
         """Add to the difference of two models what follows from their figures alone."""
 
 

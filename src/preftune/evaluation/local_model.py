@@ -43,9 +43,9 @@ class LocalModel:
         Raises:
             InputError: it is no causal language model, or has no chat template.
         """
-        from preftune.models import load_config, load_tokenizer
+        from preftune.models import load_model_config, load_tokenizer
 
-        self._config = load_config(model)
+        self._config = load_model_config(model)
         self._tokenizer = load_tokenizer(model)
         if not self._tokenizer.chat_template:
             raise InputError(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from preftune.data import fingerprint_rows
 from preftune.data.groups import Group, Response
 from preftune.evaluation.files import write_lines
 from preftune.evaluation.model_outputs import ModelOutputs, check_complete, write_responses
@@ -11,10 +10,12 @@ from preftune.evaluation.models import Generation, ModelOrOutputs
 from preftune.evaluation.questions import Question
 from preftune.evaluation.resampling import difference, mean, tally
 from preftune.evaluation.verdicts import Rating, Results
-from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
+from preftune.rewards.scoring import Answer, score_missing, scored_content
 from preftune.rewards.sources import Scoring
 from preftune.serving.asking import hash_of
 from preftune.storage.files import write_json
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards
 
 
 def evaluate_reward(
@@ -96,10 +97,11 @@ def _score(
             (),
             row,
             dict(question.row or {}),
+            frozenset(),
         )
         for row, question in enumerate(questions)
     ]
-    shards = Shards(output / "scores", hash_of([fingerprint_rows(groups), repr(scoring.content)])[:12])
+    shards = Shards(output / "scores", hash_of([scored_content(groups), repr(scoring.content)])[:12])
     title = f"{scoring.name} of {answers.model}"
     score_missing(
         scoring.scorer,
@@ -109,5 +111,4 @@ def _score(
         title=title,
         progress=progress,
     )
-    found = shards.scores()
-    return [found[index] for index in range(len(groups))]
+    return shards.in_order(len(groups))

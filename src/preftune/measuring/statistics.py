@@ -1,7 +1,7 @@
 """Means with the uncertainty that belongs to them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 Interval = tuple[float, float, float]
@@ -20,3 +20,13 @@ def mean_interval(values: Sequence[float]) -> Interval:
     mean = fmean(values)
     half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def named_interval(interval: Interval) -> dict[str, float]:
+    """`mean`, and the ends of its 95% interval: `low` and `high`."""
+    return dict(zip(("mean", "low", "high"), interval, strict=True))
+
+
+def ends_of(named: Mapping[str, float]) -> Interval:
+    """The interval that `named_interval` has named."""
+    return named["mean"], named["low"], named["high"]

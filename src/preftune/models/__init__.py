@@ -4,8 +4,8 @@ from preftune.models.loading import (
     generation_device,
     generation_dtype,
     has_fast_bfloat16,
-    load_config,
     load_language_model,
+    load_model_config,
     load_tokenizer,
 )
 from preftune.models.policy import Policy, logps_of_tokens, own_router_loss_weight
@@ -23,8 +23,8 @@ __all__ = [
     "generation_device",
     "generation_dtype",
     "has_fast_bfloat16",
-    "load_config",
     "load_language_model",
+    "load_model_config",
     "load_reward_model",
     "load_tokenizer",
     "logps_of_tokens",

@@ -1,7 +1,10 @@
-"""What the C library does with memory that tensors give back."""
+"""What becomes of memory that tensors give back."""
 
 import ctypes
+import gc
 import logging
+
+import torch
 
 logger = logging.getLogger(__name__)
 
@@ -25,3 +28,10 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: _GROW_BY}.items():
         mallopt(parameter, value)
+
+
+def free_memory() -> None:
+    """Give back the memory of models that nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

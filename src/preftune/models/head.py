@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 LOGITS_PER_CHUNK = 2**24
 """Logits held at a time, in the precision of their product: many enough for fast matrix products."""
 LOGITS_PER_STRIP = 2**20
-"""Logits widened to float32 at a time: few enough for a processor's cache."""
+"""Logits widened to float32 at a time: few enough for a CPU's cache."""
 
 Logits = Float[Tensor, "tokens vocabulary"]
 

@@ -1,12 +1,14 @@
 """Models and tokenizers by folder or hub name, with errors that say what is wrong with the name."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -15,8 +17,11 @@ from transformers import (
 
 from preftune.errors import InputError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-def load_config(model: str) -> PretrainedConfig:
+
+def load_model_config(model: str) -> PretrainedConfig:
     """The configuration of a causal language model; a path is never looked up on the hub.
 
     Raises:
@@ -55,8 +60,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise unreadable(model, error) from None
 
 
-def load_language_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with its weights in `dtype`, on the processor.
+def load_language_model(model: str, dtype: torch.dtype | str) -> PreTrainedModel:
+    """The model with its weights in `dtype` ("auto" for that of its files), on the CPU.
 
     Raises:
         InputError: there are no weights.
@@ -67,15 +72,33 @@ def load_language_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
         raise unreadable(model, error) from None
 
 
+def load_tuned_model(folder: str) -> "PreTrainedModel | PeftModel":
+    """What `save_model` has written: a language model, a reward model, or an adapter on its base model.
+
+    Raises:
+        InputError: the folder holds none of them.
+    """
+    if (Path(folder) / "adapter_config.json").is_file():
+        from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftConfig
+
+        is_reward_model = PeftConfig.from_pretrained(folder).task_type == "SEQ_CLS"
+        kind = AutoPeftModelForSequenceClassification if is_reward_model else AutoPeftModelForCausalLM
+        return kind.from_pretrained(folder)
+    config = load_model_config(folder)
+    if any("SequenceClassification" in name for name in config.architectures or ()):
+        return AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")
+    return load_language_model(folder, "auto")
+
+
 def generation_device() -> torch.device:
-    """The accelerator where there is one, else the processor."""
+    """The accelerator where there is one, else the CPU."""
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 saves time: on accelerators, and on processors with AMX.
 
-    A processor without instructions for it takes up to 80 times as long as in float32, and one that has those
+    A CPU without instructions for it takes up to 80 times as long as in float32, and one that has those
     of AVX512 alone took twice as long. Nothing is timed: processes and later calls on a machine must agree.
     """
     return device.type != "cpu" or torch.cpu._is_amx_tile_supported()

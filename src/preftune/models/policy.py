@@ -53,7 +53,7 @@ class Policy(PackedReader):
         self._choose_rows(share_prompts)
 
     def forward(self, batch: PackedBatch) -> ScoredResponses:
-        """Log-probabilities, in nats, of every response of the batch, with the batch's own scalars."""
+        """Log-probabilities, in nats, of every response of the batch, with the batch's own numbers."""
         read = self._read(batch)
         return ScoredResponses(
             # Its checks would read the lengths back from the device.
@@ -61,12 +61,9 @@ class Policy(PackedReader):
             lengths=batch.lengths,
             chosen=batch.chosen,
             rejected=batch.rejected,
-            reference_logps=batch.reference_logps,
-            prior_gap=batch.prior_gap,
             router_loss=read.router_loss,
-            labels=batch.labels,
-            auxiliary=batch.auxiliary,
             values=read.values,
+            **batch.numbers,
         )
 
     def response_token_logps(self, batch: PackedBatch) -> Float32[Tensor, "response_tokens"]:

@@ -71,8 +71,9 @@ class PackedReader(nn.Module, ABC):
         self.value_head = value_head
         self._own_attention: str = self.causal_lm().config._attn_implementation
         if self._own_attention in IMPLEMENTATIONS:
-            raise ValueError("this model is in another policy; call its restore_attention() first")
-        _disable_noise(language_model)
+            raise ValueError("this model is in another policy; call its restore() first")
+        self._noise = _noise(language_model)
+        self._set_noise(on=False)
 
     @abstractmethod
     def _packed(self, batch: PackedBatch, **attention: Any) -> Reading:
@@ -86,20 +87,46 @@ class PackedReader(nn.Module, ABC):
     def _numbers_of_first(self, batch: PackedBatch) -> int:
         """How many of the numbers are the first response's."""
 
-    def restore_attention(self) -> None:
-        """Give the language model its own attention back, for generation after training."""
+    def restore(self) -> None:
+        """Give the language model its own attention and dropout back, as it was before it was wrapped."""
         self.causal_lm().set_attn_implementation(self._own_attention)
+        self._set_noise(on=True)
 
     @contextmanager
     def own_attention(self) -> Iterator[nn.Module]:
         """The language model with its own attention, for generation between two steps of training."""
         model = self.causal_lm()
-        shared: str = model.config._attn_implementation
-        self.restore_attention()
+        before: str = model.config._attn_implementation
+        model.set_attn_implementation(self._own_attention)
         try:
             yield self.language_model
         finally:
-            model.set_attn_implementation(shared)
+            model.set_attn_implementation(before)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The language model as it reads packed batches; afterwards it is as it was before."""
+        model = self.causal_lm()
+        before: tuple[str, bool] = model.config._attn_implementation, self._has_noise
+        model.set_attn_implementation(self._attention)
+        self._set_noise(on=False)
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before[0])
+            self._set_noise(on=before[1])
+
+    @torch.no_grad()
+    def generate(self, *inputs: Any, **named: Any) -> Any:
+        """What `generate` of the language model gives, with its own attention."""
+        with self.own_attention() as model:
+            generate: Callable[..., Any] = getattr(model, "generate")  # noqa: B009
+            return generate(*inputs, **named)
+
+    def _set_noise(self, on: bool) -> None:
+        self._has_noise = on
+        for module, name, value in self._noise:
+            setattr(module, name, value if on else 0.0)
 
     def gradient_checkpointing_enable(self, *settings: Any, **named: Any) -> None:
         """Recompute the layers' activations in the backward pass; called by the Trainer with its settings."""
@@ -120,6 +147,7 @@ class PackedReader(nn.Module, ABC):
 
     def _choose_rows(self, share_prompts: bool | None) -> None:
         """Share prompts if asked to and possible; None lets the probe decide."""
+        self._attention = self._own_attention
         self.shares_prompts = share_prompts is not False and self._sharing_agrees()
         if share_prompts and not self.shares_prompts:
             raise ValueError(
@@ -136,11 +164,12 @@ class PackedReader(nn.Module, ABC):
             reason = self._refusal(attention)
             agrees = reason is None
             if agrees:
+                self._attention = attention
                 break
             logger.warning("%s cannot share prompts by %s (%s)", type(model).__name__, attention, reason)
         self.language_model.train(was_training)
         if not agrees:
-            self.restore_attention()
+            model.set_attn_implementation(self._own_attention)
             logger.warning(
                 "%s cannot share prompts; every response gets its own padded row", type(model).__name__
             )
@@ -159,7 +188,7 @@ class PackedReader(nn.Module, ABC):
     def _disagreement(self, batch: PackedBatch, attention: str) -> str | None:
         """What is wrong with shared prompts on this model, if anything."""
         model = self.causal_lm()
-        self.restore_attention()
+        model.set_attn_implementation(self._own_attention)
         expected = self._traced(self._padded, batch)
         model.set_attn_implementation(attention)
         windows: set[int | None] = set()
@@ -249,12 +278,17 @@ def _wants_window(config: PretrainedConfig) -> bool:
     return any("sliding" in kind for kind in getattr(config, "layer_types", None) or ["sliding"])
 
 
-def _disable_noise(model: nn.Module) -> None:
-    """Zero all noise of training: two policies are compared, and noise in one of them is an error."""
+def _noise(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
+    """Every module's attribute that makes noise in training, with its value.
+
+    It is set to 0: two policies are compared, and noise in one of them is an error.
+    """
+    found: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0
+            found.append((module, "p", module.p))
         for name, value in vars(module).items():
             # Functional dropout and layer dropout take their probability from an attribute.
             if ("drop" in name or name in ROUTER_NOISE) and isinstance(value, float):
-                setattr(module, name, 0.0)
+                found.append((module, name, value))
+    return found

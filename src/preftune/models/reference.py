@@ -2,13 +2,11 @@
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from secrets import token_hex
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from transformers import PreTrainedModel
 from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.models.policy import Policy
+from preftune.storage.files import replaced
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ class ReferenceCache:
         groups: Sequence[TokenizedGroup],
         autocast: AbstractContextManager[object] | None = None,
         progress: bool = False,
+        adapters: bool = False,
     ) -> list[TokenizedGroup]:
         """The same groups, and what is mismatched to them, with `reference_logps`; what lacks is computed.
 
@@ -60,6 +60,7 @@ class ReferenceCache:
             groups: what to score; a response that is not packed is not, and gets NaN.
             autocast: the precision context of training.
             progress: show a bar.
+            adapters: leave the model's adapters on.
         """
         state = PartialState()
         # They may have read the file at different moments, and must agree on what lacks.
@@ -74,7 +75,8 @@ class ReferenceCache:
             # the same for a pass that goes on where another was killed.
             rows = [row for row in _rows(every) if not all(map(self._has, row))]
             share = rows[state.process_index :: state.num_processes]
-            self._compute(policy, share, autocast or nullcontext(), progress)
+            with _as_reference(policy, autocast or nullcontext(), adapters):
+                self._compute(policy, share, progress)
             # A response in rows of two processes has the first one's number, in all of them.
             for found in reversed(gather_object([self._logps])):
                 self._logps = self._logps | found
@@ -89,18 +91,16 @@ class ReferenceCache:
         self,
         policy: Policy,
         rows: list[list[TokenizedGroup]],
-        autocast: AbstractContextManager[object],
         progress: bool,
     ) -> None:
-        with _as_reference(policy, autocast):
-            saved = time.monotonic()
-            for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
-                for key, logp in _read(policy, row):
-                    # What others have read already stays as it is.
-                    self._logps.setdefault(key, logp)
-                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    self._save()
-                    saved = time.monotonic()
+        saved = time.monotonic()
+        for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
+            for key, logp in _read(policy, row):
+                # What others have read already stays as it is.
+                self._logps.setdefault(key, logp)
+            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                self._save()
+                saved = time.monotonic()
 
     def _stored(self) -> dict[bytes, float]:
         if not self._file.exists():
@@ -114,16 +114,12 @@ class ReferenceCache:
             return {}
 
     def _save(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         # Another run may have added to the file in the meantime.
         self._logps = self._stored() | self._logps
         keys = np.frombuffer(b"".join(self._logps), dtype=np.uint8).reshape(len(self._logps), -1)
         logps = np.array(list(self._logps.values()), dtype=np.float32)
-        # Written aside and renamed: a run that is killed leaves the old file or the new one.
-        # Machines that share the folder may have processes of one number.
-        scratch = self._file.with_suffix(f".{os.getpid()}.{token_hex(4)}.part")
-        save_file({"keys": keys, "logps": logps}, scratch)
-        os.replace(scratch, self._file)
+        with replaced(self._file) as aside:
+            save_file({"keys": keys, "logps": logps}, aside)
 
 
 def with_reference(
@@ -143,11 +139,13 @@ def with_reference(
 
 
 @contextmanager
-def _as_reference(policy: Policy, autocast: AbstractContextManager[object]) -> Iterator[None]:
-    disable: Callable[[], AbstractContextManager[object]] = getattr(
-        policy.language_model, "disable_adapter", nullcontext
-    )
-    with torch.no_grad(), autocast, disable():
+def _as_reference(
+    policy: Policy, autocast: AbstractContextManager[object], adapters: bool = False
+) -> Iterator[None]:
+    off: Callable[[], AbstractContextManager[object]] = nullcontext
+    if not adapters:
+        off = getattr(policy.language_model, "disable_adapter", nullcontext)
+    with torch.no_grad(), autocast, off():
         yield
 
 
@@ -167,17 +165,19 @@ def _completed(group: TokenizedGroup, logps: Mapping[bytes, float]) -> Tokenized
     found = np.full(len(group.responses), np.nan, dtype=np.float32)
     found[group.packed] = [logps[key] for key in _keys(group)]
     mismatched = group.mismatched and _completed(group.mismatched, logps)
-    return replace(group, reference_logps=found, mismatched=mismatched)
+    return replace(
+        group, per_response={**group.per_response, "reference_logps": found}, mismatched=mismatched
+    )
 
 
-def reference_identity(model: PreTrainedModel, precision: str) -> str:
+def reference_identity(model: PreTrainedModel, precision: str, adapters: bool = False) -> str:
     """Hash of what decides a policy's log-probabilities: weights, configuration, precision.
-
-    LoRA weights are left out, since the reference is the model with the adapter off.
 
     Args:
         model: the causal language model, without the `PeftModel` around it.
         precision: of the computation, such as `bf16` under autocast.
+        adapters: whether LoRA weights count; where the reference is the model with its adapter off, they
+            do not.
     """
     digest = hashlib.blake2b(digest_size=16)
     config = model.config.to_dict()
@@ -185,7 +185,7 @@ def reference_identity(model: PreTrainedModel, precision: str) -> str:
         config.pop(noise, None)
     digest.update(repr((precision, sorted(config.items(), key=lambda item: item[0]))).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        if "lora_" in name:
+        if "lora_" in name and not adapters:
             continue
         digest.update(repr((name.replace(".base_layer", ""), tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -14,7 +14,7 @@ from transformers import (
 
 from preftune.data.packing import PackedBatch, pad
 from preftune.errors import InputError
-from preftune.models.loading import load_config, unreadable
+from preftune.models.loading import load_model_config, unreadable
 from preftune.models.reader import PackedReader, Reading
 from preftune.objectives.responses import ScoredResponses
 
@@ -46,14 +46,14 @@ class RewardModel(PackedReader):
         self._choose_rows(share_prompts)
 
     def forward(self, batch: PackedBatch) -> ScoredResponses:
-        """The score of every response of the batch, with the batch's own margins."""
+        """The score of every response of the batch, with the batch's own numbers."""
         return ScoredResponses(
             logps=None,
             lengths=batch.lengths,
             chosen=batch.chosen,
             rejected=batch.rejected,
             scores=self._read(batch).numbers,
-            margins=batch.margins,
+            **batch.numbers,
         )
 
     def _numbers_of_first(self, batch: PackedBatch) -> int:
@@ -82,7 +82,7 @@ class RewardModel(PackedReader):
 
 
 def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreTrainedModel:
-    """A sequence classification model with one label, on the processor.
+    """A sequence classification model with one label, on the CPU.
 
     From a causal language model, the score's weights are new: random, as the model's configuration has it.
 
@@ -94,7 +94,7 @@ def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreT
     Raises:
         InputError: there are no weights, the model has other labels, or its architecture has no such form.
     """
-    config = load_config(model)
+    config = load_model_config(model)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise InputError(
             f"model={model} is a {config.model_type}, of which transformers has no sequence classification "

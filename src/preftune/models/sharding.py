@@ -1,4 +1,4 @@
-"""A model whose weights, gradients and optimizer state are divided over the processes (FSDP2)."""
+"""A model whose weights, gradients and optimizer state are sharded over the processes (FSDP2)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ def shard(reader: PackedReader) -> None:
     layers = [module for module in model.modules() if type(module).__name__ in kinds]
     if not layers:
         raise InputError(
-            f"fully_sharded=true: {type(model).__name__} does not name the layers that it can be divided at; "
+            f"fully_sharded=true: {type(model).__name__} does not name the layers that it can be sharded at; "
             "set fully_sharded=false"
         )
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
@@ -51,15 +51,15 @@ def shard(reader: PackedReader) -> None:
 
 
 def is_sharded(reader: nn.Module) -> bool:
-    """Whether `shard` has divided it."""
+    """Whether `shard` has sharded it."""
     return isinstance(reader, FSDPModule)
 
 
 def whole_state(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
-    """A module's weights as they would be undivided, on the processor; all processes call it.
+    """A module's weights as they would be whole, on the CPU; all processes call it.
 
     Args:
-        module: a divided model, or a part of one.
+        module: a sharded model, or a part of one.
         keep: False takes part in gathering and returns nothing.
     """
     state = {}
@@ -72,7 +72,7 @@ def whole_state(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Set the weights that `state` holds undivided; all processes call it with the same."""
+    """Set the weights that `state` holds whole; all processes call it with the same."""
     for name, own in module.state_dict().items():
         if name not in state:
             continue
@@ -111,7 +111,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def whole_optimizer_state(reader: PackedReader, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state by the names of weights, undivided, in the first process; all call it."""
+    """An optimizer's state by the names of weights, whole, in the first process; all call it."""
     return get_optimizer_state_dict(reader, optimizer, options=WHOLE)
 
 
@@ -119,6 +119,6 @@ def load_whole_optimizer_state(
     reader: PackedReader, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
     """Divide what `whole_optimizer_state` gave; all processes call it with the same."""
-    # An optimizer without state has nothing to divide.
+    # An optimizer without state has nothing to shard.
     if state["state"]:
         set_optimizer_state_dict(reader, optimizer, state, options=WHOLE)

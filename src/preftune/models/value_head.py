@@ -50,7 +50,7 @@ class ValueHead(nn.Module):
 
 
 def save_value_head(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a value head's weights, which are on the processor, into a folder."""
+    """Write a value head's weights, which are on the CPU, into a folder."""
     save_file(dict(weights), folder / VALUE_HEAD_FILE)
 
 

@@ -46,10 +46,10 @@ class ImplicitReward:
         Raises:
             InputError: a model cannot be read, or the two do not share a vocabulary.
         """
-        from preftune.models import load_config, load_tokenizer
+        from preftune.models import load_model_config, load_tokenizer
 
         for name in (model, reference):
-            load_config(name)
+            load_model_config(name)
         self._models = (model, reference)
         self._tokenizer = load_tokenizer(model)
         if self._tokenizer.get_vocab() != load_tokenizer(reference).get_vocab():

@@ -11,15 +11,13 @@ from urllib.parse import urljoin
 
 from rich.progress import track
 
-from preftune.errors import InputError
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.serving.client import connect, first_choice, require_key, without_key
 
 LARGEST_SEED = 0x7FFFFFFF
 """That every server reads."""
-RETRIES = 6
-"""Of one request, each after a longer wait, where the server is busy or fails."""
 VERSION_SECONDS = 5
 
 
@@ -39,11 +37,7 @@ class ServerEngine:
         Raises:
             InputError: there is no key.
         """
-        if not os.environ.get("OPENAI_API_KEY"):
-            raise InputError(
-                "engine=server needs OPENAI_API_KEY in the environment (any text for a server without keys) "
-                "and OPENAI_BASE_URL, such as http://localhost:8000/v1: set them"
-            )
+        require_key("engine=server")
         base_url = os.environ.get("OPENAI_BASE_URL")
         self._model, self._rows = model, rows
         self.description = {"engine": "server", "version": server_version(base_url), "model": model}
@@ -52,9 +46,7 @@ class ServerEngine:
     @contextmanager
     def ready(self) -> Iterator[Sample]:
         """The connection, and threads that wait for answers."""
-        from openai import OpenAI
-
-        with OpenAI(max_retries=RETRIES) as client, ThreadPoolExecutor(self._rows) as pool:
+        with connect() as client, ThreadPoolExecutor(self._rows) as pool:
 
             def sample(
                 prompts: Sequence[str | Chat],
@@ -81,8 +73,6 @@ class ServerEngine:
             yield sample
 
     def _ask(self, client: Any, prompt: str | Chat, seed: int, settings: SamplingSettings) -> Generated:
-        from openai import OpenAIError
-
         asked: dict[str, Any] = {
             "model": self._model,
             "seed": seed,
@@ -91,22 +81,15 @@ class ServerEngine:
             "temperature": settings.temperature,
             "top_p": settings.top_p,
         }
-        try:
-            if isinstance(prompt, str):
-                answer = client.completions.create(prompt=prompt, **asked)
-            else:
-                answer = client.chat.completions.create(messages=list(prompt), **asked)
-        except OpenAIError as error:
-            raise InputError(
-                f"engine=server, model={self._model}: {error}. Finished shards are kept: start again once it "
-                "is settled"
-            ) from error
-        if not answer.choices:
-            raise InputError(f"engine=server, model={self._model}: an answer without choices: {answer}")
-        choice = answer.choices[0]
-        text = choice.text if isinstance(prompt, str) else choice.message.content
-        tokens = answer.usage.completion_tokens if answer.usage else None
-        return Generated(text or "", tokens, str(choice.finish_reason))
+        if isinstance(prompt, str):
+            create, asked["prompt"] = client.completions.create, prompt
+        else:
+            create, asked["messages"] = client.chat.completions.create, list(prompt)
+        who = f"engine=server, model={self._model}"
+        choice, usage = first_choice(create, who, "Finished shards are kept", **asked)
+        text = without_key((choice.text if isinstance(prompt, str) else choice.message.content) or "")
+        tokens = usage.completion_tokens if usage else None
+        return Generated(text, tokens, str(choice.finish_reason))
 
 
 def server_version(base_url: str | None) -> str:

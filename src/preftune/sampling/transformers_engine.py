@@ -1,4 +1,4 @@
-"""`--engine transformers`: the model in this process, on its accelerator or processor."""
+"""`--engine transformers`: the model in this process, on its accelerator or CPU."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from preftune.models import (
     generation_device,
     generation_dtype,
-    load_config,
     load_language_model,
+    load_model_config,
     load_tokenizer,
 )
 from preftune.models.allocator import keep_freed_memory
@@ -35,7 +35,7 @@ class TransformersEngine:
         Raises:
             InputError: there is none.
         """
-        load_config(model)
+        load_model_config(model)
         self._model, self._rows = model, rows
         self._device = generation_device()
         self._dtype = generation_dtype(self._device)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from preftune.errors import InputError
-from preftune.models import load_config, load_tokenizer
+from preftune.models import load_model_config, load_tokenizer
 from preftune.models.content import model_content
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.engine import Generated, Sample
@@ -43,7 +43,7 @@ class VllmEngine:
                 "engine=vllm runs in one process, and several were launched: start one, or give every GPU a "
                 "replica of `vllm serve --data-parallel-size` and take engine=server"
             )
-        load_config(model)
+        load_model_config(model)
         self._model, self._rows = model, rows
         self.description = {"engine": "vllm", "version": version, "model": model_content(model)}
         self.identity = repr((sorted(self.description.items()), rows))

@@ -1,22 +1,19 @@
 """A language model behind an OpenAI-compatible endpoint, asked by many requests at a time."""
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from preftune.data.rules import shorten
 from preftune.errors import InputError
 from preftune.serving.asking import Keep, Request, hash_of
+from preftune.serving.client import RETRIES, address, require_key, without_key
 from preftune.serving.prices import Budget, Price, Usage, most_prompt_tokens
 from preftune.serving.replies import Reply
 
-OPENAI = "https://api.openai.com/v1"
-SHORTEST_KEY = 8
 WAITS = (1.0, 4.0)
 """Seconds before asking again where what came was no chat completion."""
 
@@ -36,7 +33,7 @@ class Limits:
     concurrency: int = 8
     requests_per_minute: float | None = None
     timeout: float = 180.0
-    retries: int = 6
+    retries: int = RETRIES
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -98,11 +95,7 @@ class Endpoint:
         Raises:
             InputError: there is no key, or a limit and no price.
         """
-        if not os.environ.get("OPENAI_API_KEY"):
-            raise InputError(
-                f"{model} needs OPENAI_API_KEY in the environment (any text for a server without keys) and "
-                "OPENAI_BASE_URL for another endpoint than OpenAI's: set them"
-            )
+        require_key(model)
         if budget and budget.max_cost is not None and price is None:
             raise InputError(
                 f"--max-cost {budget.max_cost:g} needs the price of {model}: give what a million tokens "
@@ -114,18 +107,21 @@ class Endpoint:
         self.budget = budget or Budget()
         self.usage = Usage()
         self._options = dict(options or {})
-        self.identity = hash_of([_address(), model, self._options])
+        self.identity = hash_of([address(), model, self._options])
 
     def reply(self, requests: Sequence[Request], keep: Keep) -> None:
         """Ask as many at a time as the limits allow; see `Respondent`."""
         asyncio.run(self._reply(requests, keep))
 
     async def _reply(self, requests: Sequence[Request], keep: Keep) -> None:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         waiting = iter(enumerate(requests))
         limits = self.limits
-        async with AsyncOpenAI(max_retries=limits.retries, timeout=limits.timeout) as client:
+        http = DefaultAsyncHttpxClient(follow_redirects=False, timeout=limits.timeout)
+        async with AsyncOpenAI(
+            max_retries=limits.retries, timeout=limits.timeout, http_client=http
+        ) as client:
             run = _Run(client)
 
             async def work() -> None:
@@ -187,12 +183,12 @@ class Endpoint:
                     model=self.name, messages=list(request.messages), **parameters
                 )
             except OpenAIError as error:
-                raise self._failed(request, str(error)) from error
+                raise self._failed(request, str(error)) from None
             except ValueError as error:
                 trouble = f"it is no JSON ({error})"
             else:
                 choices = getattr(completion, "choices", None)
-                trouble = f"it is no chat completion: {shorten(completion, 200)}"
+                trouble = f"it is no chat completion: {shorten(without_key(str(completion)), 200)}"
                 # A server may send any JSON at all.
                 with suppress(AttributeError, KeyError, IndexError, TypeError):
                     if choices and choices[0].message is not None:
@@ -239,7 +235,7 @@ class Endpoint:
     def _failed(self, request: Request, why: str) -> InputError:
         hint = " If it gives no log-probabilities, pass --without-log-probs." if request.top_log_probs else ""
         return InputError(
-            f"{self.name} at {_address()}: {request.name}: {_without_key(why).rstrip('.')}. Replies so far "
+            f"{self.name} at {address()}: {request.name}: {without_key(why).rstrip('.')}. Replies so far "
             f"are kept: start again once it is settled.{hint}"
         )
 
@@ -261,24 +257,10 @@ def _read(completion: Any, seconds: float) -> Reply:
     prompt_tokens, completion_tokens = (count if isinstance(count, int) else None for count in counts)
     return Reply(
         # Half of a surrogate pair, such as a cut emoji, is no text that can be written.
-        text=text.encode("utf-8", "replace").decode(),
+        text=without_key(text).encode("utf-8", "replace").decode(),
         finish_reason=str(choice.finish_reason or ""),
         log_probs=[token.to_dict() for token in log_probs] if log_probs else None,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         seconds=round(seconds, 3),
     )
-
-
-def _address() -> str:
-    """The endpoint's address, without a name and password that may stand in it."""
-    parts = urlsplit(os.environ.get("OPENAI_BASE_URL") or OPENAI)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-
-
-def _without_key(text: str) -> str:
-    """An error's text; some servers repeat the key they were given."""
-    key = os.environ["OPENAI_API_KEY"]
-    # A stand-in for servers without keys may be a letter, and stands in every word.
-    return text.replace(key, "OPENAI_API_KEY") if len(key) >= SHORTEST_KEY else text

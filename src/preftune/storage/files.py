@@ -2,23 +2,32 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; what stands there at the end is renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes of several machines may write the same file and have the same number; any one is whole.
+    aside = path.with_name(f"{path.name}.{os.getpid()}.{token_hex(4)}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except Exception:
+        # What was written of it would keep a full disk full.
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write text aside and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes may write the same file; either is whole.
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with replaced(path) as aside:
         aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError:
-        # What was written of it would keep a full disk full.
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, content: Any) -> None:

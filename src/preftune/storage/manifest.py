@@ -22,10 +22,10 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a round, whose files stand in the round's folder.
+    """A step of a command, whose files stand in one folder.
 
     Attributes:
-        folder: of the round.
+        folder: where.
         name: of the stage.
         inputs: a hash of each thing it reads.
         settings: everything else that decides its outputs.

@@ -1,13 +1,43 @@
-"""Other verbs of the command line, in processes of their own."""
+"""Processes that share a command's work, and other verbs in processes of their own."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from preftune.errors import InputError
 
 LAST_LINES = 15
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a command's work.
+
+    Attributes:
+        rank: this one's number.
+        count: how many there are.
+        wait: returns once all have called it.
+    """
+
+    rank: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
+def launched_processes() -> Processes:
+    """Those that `torchrun` or `accelerate launch` started; without them, one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    import torch
+    from accelerate import PartialState
+
+    # One process may have finished hours before another.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
 def run_verb(launch: Sequence[str], arguments: Sequence[str], log: Path) -> None:

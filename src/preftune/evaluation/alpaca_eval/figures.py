@@ -206,7 +206,8 @@ class AlpacaEvalRescorer(Rescorer):
             InputError: they cannot be read.
         """
         super().__init__(options)
-        self._difficulty = options.difficulty and read_difficulty(options.difficulty, options.instructions)
+        given = options.difficulty
+        self._difficulty = None if given is None else read_difficulty(given, options.instructions)
 
     def read(self, path: Path) -> list[Recording]:
         """See `read_annotations`."""
@@ -227,9 +228,9 @@ class AlpacaEvalRescorer(Rescorer):
         """The length-controlled win rate against the other model, where both were fitted."""
         fits = [one.get("length_control") for one in (ours, theirs)]
         if all(fits):
-            coefficients = [fit["coefficients"] for fit in fits if fit]
+            own, other = (fit["coefficients"] for fit in fits if fit)
             values = self._difficulty.values if self._difficulty else None
-            figures["length_controlled_win_rate"] = predict_win_rate(*coefficients, values)
+            figures["length_controlled_win_rate"] = predict_win_rate(own, other, values)
 
 
 # --- upstream's shapes ---

@@ -1,6 +1,5 @@
-"""Scores of sampled responses, by anything that `preftune score` scores with."""
+"""What a policy is trained and measured by: scores of its responses, of which more is better."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +11,21 @@ from preftune.data.groups import Group, Response, as_answer, as_text
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.scoring import Answer, Processes, ScoreUnit, Shards, score_missing
+from preftune.rewards.scoring import Answer, ScoreUnit, score_missing
 from preftune.rewards.sources import Scoring, resolve_source
 from preftune.storage.hashing import hash_json
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards
 
-logger = logging.getLogger(__name__)
+AnsweredRow = Mapping[str, Any]
+"""`prompt`, its `responses`, and the columns that say more about it."""
 
-Row = Mapping[str, Any]
+OF_EACH_RESPONSE = frozenset({"response_tokens", "finish_reasons", "finished"})
+"""Columns of sampled rows that are a list with a value for each response."""
 
 
-class Reward:
-    """What the rounds want more of.
+class PolicyReward:
+    """A scorer with a direction, by what `preftune score` takes.
 
     Attributes:
         specification: what names it.
@@ -54,7 +57,7 @@ class Reward:
         self.identity = hash_json([self._sign, *map(repr, self._scoring.content)])
         self._ready: ScoreUnit | None = None
 
-    def score(self, rows: Sequence[Row], output: Path) -> list[list[float]]:
+    def score(self, rows: Sequence[AnsweredRow], output: Path) -> list[list[float]]:
         """The rewards of every row's `responses`, in order.
 
         Finished ones are kept beside `output`, as `preftune score` does, until `forget`.
@@ -63,10 +66,10 @@ class Reward:
             InputError: the reward fails, or gives no finite number.
         """
         self.score_share(rows, output, Processes())
-        found = self._shards(rows, output).scores()
-        return self._by_row(rows, [found[place] for place in range(len(found))])
+        numbers = iter(self._shards(rows, output).in_order(sum(len(row["responses"]) for row in rows)))
+        return [[self._sign * next(numbers) for _ in row["responses"]] for row in rows]
 
-    def score_share(self, rows: Sequence[Row], output: Path, processes: Processes) -> None:
+    def score_share(self, rows: Sequence[AnsweredRow], output: Path, processes: Processes) -> None:
         """Score this process's share of what is not kept beside `output` yet."""
         scoring, shards = self._scoring, self._shards(rows, output)
         answers = _answers(rows)
@@ -81,23 +84,19 @@ class Reward:
             finally:
                 self._ready = None
 
-    def forget(self, rows: Sequence[Row], output: Path) -> None:
+    def forget(self, rows: Sequence[AnsweredRow], output: Path) -> None:
         """Remove what is kept beside `output`, once it is written."""
         self._shards(rows, output).remove()
 
-    def _by_row(self, rows: Sequence[Row], scores: Iterable[float]) -> list[list[float]]:
-        numbers = iter(scores)
-        return [[self._sign * next(numbers) for _ in row["responses"]] for row in rows]
-
-    def _shards(self, rows: Sequence[Row], output: Path) -> Shards:
-        return Shards(output, hash_json([self.identity, list(rows)])[:12])
+    def _shards(self, rows: Sequence[AnsweredRow], output: Path) -> Shards:
+        return Shards(output, hash_json([self.identity, list(rows)]))
 
 
-def _answers(rows: Iterable[Row]) -> list[Answer]:
+def _answers(rows: Iterable[AnsweredRow]) -> list[Answer]:
     return [Answer(group, place) for group in _groups(rows) for place in range(len(group.responses))]
 
 
-def _groups(rows: Iterable[Row]) -> list[Group]:
+def _groups(rows: Iterable[AnsweredRow]) -> list[Group]:
     return [
         Group(
             prompt=as_text(row["prompt"]),
@@ -105,6 +104,7 @@ def _groups(rows: Iterable[Row]) -> list[Group]:
             pairs=(),
             row=number,
             columns={column: value for column, value in row.items() if column not in ("prompt", "responses")},
+            response_columns=OF_EACH_RESPONSE.intersection(row),
         )
         for number, row in enumerate(rows)
     ]

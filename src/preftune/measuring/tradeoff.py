@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from preftune.measuring.formatting import NOT_MEASURED, format_number
 from preftune.measuring.statistics import Interval
-from preftune.report.formatting import NOT_MEASURED, format_number
 
 Axis = Literal["accuracy", "drift", "reward"]
 AXES: dict[Axis, tuple[str, int]] = {

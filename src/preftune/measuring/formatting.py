@@ -2,13 +2,11 @@
 
 import math
 
-Number = int | float
-
 NOT_MEASURED = "not measured"
 
 
 def format_number(
-    value: Number | None, digits: int, *, signed: bool = False, interval: tuple[Number, Number] | None = None
+    value: float | None, digits: int, *, signed: bool = False, interval: tuple[float, float] | None = None
 ) -> str:
     """Write a number, and its interval as "0.52 (0.48 to 0.56)".
 

@@ -1,6 +1,6 @@
 """Which points of a sweep lie on the Pareto front, and which another one beats."""
 
-from preftune.report import START, SweepPoint, planes, tradeoff_table
+from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_table
 
 
 def point(name: str, accuracy: float | None, drift: float, reward: float | None) -> SweepPoint:
