@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation import answers as answer_files
+from preftune.evaluation.alpaca_eval.protocol import AlpacaEval
+from preftune.evaluation.arena_hard.protocol import ArenaHard
+from preftune.evaluation.benchmark import Benchmark
+from preftune.evaluation.head_to_head.protocol import HeadToHead
 from preftune.evaluation.model_outputs import ModelOutputs, ask_for_answers, check_complete, read_outputs
+from preftune.evaluation.mt_bench.protocol import MTBench
 from preftune.evaluation.questions import read_questions
 from preftune.serving.asking import Interview
 from preftune.serving.endpoint import Endpoint, Limits
@@ -70,22 +74,22 @@ def test_questions_that_cannot_be_used(tmp_path: Path, rows: list[Any], says: st
 
 
 @pytest.mark.parametrize(
-    ("shape", "writer"),
+    ("shape", "benchmark"),
     [
-        ("alpaca_eval", "write_model_outputs"),
-        ("mt_bench", "write_fastchat"),
-        ("arena_hard", "write_arena_hard"),
-        ("text", "write_responses"),
-        ("chat", "write_responses"),
+        ("alpaca_eval", AlpacaEval(())),
+        ("mt_bench", MTBench({})),
+        ("arena_hard", ArenaHard("", {})),
+        ("text", HeadToHead()),
+        ("chat", HeadToHead()),
     ],
 )
-def test_written_answers_are_read_back(tmp_path: Path, shape: str, writer: str) -> None:
+def test_written_answers_are_read_back(tmp_path: Path, shape: str, benchmark: Benchmark) -> None:
     """Upstream's file of a benchmark holds model, question and every turn."""
     questions = read_questions(write(tmp_path / "questions.jsonl", [SHAPES[shape]]))
     turns = ("one", "two") if shape == "mt_bench" else ("one",)
     answers = ModelOutputs("a model", {questions[0].key: turns})
-    path = tmp_path / ("model_outputs.json" if shape == "alpaca_eval" else "answers.jsonl")
-    getattr(answer_files, writer)(path, questions, answers)
+    path = tmp_path / benchmark.answers_file
+    benchmark.write_answers(path, questions, answers)
     assert read_outputs(path) == answers
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from preftune.evaluation.head_to_head.protocol import HeadToHead
-from preftune.evaluation.judging import Judge, Judgment, Submission
+from preftune.evaluation.judging import Judgment, Submission, judge
 from preftune.evaluation.model_outputs import ModelOutputs
 from preftune.evaluation.questions import Question
 from preftune.serving.asking import Interview
@@ -19,7 +19,7 @@ def question(text: str) -> Question:
     return Question(text, ({"role": "user", "content": text},))
 
 
-def judge(folder: Path, questions: list[Question], attempts: int = 3) -> list[Judgment]:
+def judgments_of(folder: Path, questions: list[Question], attempts: int = 3) -> list[Judgment]:
     """Ours against theirs, in both orders, at the endpoint."""
     submission = Submission(
         questions,
@@ -35,14 +35,14 @@ def judge(folder: Path, questions: list[Question], attempts: int = 3) -> list[Ju
         Endpoint("m", Limits(concurrency=1)), ReplyCache(folder / "replies.jsonl"), "test 1"
     )
     read = lambda item, reply: benchmark.verdict(submission, item, reply)  # noqa: E731
-    return Judge(interview, attempts).judge(benchmark.items(submission), read)
+    return judge(interview, benchmark.items(submission), read, attempts)
 
 
 def test_a_reply_without_verdict_is_asked_for_again(server: Any, tmp_path: Path) -> None:
     """Empty and unclear replies are asked for anew, the others not; the letters mean who was shown first."""
     replies = iter(["", "A", "Well, both have merits.", "**B**"])
     server.reply = lambda body: next(replies)
-    judgments = judge(tmp_path, [question("?")])
+    judgments = judgments_of(tmp_path, [question("?")])
     # First round: "" with ours first, "A" with theirs first. Then ours first: unclear, and at last B.
     assert [judgment.verdict.preference for judgment in judgments] == [0.0, 0.0]
     assert len(server.asked) == 4
@@ -51,9 +51,10 @@ def test_a_reply_without_verdict_is_asked_for_again(server: Any, tmp_path: Path)
 def test_without_verdict_to_the_end_it_counts_for_nobody(server: Any, tmp_path: Path) -> None:
     """After the last attempt the verdict is invalid, and a rerun does not pay for it again."""
     server.reply = lambda body: "I would rather not."
-    assert [one.verdict.preference for one in judge(tmp_path, [question("?")], attempts=2)] == [None, None]
+    judgments = judgments_of(tmp_path, [question("?")], attempts=2)
+    assert [one.verdict.preference for one in judgments] == [None, None]
     assert len(server.asked) == 4
-    judge(tmp_path, [question("?")], attempts=2)
+    judgments_of(tmp_path, [question("?")], attempts=2)
     assert len(server.asked) == 4
 
 
@@ -64,7 +65,7 @@ def test_without_verdict_to_the_end_it_counts_for_nobody(server: Any, tmp_path: 
 def test_letters(server: Any, tmp_path: Path, reply: str, preference: float | None) -> None:
     """A letter alone is a verdict on the answer shown as it, whatever marks are around it."""
     server.reply = lambda body: reply
-    first = judge(tmp_path, [question("?")], attempts=1)[0]
+    first = judgments_of(tmp_path, [question("?")], attempts=1)[0]
     assert first.item.model_first
     assert first.verdict.preference == preference
 

@@ -11,11 +11,12 @@ import pytest
 from preftune.errors import InputError
 from preftune.evaluation.alpaca_eval.protocol import AlpacaEval
 from preftune.evaluation.arena_hard.protocol import ArenaHard
+from preftune.evaluation.benchmark import BenchmarkOptions
 from preftune.evaluation.judging import Judgment, Submission
 from preftune.evaluation.model_outputs import ModelOutputs
 from preftune.evaluation.mt_bench.protocol import MTBench
 from preftune.evaluation.questions import Question, read_question
-from preftune.evaluation.table import Settings, find_benchmark
+from preftune.evaluation.table import find_benchmark
 from preftune.serving.replies import Reply
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "evaluation"
@@ -48,7 +49,7 @@ def alpaca(tmp_path: Path, log_probs: bool = True) -> AlpacaEval:
     """With a prompt of upstream's shape."""
     path = tmp_path / "prompt.txt"
     path.write_text(CHATML, encoding="utf-8")
-    return AlpacaEval.read([path], log_probs)
+    return AlpacaEval.build(BenchmarkOptions([path], log_probs=log_probs))
 
 
 def instruction(text: str) -> Question:
@@ -114,7 +115,7 @@ def test_alpaca_eval_without_log_probs(tmp_path: Path, reply: str, first: float 
 @real_data
 def test_alpaca_eval_says_what_upstream_said() -> None:
     """Every verdict that upstream recorded follows from its log-probabilities in our order of the outputs."""
-    benchmark = AlpacaEval.read([FIXTURES / "alpaca_eval" / "alpaca_eval_clf.txt"])
+    benchmark = AlpacaEval.build(BenchmarkOptions([FIXTURES / "alpaca_eval" / "alpaca_eval_clf.txt"]))
     rows = json.loads(
         (FIXTURES / "alpaca_eval" / "annotations_full_gpt-3.5-turbo-1106.json").read_text(encoding="utf-8")
     )
@@ -143,7 +144,7 @@ def test_alpaca_eval_says_what_upstream_said() -> None:
 def test_mt_bench_shows_what_fastchat_showed(name: str) -> None:
     """From the questions and answers in FastChat's records come its prompts to the byte, and its verdicts."""
     compares = "pair" in name
-    benchmark = MTBench.read([FIXTURES / "mt_bench" / "judge_prompts.jsonl"], compares)
+    benchmark = MTBench.build(BenchmarkOptions([FIXTURES / "mt_bench" / "judge_prompts.jsonl"], compares))
     checked = 0
     for row in lines(FIXTURES / "mt_bench" / "judgments" / name):
         shown, question = _of_record(row, compares)
@@ -226,7 +227,7 @@ def test_mt_bench_needs_references(tmp_path: Path) -> None:
         for name, more in places.items()
     ]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    benchmark = MTBench.read([prompts])
+    benchmark = MTBench.build(BenchmarkOptions([prompts]))
     question = read_question({"question_id": 111, "category": "math", "turns": ["1+1?"]}, "test")
     with pytest.raises(InputError, match="--references"):
         benchmark.items(submission([question], {"111": ("2",)}))
@@ -259,7 +260,7 @@ def arena(folder: Path, files: dict[str, str]) -> ArenaHard:
     """With judge prompts in these files."""
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return ArenaHard.read([folder / name for name in files])
+    return ArenaHard.build(BenchmarkOptions([folder / name for name in files]))
 
 
 def test_arena_hard_shows_the_baseline_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,15 +335,15 @@ def test_arena_hard_prompts_that_cannot_be_used(tmp_path: Path, files: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "says"),
+    ("name", "options", "says"),
     [
-        ("alpaca", Settings(), "did you mean 'alpaca_eval'"),
-        ("alpaca_eval", Settings(), "--baseline"),
-        ("alpaca_eval", Settings(compares=True), "--judge-prompt"),
-        ("head_to_head", Settings([Path("x")], compares=True), "takes no file"),
+        ("alpaca", BenchmarkOptions(), "did you mean 'alpaca_eval'"),
+        ("alpaca_eval", BenchmarkOptions(), "--baseline"),
+        ("alpaca_eval", BenchmarkOptions(compares=True), "--judge-prompt"),
+        ("head_to_head", BenchmarkOptions([Path("x")], compares=True), "takes no file"),
     ],
 )
-def test_settings_that_do_not_fit(name: str, settings: Settings, says: str) -> None:
+def test_options_that_do_not_fit(name: str, options: BenchmarkOptions, says: str) -> None:
     """A protocol that does not exist, or lacks what it needs, is refused with what to do."""
     with pytest.raises(InputError, match=says):
-        find_benchmark(name, settings)
+        find_benchmark(name, options)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from preftune.evaluation.judging import Item, Judgment, Submission
 from preftune.evaluation.length_control import OFFICIAL
@@ -140,7 +140,7 @@ class Benchmark(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, options: BenchmarkOptions) -> Self:
+    def build(cls, options: BenchmarkOptions) -> "Benchmark":
         """The benchmark, with its judge prompts read.
 
         Raises:

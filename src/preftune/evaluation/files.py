@@ -44,7 +44,7 @@ def read_text(path: Path, flag: str = "") -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         name = f"{flag} {path}".strip()
-        raise InputError(f"{name} cannot be read: {error}: give the path of a UTF-8 text") from error
+        raise InputError(f"{name}: cannot be read ({error}): give the path of a UTF-8 text") from error
 
 
 def read_json(path: Path) -> Any:

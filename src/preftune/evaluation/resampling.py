@@ -33,7 +33,7 @@ class Estimate:
     standard_error: float | None
     interval: tuple[float, float] | None
 
-    def results(self, scale: float = 1) -> Results:
+    def results(self, scale: float = 1.0) -> Results:
         """Standard error and interval for the results; a scale of 100 makes percent of shares."""
         return {
             "standard_error": None if self.standard_error is None else scale * self.standard_error,
@@ -59,7 +59,7 @@ class Difference:
     worse: int
     p_value: float
 
-    def results(self, name: str, scale: float = 1) -> Results:
+    def results(self, name: str, scale: float = 1.0) -> Results:
         """For the results; a scale of 100 makes percent of shares."""
         return {
             name: scale * self.estimate.value,
@@ -142,7 +142,7 @@ def decided_by_prompt(counted: Tally, seed: int = 0) -> Results:
     return {
         "n": len(prompts),
         "win_rate": 100 * estimate.value,
-        **estimate.results(100),
+        **estimate.results(100.0),
         "wins": wins,
         "ties": len(prompts) - wins - losses,
         "losses": losses,

@@ -116,7 +116,7 @@ def _add_differences(
             continue
         _check_comparable(recording, recordings[other])
         found = difference(rescorer.count(recording), rescorer.count(recordings[other]), options.seed)
-        figure, scale = ("win_rate", 100) if recording.comparisons else ("average", 1)
+        figure, scale = ("win_rate", 100.0) if recording.comparisons else ("average", 1.0)
         figures = {"to": options.against, "prompts": found.prompts, **found.results(figure, scale)}
         rescorer.add_to_difference(figures, results[place], results[other])
         results[place]["difference"] = figures

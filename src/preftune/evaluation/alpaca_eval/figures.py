@@ -121,7 +121,7 @@ def aggregate(
         "n": len(read),
         "win_rate": float(np.mean(read)),
         "standard_error": float(np.std(read, ddof=1) / math.sqrt(len(read))) if len(read) > 1 else None,
-        "interval": estimate.results(100)["interval"],
+        "interval": estimate.results(100.0)["interval"],
         "discrete_win_rate": 100 * (wins + 0.5 * draws) / len(read),
         "wins": wins,
         "losses": losses,

@@ -184,7 +184,7 @@ def aggregate(recording: Recording, seed: int = 0) -> Results:
         "n": sum(verdict.weight for verdict in verdicts if verdict.preference is not None),
         "prompts": len(counted),
         "win_rate": 100 * estimate.value,
-        **estimate.results(100),
+        **estimate.results(100.0),
         **{outcome: _games(verdicts, preference) for outcome, preference in OUTCOMES.items()},
         "invalid_rate": invalid_rate(verdicts),
         "flipped_rate": flipped_rate(verdicts),

@@ -162,10 +162,10 @@ def _of_comparisons(recording: Recording, seed: int) -> Results:
         "losses": losses,
         "ties": ties,
         "win_rate": 100 * won.value,
-        **won.results(100),
+        **won.results(100.0),
         "loss_rate": 100 * losses / len(settled),
         "win_rate_adjusted": 100 * adjusted.value,
-        "win_rate_adjusted_interval": adjusted.results(100)["interval"],
+        "win_rate_adjusted_interval": adjusted.results(100.0)["interval"],
         "invalid_rate": invalid_rate(recording.comparisons),
         "flipped_rate": flipped_rate(recording.comparisons),
     }
