@@ -118,7 +118,7 @@ def rewards_panel(key: str, title: str, rows: Sequence[RewardRow]) -> str:
         return svg(figure, key, f"{title}: {described}.")
 
 
-def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: float) -> str:
+def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: int | float) -> str:
     """Float of pairs per tenth of the prior gap, with the mean gap."""
     bins = len(histogram)
     with panel(title) as (figure, axes):
