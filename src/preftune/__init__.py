@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from preftune.api.run import Run as Run
     from preftune.api.sample import sample as sample
     from preftune.api.score import score as score
-    from preftune.api.sweep import sweep as sweep
     from preftune.api.train import check as check
     from preftune.api.train import train as train
     from preftune.api.trainer import PreferenceTrainer as PreferenceTrainer
@@ -36,7 +35,6 @@ _PLACES = {
     "rescore": "preftune.api.evaluate",
     "sample": "preftune.api.sample",
     "score": "preftune.api.score",
-    "sweep": "preftune.api.sweep",
     "train": "preftune.api.train",
 }
 __all__ = [
@@ -50,7 +48,6 @@ __all__ = [
     "rescore",
     "sample",
     "score",
-    "sweep",
     "train",
 ]
 

@@ -47,9 +47,10 @@ def sweep(
     reward of sampled responses, drift from the starting model. It ends with a table, `summary.json`, and
     `report.html` with the Pareto front.
     """
-    import preftune
+    # Not preftune.sweep, which is the package.
+    from preftune.api.sweep import sweep as compare_runs
 
-    preftune.sweep(
+    compare_runs(
         config,
         overrides,
         n=n,

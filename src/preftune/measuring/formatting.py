@@ -6,7 +6,11 @@ NOT_MEASURED = "not measured"
 
 
 def format_number(
-    value: float | None, digits: int, *, signed: bool = False, interval: tuple[float, float] | None = None
+    value: int | float | None,
+    digits: int,
+    *,
+    signed: bool = False,
+    interval: tuple[int | float, int | float] | None = None,
 ) -> str:
     """Write a number, and its interval as "0.52 (0.48 to 0.56)".
 

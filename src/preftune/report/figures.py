@@ -118,8 +118,8 @@ def rewards_panel(key: str, title: str, rows: Sequence[RewardRow]) -> str:
         return svg(figure, key, f"{title}: {described}.")
 
 
-def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: float) -> str:
-    """Float of pairs per tenth of the prior gap, with the mean gap."""
+def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: int | float) -> str:
+    """Number of pairs per tenth of the prior gap, with the mean gap."""
     bins = len(histogram)
     with panel(title) as (figure, axes):
         figure.subplots_adjust(left=0.04, right=0.96, top=0.78, bottom=0.17)

@@ -206,9 +206,9 @@ def _interval(estimate: tuple[float, float, float] | None) -> str:
     return format_number(mean, 2, interval=(low, high))
 
 
-def _seconds(seconds: float | None) -> str:
+def _seconds(seconds: int | float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{format_number(seconds, 0)} s"
 
 
-def _memory(mebibytes: float | None) -> str:
+def _memory(mebibytes: int | float | None) -> str:
     return NOT_MEASURED if mebibytes is None else f"{format_number(mebibytes / 1024, 1)} GiB"
