@@ -11,32 +11,24 @@ SOURCE = Path(preftune.__file__).parent
 
 TO_BE_RENAMED = {
     *(
-        "Answers",
         "Chat",
         "Columns",
         "Ends",
-        "Estimate",
-        "Judge",
         "Option",
         "Part",
-        "Prompt",
         "Read",
         "RewardModel",
-    ),
-    *(
         "Row",
         "Rule",
-        "Run",
-        "Settings",
-        "Source",
+    ),
+    *(
         "Tally",
-        "Turn",
         "Unit",
         "aggregate",
-        "fill",
         "pad",
+        "rescore",
+        "transcript",
     ),
-    *("read_answers", "read_text", "rescore", "score", "transcript"),
 }
 """Names that still stand for two things. The list may only get shorter."""
 
