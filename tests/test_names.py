@@ -65,3 +65,9 @@ def test_no_further_name_stands_for_two_things() -> None:
 def test_the_list_of_names_gets_shorter() -> None:
     """A name that stands for one thing again is taken from the list."""
     assert TO_BE_RENAMED - twice() == set()
+
+
+def test_no_name_of_the_api_is_a_packages() -> None:
+    """Importing a package makes it an attribute of `preftune`, and would hide a function of its name."""
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert packages & set(preftune.__all__) == set()

@@ -114,13 +114,12 @@ class PreferenceTrainer(PackedTrainer):
             set_seed(prepared.arguments.seed)
             policy = build_policy(prepared)
         groups: GroupsByName = scored or {name: split.groups for name, split in prepared.splits.items()}
-        is_single = prepared.held_out.keys() <= {EVALUATION}
         super().__init__(
             policy,
             prepared.objective,
             prepared.arguments,
             groups["train"],
-            groups.get(EVALUATION) if is_single else {name: groups[name] for name in prepared.held_out},
+            prepared.held_out_groups(groups),
             prepared.tokenizer,
             callbacks or (),
             batches=config.batches,

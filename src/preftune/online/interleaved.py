@@ -49,8 +49,6 @@ from preftune.training.preparation import PreparedData, PreparedRun
 from preftune.training.rows import Batch, Counts, Step
 from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
-BATCH_FILE = "batch.jsonl"
-"""The groups of the last step, for training to read."""
 SCALE_FILE = "scale.jsonl"
 """What calibration and standardisation are fitted to: pairs of the starting model's held-out answers."""
 COLLAPSED_BATCHES = 8

@@ -19,7 +19,7 @@ from preftune.measuring.held_out import HeldOut
 from preftune.models import generation_device, generation_dtype, load_tokenizer
 from preftune.online import evaluation, progress, stages
 from preftune.online.guards import GuardStop, policy_beyond_bounds, reward_collapse
-from preftune.online.interleaved import BATCH_FILE, SCALE_FILE, Interleaved
+from preftune.online.interleaved import SCALE_FILE, Interleaved
 from preftune.online.outcome import Outcome, write_outcome
 from preftune.online.plan import CONFIG_FILE, SOURCES_FILE, Model, Plan, sources
 from preftune.online.progress import Progress
@@ -232,7 +232,7 @@ class _Rounds:
                 **_without_places(config),
             },
             outputs=(MODEL,),
-            works=(*WORKS, BATCH_FILE, SCALE_FILE),
+            works=(*WORKS, SCALE_FILE),
             records=RECORDS,
         )
 

@@ -187,6 +187,18 @@ class PreparedRun:
         """What there is, by name."""
         return {"train": self.train, **self.held_out}
 
+    def held_out_groups(
+        self, groups: Mapping[str, Sequence[TokenizedGroup]]
+    ) -> Sequence[TokenizedGroup] | Mapping[str, Sequence[TokenizedGroup]] | None:
+        """What the trainer evaluates on: the single set, several by name, or None.
+
+        Args:
+            groups: of every split, with what was added to them since.
+        """
+        if self.held_out.keys() <= {EVALUATION}:
+            return groups.get(EVALUATION)
+        return {name: groups[name] for name in self.held_out}
+
     @property
     def has_new_adapter(self) -> bool:
         """Whether the run puts an adapter on the model; without it the model is the reference."""

@@ -174,9 +174,7 @@ def _trainer(
     config, given = prepared.config, prepared.given
     if not prepared.held_out or checkpoint:
         prepared.arguments.eval_on_start = False
-    held_out: HeldOutGroups | None = {name: groups[name] for name in prepared.held_out}
-    if prepared.held_out.keys() <= {EVALUATION}:
-        held_out = groups.get(EVALUATION)
+    held_out = prepared.held_out_groups(groups)
     callbacks = [*callbacks, *given.callbacks]
     if live:
         trainer = live.trainer(prepared, policy, held_out, callbacks)
