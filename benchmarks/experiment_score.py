@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 from sections import EXPERIMENTS_PAGE, experiment_markers, write_section
 
-from preftune.data import Group, load_groups
+from preftune.data import Asked, Group, load_groups
 from preftune.data.pairing import all_pairs
 from preftune.demo.data import demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
@@ -181,7 +181,7 @@ def gaps(calibration: Calibration, groups: Sequence[Group]) -> Reliability:
 
 def measure(scored: Path) -> dict[str, Any]:
     """Agreement on all pairs; calibration fitted on the first half of the prompts, measured on the other."""
-    groups = load_groups(str(scored), needs_prior=True).groups
+    groups = load_groups(str(scored), asked=Asked(needs_prior=True)).groups
     prompts = list(dict.fromkeys(str(group.prompt) for group in groups))
     first = set(prompts[: len(prompts) // 2])
     halves = [

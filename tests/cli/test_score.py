@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from preftune.data import load_groups
+from preftune.data import Asked, load_groups
 from preftune.rewards import MEASURES, auxiliary_rewards, measure_groups
 from preftune.rewards.reading import reading_grade
 from preftune.rewards.sources import SOURCES
@@ -38,7 +38,7 @@ def test_columns_are_read_back_as_rewards(row: dict[str, Any], preftune: Command
     assert code == 0, errors
     (written,) = read(scored)
     assert {key: written[key] for key in row} == row
-    loaded = load_groups(scored, needs_pairs=False, keep_columns=True)
+    loaded = load_groups(scored, asked=Asked(needs_pairs=False), keep_columns=True)
     measured = measure_groups(loaded.groups, auxiliary_rewards({"column:reading_grade": {}}))
     contents = [str(response.content) for response in loaded.groups[0].responses]
     assert measured.measurements["column:reading_grade"].tolist() == [
@@ -103,7 +103,7 @@ def test_prior_is_read_back_as_scores(row: dict[str, Any], preftune: CommandLine
     data, scored = write(tmp_path / "data.jsonl", row), tmp_path / "scored.jsonl"
     code, errors = preftune("score", str(data), "--prior", "column:grade", "--output", str(scored))
     assert code == 0, errors
-    (group,) = load_groups(scored, needs_prior=True, needs_pairs=False).groups
+    (group,) = load_groups(scored, asked=Asked(needs_prior=True, needs_pairs=False)).groups
     assert [response.score for response in group.responses] == [3.5, 1.0]
 
 

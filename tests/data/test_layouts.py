@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import pytest
 
-from preftune.data import Pair, RowRules, load_groups
+from preftune.data import Asked, Pair, RowRules, load_groups
 from preftune.data.layouts import LAYOUTS, transcript
 from preftune.errors import InputError
 
@@ -387,9 +387,11 @@ def test_public_set(name: str) -> None:
     known = PUBLIC[name]
     loaded = load_groups(
         datasets.Dataset.from_list(known.rows),
-        needs_prior=known.scores is not None or any(pair.margin for pair in known.pairs),
-        needs_pairs=bool(known.pairs),
-        needs_labels=known.label is not None,
+        asked=Asked(
+            needs_prior=known.scores is not None or any(pair.margin for pair in known.pairs),
+            needs_pairs=bool(known.pairs),
+            needs_labels=known.label is not None,
+        ),
     )
     (group,) = loaded.groups
     assert group.prompt == tuple(known.prompt)
@@ -431,9 +433,7 @@ def test_what_is_no_text_breaks_a_rule() -> None:
     }.items():
         rows = [row | broken for row in PUBLIC[name].rows]
         (column,) = broken
-        with pytest.raises(
-            InputError, match=rf"row 0, column `{column}`: None breaks the rule missing_field"
-        ):
+        with pytest.raises(InputError, match=rf"row 0, column `{column}`: None: "):
             load_groups(datasets.Dataset.from_list(rows))
 
 
@@ -441,11 +441,11 @@ def test_responses_without_a_score_break_a_rule() -> None:
     """A completion without a score and an answer without a rank are named by the column that lacks it."""
     (row,) = PUBLIC["openbmb/UltraFeedback"].rows
     unscored = {**row, "completions": [completion("a", 1.0, 1.0), completion("b", float("nan"), 1.0)]}
-    with pytest.raises(InputError, match=r"column `overall_score`: nan breaks the rule nan_score"):
+    with pytest.raises(InputError, match=r"column `overall_score`: nan: a score is NaN"):
         load_groups(datasets.Dataset.from_list([unscored]))
     (row,) = PUBLIC["berkeley-nest/Nectar"].rows
     unranked = {**row, "answers": [{"answer": "a", "rank": 1.0}, {"answer": "b", "rank": None}]}
-    with pytest.raises(InputError, match=r"column `rank`: None breaks the rule missing_score"):
+    with pytest.raises(InputError, match=r"column `rank`: None: a score is null"):
         load_groups(datasets.Dataset.from_list([unranked]))
 
 
@@ -456,7 +456,7 @@ def test_no_preference_is_a_tie() -> None:
     loaded = load_groups(data)
     assert [group.row for group in loaded.groups] == [1]
     assert loaded.report.counts == {("tied_scores", "drop"): 1}
-    assert [len(group.pairs) for group in load_groups(data, needs_pairs=False).groups] == [0, 1]
+    assert [len(group.pairs) for group in load_groups(data, asked=Asked(needs_pairs=False)).groups] == [0, 1]
 
 
 def test_scores_of_a_layout_are_read_only_where_they_are_needed() -> None:
@@ -466,7 +466,9 @@ def test_scores_of_a_layout_are_read_only_where_they_are_needed() -> None:
     assert loaded.groups[0].responses[0].score is None
     assert {"chosen_avg_rating", "rejected_avg_rating"} < set(loaded.unused_columns)
     with pytest.raises(InputError, match=r"The prior needs a score per response"):
-        load_groups(datasets.Dataset.from_list(PUBLIC["Intel/orca_dpo_pairs"].rows), needs_prior=True)
+        load_groups(
+            datasets.Dataset.from_list(PUBLIC["Intel/orca_dpo_pairs"].rows), asked=Asked(needs_prior=True)
+        )
 
 
 # --- rows that belong together ---
@@ -492,20 +494,24 @@ SINGLES = [
 ]
 
 
-def test_neighbours_with_one_prompt_are_a_group() -> None:
-    """Rows count as one, keep the first one's number and each response's other columns as a list."""
+def test_rows_with_one_prompt_are_a_group() -> None:
+    """Wherever they stand: they keep the first one's number and each response's other columns as a list."""
     loaded = load_groups(datasets.Dataset.from_list(SINGLES), keep_columns=True)
-    assert [group.row for group in loaded.groups] == [0, 4]
-    assert [[r.score for r in group.responses] for group in loaded.groups] == [[1, 2], [0, 4]]
-    assert loaded.groups[1].columns == {"helpfulness": [0, 4], "verbosity": [10, 14]}
-    assert (loaded.report.rows, loaded.report.counts) == (3, {("tied_scores", "drop"): 1})
-    labels = load_groups(datasets.Dataset.from_list(SINGLES), needs_pairs=False, needs_labels=True)
-    assert [[r.label for r in group.responses] for group in labels.groups] == [[False, True]] * 2
+    assert [group.row for group in loaded.groups] == [0]
+    assert [[r.score for r in group.responses] for group in loaded.groups] == [[1, 2, 0, 4]]
+    assert loaded.groups[0].columns == {"helpfulness": [1, 2, 0, 4], "verbosity": [11, 12, 10, 14]}
+    assert (loaded.report.rows, loaded.report.counts) == (2, {("tied_scores", "drop"): 1})
+    labels = load_groups(
+        datasets.Dataset.from_list(SINGLES), asked=Asked(needs_pairs=False, needs_labels=True)
+    )
+    assert [[r.label for r in group.responses] for group in labels.groups] == [[None, None, False, True]]
 
 
 def test_single_responses_stay_single_where_no_pair_is_needed() -> None:
     """Then every row is a group of one with its own number, score and columns, as its file has it."""
-    loaded = load_groups(datasets.Dataset.from_list(SINGLES), needs_pairs=False, keep_columns=True)
+    loaded = load_groups(
+        datasets.Dataset.from_list(SINGLES), asked=Asked(needs_pairs=False), keep_columns=True
+    )
     assert [group.row for group in loaded.groups] == [0, 1, 2, 3, 4, 5]
     assert [[r.score for r in group.responses] for group in loaded.groups] == [[1], [2], [3], [3], [0], [4]]
     assert loaded.groups[5].columns == {"helpfulness": 4, "verbosity": 14}

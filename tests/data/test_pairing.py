@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftune.data import PAIR_RULES, Pair, load_groups
-from preftune.data.pairing import Pairing
+from preftune.data import PAIR_RULES, Pair, Pairing, load_groups
 from preftune.errors import InputError
 from preftune.training.configuration import check_config
 from preftune.training.preparation import prepare
@@ -42,7 +41,7 @@ def test_the_seed_and_the_group_decide() -> None:
 
     def read(rows: list[dict[str, Any]], seed: int) -> dict[Any, Any]:
         data = datasets.Dataset.from_list(rows)
-        loaded = load_groups(data, pair_rule="best_random", pair_seed=seed)
+        loaded = load_groups(data, pairing=Pairing(rule="best_random", seed=seed))
         return {group.prompt: group.pairs for group in loaded.groups}
 
     assert read(rows, 0) == read(rows[::-1], 0) != read(rows, 1)
@@ -69,7 +68,7 @@ def test_ties_are_no_pairs(rule: str) -> None:
     """Of equal scores no rule makes a pair, and the group is dropped with a count."""
     assert pairs([2, 2, 2], rule=rule, per_prompt=3) == []
     rows = [{"prompt": "p", "responses": ["a", "b"], "scores": scores} for scores in ([1, 1], [1, 2])]
-    loaded = load_groups(datasets.Dataset.from_list(rows), pair_rule=rule, pairs_per_prompt=3)
+    loaded = load_groups(datasets.Dataset.from_list(rows), pairing=Pairing(rule=rule, per_prompt=3))
     assert [group.pairs for group in loaded.groups] == [(Pair(1, 0),)]
     assert loaded.report.counts == {("tied_scores", "drop"): 1}
 
@@ -99,7 +98,7 @@ def test_length_penalty() -> None:
 def test_length_penalty_leaves_the_scores() -> None:
     """The responses keep the scores of the data, so that a prior sees when the pair goes against them."""
     row = {"prompt": "p", "responses": ["long", "s"], "scores": [2, 1]}
-    (group,) = load_groups(datasets.Dataset.from_list([row]), length_penalty=0.5).groups
+    (group,) = load_groups(datasets.Dataset.from_list([row]), pairing=Pairing(length_penalty=0.5)).groups
     assert group.pairs == (Pair(1, 0),)
     assert [response.score for response in group.responses] == [2.0, 1.0]
 
@@ -125,14 +124,14 @@ def test_keys_of_a_run_reach_the_pairs(config: dict[str, Any], tmp_path: Path) -
     assert [len(group.pairs) for group in prepared.held_out["evaluation"].groups] == [3] * 4
     config["data"] = {**data, "pair_rule": "best_random", "pair_seed": 3}
     drawn = [group.pairs for group in prepare(check_config(config)).train.groups]
-    expected = load_groups(path, pair_rule="best_random", pair_seed=3).groups
+    expected = load_groups(path, pairing=Pairing(rule="best_random", seed=3)).groups
     assert drawn == [group.pairs for group in expected]
 
 
 def test_a_rule_that_counts_needs_a_number() -> None:
     """The number is asked for where it is missing, and refused where no rule reads it."""
     with pytest.raises(InputError, match=r"data\.pair_rule=max_margin_topk .*set data\.pairs_per_prompt="):
-        load_groups("no/such/source", pair_rule="max_margin_topk")
+        load_groups("no/such/source", pairing=Pairing(rule="max_margin_topk"))
     config = {"model": "m", "data": {"train": "t.jsonl", "pairs_per_prompt": 2}}
     with pytest.raises(InputError, match=r"pairs_per_prompt=2 is not read by pair_rule=best_worst; set "):
         check_config(config)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from preftune.data import RULES, LoadedGroups, RowReport, RowRules, load_groups
+from preftune.data import RULES, Asked, LoadedGroups, RowReport, RowRules, load_groups
 from preftune.data.rules import BadRow
 from preftune.errors import InputError
 
@@ -18,16 +18,18 @@ def load(tmp_path: Path, rows: list[dict[str, Any]], **rules: str) -> LoadedGrou
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     is_labelled = any("label" in row for row in rows)
-    return load_groups(path, needs_prior=not is_labelled, needs_pairs=not is_labelled, rules=RowRules(rules))
+    return load_groups(
+        path, asked=Asked(needs_prior=not is_labelled, needs_pairs=not is_labelled), rules=RowRules(rules)
+    )
 
 
 BAD_ROWS = [
     ("missing_field", {**GOOD, "prompt": None}, "prompt", "None"),
     ("missing_field", {**GOOD, "chosen": None}, "chosen", "None"),
     ("missing_field", {**GOOD, "rejected": 7}, "rejected", "7"),
-    ("missing_field", {**GOOD, "chosen": [{"from": "gpt", "value": "x"}]}, "chosen", "[{'from': 'gpt'"),
-    ("missing_field", {**GOOD, "chosen": ["x"]}, "chosen", "['x']"),
-    ("missing_field", {**GOOD, "chosen": [{"role": "assistant", "content": None}]}, "chosen", "[{'role'"),
+    ("missing_field", {**GOOD, "chosen": [{"from": "gpt"}]}, "chosen", "{'from': 'gpt'}"),
+    ("missing_field", {**GOOD, "chosen": ["x"]}, "chosen", "'x'"),
+    ("missing_field", {**GOOD, "chosen": [{"role": "assistant", "content": None}]}, "chosen", "None"),
     ("missing_field", {**GOOD, "rejected": [{"role": "assistant", "content": "x"}]}, "rejected", "({'role'"),
     (
         "prompt_mismatch",
@@ -93,7 +95,7 @@ BAD_LABELLED = [
     ),
     *(
         ("bad_label", {**LABELLED, "label": label}, "label", repr(label))
-        for label in (None, 2, 0.5, float("nan"), "", "yes", "1", [True], {"value": True})
+        for label in (None, 2, 0.5, float("nan"), "", "yes", "2", [True], {"value": True})
     ),
 ]
 
@@ -107,13 +109,13 @@ BAD_LABELLED = [
 def test_error_and_drop(
     tmp_path: Path, good: dict[str, Any], rule: str, bad: dict[str, Any], column: str, value: str
 ) -> None:
-    """By default a bad row stops the run, naming all there is to know; `drop` leaves it out and counts it."""
+    """`error` stops the run, naming all there is to know; `drop` leaves the row out and counts it."""
     with pytest.raises(InputError) as caught:
-        load(tmp_path, [good, bad])
-    message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'pairs.jsonl'} row 1, column `{column}`: {value}")
-    assert f" breaks the rule {rule}: " in message
-    assert message.endswith(f"Fix the data, or set data.rules.{rule}=drop.")
+        load(tmp_path, [good, bad], **{rule: "error"})
+    first, second, *others = str(caught.value).splitlines()
+    assert first == f"1 of 2 rows breaks the rule {rule} ({RULES[rule].what}):"
+    assert second.startswith(f"  {tmp_path / 'pairs.jsonl'} row 1, column `{column}`: {value}")
+    assert others[-1] == f"Fix the data, or set data.rules.{rule}=drop (drops 1)."
 
     loaded = load(tmp_path, [good, bad], **{rule: "drop"})
     assert [group.row for group in loaded.groups] == [0]
@@ -140,7 +142,10 @@ def test_another_label_is_another_row(tmp_path: Path) -> None:
 
 def test_duplicate_row_error(tmp_path: Path) -> None:
     """A repeated row can stop the run, and the message offers both other actions."""
-    with pytest.raises(InputError, match=r"row 1, .*duplicate_row=keep or data\.rules\.duplicate_row=drop\."):
+    with pytest.raises(
+        InputError,
+        match=r"row 1(.|\n)*duplicate_row=keep \(keeps all 1\) or data\.rules\.duplicate_row=drop \(drops 1\)\.",
+    ):
         load(tmp_path, [GOOD, GOOD], duplicate_row="error")
 
 
@@ -151,7 +156,7 @@ def test_tied_scores(tmp_path: Path) -> None:
     assert [group.row for group in loaded.groups] == [0]
     assert loaded.report.counts == {("tied_scores", "drop"): 1}
     with pytest.raises(
-        InputError, match=r"row 1, column `scores`: \[3\.0, 3\.0\] breaks the rule tied_scores"
+        InputError, match=r"the rule tied_scores(.|\n)*row 1, column `scores`: \[3\.0, 3\.0\]: all scores"
     ):
         load(tmp_path, rows, tied_scores="error")
 
@@ -205,11 +210,11 @@ def test_groups_without_a_pair_where_none_is_needed(tmp_path: Path) -> None:
     rows = [{**GROUP, "scores": [3, 3]}, {**GROUP, "responses": ["a", "a"]}, GROUP]
     rows.append({"prompt": "p", "responses": ["a"], "scores": [1]})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    loaded = load_groups(path, needs_pairs=False)
+    loaded = load_groups(path, asked=Asked(needs_pairs=False))
     assert [len(group.pairs) for group in loaded.groups] == [0, 0, 1, 0]
     assert loaded.report.counts == {}
     rules = RowRules({"equal_responses": "drop"})
-    labelled = load_groups(path, needs_pairs=False, needs_labels=True, rules=rules)
+    labelled = load_groups(path, asked=Asked(needs_pairs=False, needs_labels=True), rules=rules)
     assert [group.row for group in labelled.groups] == [2]
     assert labelled.report.counts == {("tied_scores", "drop"): 2, ("equal_responses", "drop"): 1}
 
@@ -231,8 +236,8 @@ def test_no_rows_at_all(tmp_path: Path) -> None:
 def test_long_values_are_shortened(tmp_path: Path) -> None:
     """A message quotes the beginning of a long value, not all of it."""
     with pytest.raises(InputError) as caught:
-        load(tmp_path, [{**GOOD, "chosen": "x" * 10_000, "rejected": "x" * 10_000}])
-    assert "'" + "x" * 76 + "... breaks" in str(caught.value)
+        load(tmp_path, [{**GOOD, "score_chosen": "x" * 10_000}])
+    assert "'" + "x" * 76 + "...: " in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -257,9 +262,30 @@ def test_misspelt_rules(rules: dict[str, str], message: str) -> None:
 
 
 def test_defaults() -> None:
-    """Only harmless findings have a default that does not stop the run."""
+    """What real sets contain is counted and left out or shortened; what is surely a mistake stops the run."""
     lenient = {rule: RowRules()[rule] for rule in RULES if RowRules()[rule] != "error"}
-    assert lenient == {"duplicate_row": "keep", "tied_scores": "drop", "response_too_long": "truncate"}
+    assert lenient == {
+        "empty_response": "drop",
+        "equal_responses": "drop",
+        "different_prompts": "drop",
+        "tied_scores": "drop",
+        "duplicate_row": "keep",
+        "prompt_too_long": "truncate",
+        "no_room": "drop",
+        "response_too_long": "truncate",
+    }
+
+
+def test_all_bad_rows_are_counted_before_the_run_stops(tmp_path: Path) -> None:
+    """The error says how many rows break each rule, shows three of them, and what each other action costs."""
+    bad = [{**GOOD, "prompt": " ", "chosen": str(number)} for number in range(5)]
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, [GOOD, *bad, {**GOOD, "score_chosen": None}])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "5 of 7 rows break the rule empty_prompt (the prompt is empty or only whitespace):"
+    assert [line.rpartition("jsonl ")[2][:5] for line in lines[1:4]] == ["row 1", "row 2", "row 3"]
+    assert lines[4:6] == ["  and 2 more", "Fix the data, or set data.rules.empty_prompt=drop (drops 5)."]
+    assert lines[6] == "1 of 7 rows breaks the rule missing_score (a score is null):"
 
 
 def test_documented_rules() -> None:

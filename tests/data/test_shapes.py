@@ -1,12 +1,17 @@
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
-from preftune.data import Group, LoadedGroups, Pair, Response, fingerprint_rows, load_groups
-from preftune.data.shapes import SCORE_COLUMNS, detect_columns, separate_prompt
+from preftune.data import Asked, Group, LoadedGroups, Pair, Pairing, Response, fingerprint_rows, load_groups
+from preftune.data.columns import SCORE_COLUMNS, detect_columns
+from preftune.data.shapes import separate_prompt
 from preftune.errors import InputError
+
+
+ASKED = {each.name for each in fields(Asked)}
 
 
 def user(content: str) -> dict[str, str]:
@@ -26,7 +31,9 @@ def system(content: str) -> dict[str, str]:
 
 def load(row: dict[str, Any], **options: Any) -> LoadedGroups:
     """Load a data set of one row."""
-    return load_groups(datasets.Dataset.from_list([row]), **options)
+    asked = {name: options.pop(name) for name in list(options) if name in ASKED}
+    rule = {"pairing": Pairing(options.pop("pair_rule"))} if "pair_rule" in options else {}
+    return load_groups(datasets.Dataset.from_list([row]), asked=Asked(**asked), **rule, **options)
 
 
 def load_one(row: dict[str, Any], **options: Any) -> Group:
@@ -131,9 +138,7 @@ def test_implicit_text_prompt_as_trl() -> None:
 
 def test_no_shared_beginning() -> None:
     """Without a prompt column and a shared beginning, the message says that there is no prompt."""
-    with pytest.raises(
-        InputError, match=r"column `chosen`: '' breaks the rule empty_prompt: there is no `prompt`"
-    ):
+    with pytest.raises(InputError, match=r"column `chosen`: '': there is no `prompt`"):
         load_one({"chosen": "x", "rejected": "y"})
 
 
@@ -198,7 +203,7 @@ def test_unused_columns() -> None:
 def test_prior_without_scores(extra: list[str], hint: str) -> None:
     """A prior without scores is refused, with every alias and the nearest fix."""
     with pytest.raises(InputError, match=rf"score_chosen and score_rejected; .*; margin\. {hint}"):
-        detect_columns(["prompt", "chosen", "rejected", *extra], needs_prior=True)
+        detect_columns(["prompt", "chosen", "rejected", *extra], Asked(needs_prior=True))
 
 
 # --- groups ---
@@ -426,16 +431,19 @@ def test_kept_columns_are_the_rows_own(tmp_path: Path) -> None:
         (["prompt", "chosen"], r"No `rejected` column\."),
         (
             ["prompt", "Chosen", "Rejected"],
-            r"found 'Chosen': was it meant\? No `rejected` column; found 'Rejected'",
+            r"found 'Chosen': was it meant\? Set data\.columns\.chosen=Chosen\. .*found 'Rejected'",
         ),
-        (["promt", "chosen", "rejected"], r"No `prompt` column; found 'promt': was it meant\? Rename it"),
+        (
+            ["promt", "chosen", "rejected"],
+            r"No `prompt` column; found 'promt': was it meant\? Set data\.columns\.prompt=promt",
+        ),
         (["prompt", "responses"], r"No `scores` column\. Without scores no pair can be built"),
         (["prompt", "responses", "score"], r"No `scores` column; found 'score': was it meant\?"),
         (["responses", "scores"], r"No `prompt` column\."),
         (["prompt", "scores"], r"No `responses` column\."),
         (["text"], r"columns `text` are no shape of preference data"),
         (["prompt", "completion", "labels"], r"No `label` column; found 'labels': was it meant\?"),
-        (["prompt", "completion"], r"No `label` column\."),
+        (["prompt", "completion"], "a row has one response and no pair"),
         (["completion", "label"], r"No `prompt` column\."),
         (["text", "label"], r"No `prompt` column\. No `completion` column\."),
         (["prompt", "responses", "label"], r"No `scores` column\. Without scores no pair can be built"),
@@ -465,7 +473,7 @@ def test_prompt_id_is_not_a_misspelt_prompt() -> None:
 def test_unknown_pair_rule() -> None:
     """A pair rule that does not exist is refused before anything is read."""
     with pytest.raises(InputError, match=r"data\.pair_rule=best_wrost: .*did you mean 'best_worst'\?"):
-        load_groups("no/such/source", pair_rule="best_wrost")
+        load_groups("no/such/source", pairing=Pairing(rule="best_wrost"))
 
 
 # --- fingerprint ---

@@ -91,7 +91,7 @@ def test_folder_splits_by_file_name(tmp_path: Path) -> None:
     write(tmp_path / "data" / "test_prefs-00000.jsonl", json_lines(ROWS[1:]))
     assert [row["prompt"] for row in read_rows(tmp_path)] == ["p0"]
     assert [row["prompt"] for row in read_rows(tmp_path, "test_prefs")] == ["p1"]
-    with pytest.raises(InputError, match=r"split=dev: .* has no such split.* test, train"):
+    with pytest.raises(InputError, match=r"split=dev: .* has no such split.* test_prefs, train"):
         read_rows(tmp_path, "dev")
 
 
@@ -132,9 +132,9 @@ def test_csv_text_stays_text(tmp_path: Path) -> None:
         (
             "a.jsonl.gz",
             gzip.compress(json_lines(ROWS), mtime=0)[:-9],
-            r"a\.jsonl\.gz: the gzip file is damaged or cut",
+            r"a\.jsonl\.gz: the compressed file is damaged or cut",
         ),
-        ("a.jsonl.gz", b"plain", r"a\.jsonl\.gz: the gzip file is damaged"),
+        ("a.jsonl.gz", b"plain", r"a\.jsonl\.gz: the compressed file is damaged"),
         ("a.csv", b"a,b\n1,2\n3\n", r"a\.csv: not a valid UTF-8 CSV file.*Expected 2 columns"),
         ("a.csv", b"prompt\n\xff\xfe\n", r"a\.csv: not a valid UTF-8 CSV file"),
         ("a.parquet", b"nothing", r"a\.parquet: not a valid Parquet file"),

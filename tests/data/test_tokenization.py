@@ -1,4 +1,3 @@
-import logging
 import string
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from preftune.data import (
+    Asked,
     Group,
     LengthLimits,
     Message,
@@ -148,14 +148,14 @@ def test_mistral() -> None:
 
 
 def test_phi3() -> None:
-    """A template that closes the turn and then the text is cut after the end of turn."""
+    """A template that closes the turn and then the text has both closings trained."""
     special = "<unk> <|endoftext|> <|end|> <|user|> <|assistant|>"
     tokenizer = make_tokenizer(PHI3, special, None, "<|endoftext|>")
     # Without the generation prompt the text ends in EOS, so only the response's rendering has it.
     assert tokens(tokenizer, chat("hi", "yes", "no")) == (
         ["<|user|>", *"\nhi", "<|end|>", "\n", "<|assistant|>", "\n"],
-        [*"yes", "<|end|>"],
-        [*"no", "<|end|>"],
+        [*"yes", "<|end|>", "\n", "<|endoftext|>"],
+        [*"no", "<|end|>", "\n", "<|endoftext|>"],
     )
 
 
@@ -177,31 +177,33 @@ def test_response_with_its_own_end() -> None:
     assert tokens(plain_tokenizer(), text("hi", "yes</s>", "no"))[1] == [*"yes", "</s>"]
 
 
-def test_template_that_does_not_write_its_generation_prompt(caplog: pytest.LogCaptureFixture) -> None:
-    """Such a template trains the response's text and its end of turn, and the log says so once."""
+def test_template_that_does_not_write_its_generation_prompt() -> None:
+    """Such a template trains the response's text and its end of turn, and the report counts them."""
     tokenizer = make_tokenizer(THINKING, "<unk> <|im_start|> <|im_end|> </s>", None, "</s>")
-    with caplog.at_level(logging.WARNING):
-        prompt, chosen, rejected = tokens(
-            tokenizer, chat("hi", "yes", "no"), chat_template_kwargs={"effort": "low"}
-        )
+    report = RowReport(rows=1)
+    prompt, chosen, rejected = tokens(
+        tokenizer, chat("hi", "yes", "no"), report=report, chat_template_kwargs={"effort": "low"}
+    )
     assert "".join(prompt).endswith("<|im_start|>assistant\n<think>low\n")
     assert (chosen, rejected) == ([*"yes", "<|im_end|>"], [*"no", "<|im_end|>"])
-    assert [r.message for r in caplog.records if "does not begin with its own" in r.message] == [
-        "row 0: the chat template's conversation does not begin with its own generation prompt; "
-        "responses are trained as their text and the end of turn."
-    ]
+    assert report.notes == {"responses that follow '<think>low' of the generation prompt": 2}
 
 
 def test_response_of_several_messages() -> None:
-    """A response of several messages is trained whole, and refused where the template hides its start."""
+    """Of several messages the model's own are trained; refused where the template hides where one starts."""
     turns = ({"role": "assistant", "content": "a"}, user("b"), {"role": "assistant", "content": "c"})
     group = Group((user("hi"),), (Response(turns), Response("d")), (Pair(0, 1),))
     tokenizer = make_tokenizer(CHATML, "<unk> <|im_start|> <|im_end|>", None, "<|im_end|>")
     _, chosen, rejected = tokens(tokenizer, group)
     assert "".join(chosen) == "a<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\nc<|im_end|>"
+    (done,) = tokenize_groups([group], tokenizer)
+    assert done.trained is not None
+    ids = [*zip(chosen, done.trained[0].tolist(), strict=True)]
+    assert "".join(token for token, is_trained in ids if is_trained) == "a<|im_end|>c<|im_end|>"
+    assert done.trained[1].all()
     assert rejected == ["d", "<|im_end|>"]
     thinking = make_tokenizer(THINKING, "<unk> <|im_start|> <|im_end|>", None, "<|im_end|>")
-    with pytest.raises(InputError, match=r"row 0: the response is 3 messages"):
+    with pytest.raises(InputError, match=r"row 0, .*writes this turn differently once others follow it"):
         tokenize_groups([group], thinking)
 
 
@@ -253,7 +255,9 @@ def test_chat_and_text_together_keep_their_order() -> None:
 def test_messages_without_chat_template() -> None:
     """Messages need a chat template, and the message says where there are some and what to do."""
     tokenizer = make_tokenizer(None, "<unk> </s>", None, "</s>")
-    with pytest.raises(InputError, match=r"pairs\.jsonl row 3 holds messages.*no chat template.*plain text"):
+    with pytest.raises(
+        InputError, match=r"pairs\.jsonl row 3: there are messages.*no chat template.*plain text"
+    ):
         tokenize_groups(
             [replace(chat("a", "b", "c"), row=3)],
             tokenizer,
@@ -266,7 +270,7 @@ def test_template_that_refuses_a_role() -> None:
     tokenizer = make_tokenizer(GEMMA, "<unk> <bos> <eos> <end_of_turn>", "<bos>", "<eos>")
     group = chat("a", "b", "c")
     group = replace(group, prompt=({"role": "system", "content": "s"}, *group.prompt))
-    with pytest.raises(InputError, match=r"row 0: .*roles system, user: System role not supported"):
+    with pytest.raises(InputError, match=r"row 0, .*roles system, user: System role not supported"):
         tokenize_groups([group], tokenizer)
 
 
@@ -307,14 +311,39 @@ def limited(**rules: str) -> tuple[list[TokenizedGroup], RowReport]:
 
 
 def test_long_prompt_error() -> None:
-    """A long prompt stops the run by default, with its length, the limit and the other actions."""
+    """A long prompt can stop the run, with its length, the limit and what the other actions cost."""
     message = (
-        r"row 0, column `prompt`: 11 breaks the rule prompt_too_long: "
-        r"11 tokens, and max_prompt_length is 5\. "
-        r"Fix the data, or set data\.rules\.prompt_too_long=drop or data\.rules\.prompt_too_long=truncate\."
+        r"row 0, column `prompt`: 11: 11 tokens, and max_prompt_length is 5\n"
+        r"Fix the data, or set data\.rules\.prompt_too_long=truncate \(shortens 1\) or "
+        r"data\.rules\.prompt_too_long=drop \(drops 1\)\."
     )
     with pytest.raises(InputError, match=message):
-        limited()
+        limited(prompt_too_long="error")
+
+
+def test_a_prompt_without_room_is_dropped_and_counted() -> None:
+    """Without a limit of its own, a prompt is whole; where it fills max_length, its group is left out."""
+    report = RowReport(rows=3)
+    groups = [replace(group, row=row) for row, group in enumerate(LONG)]
+    kept = tokenize_groups(groups, plain_tokenizer(), LengthLimits(max_length=11), report=report)
+    assert len(kept) == 2
+    assert report.counts["no_room", "drop"] == report.dropped == 1
+    kept = tokenize_groups(groups, plain_tokenizer(), LengthLimits(max_length=12))
+    assert [ids.tolist() for ids in kept[0].responses] == [
+        [ids] for ids in plain_tokenizer()("ab")["input_ids"][1:]
+    ]
+
+
+def test_pairs_of_equal_tokens_are_no_pairs() -> None:
+    """Responses that max_length cuts to the same tokens are equal: left out where pairs are needed."""
+    groups = [text("012", "abcdx", "abcdy"), text("012", "a", "b")]
+    report = RowReport(rows=2)
+    limits = LengthLimits(max_length=8)
+    kept = tokenize_groups(groups, plain_tokenizer(), limits, report=report, needs_pairs=True)
+    assert [len(group.pairs) for group in kept] == [1]
+    assert report.counts["equal_responses", "drop"] == 1
+    kept = tokenize_groups(groups, plain_tokenizer(), limits)
+    assert [len(group.pairs) for group in kept] == [0, 1]
 
 
 def test_long_prompt_drop() -> None:
@@ -360,8 +389,8 @@ def test_long_response_drop() -> None:
 def test_long_response_error() -> None:
     """A long response can stop the run, with the lengths and the limit."""
     message = (
-        r"row 1, column `response`: 11 .* 4 \+ 11 tokens, and max_length is 10\. .*"
-        r"response_too_long=truncate or data\.rules\.response_too_long=drop\."
+        r"row 1, column `response`: 11: 4 \+ 11 tokens, and max_length is 10\n.*"
+        r"response_too_long=truncate \(shortens 1\) or data\.rules\.response_too_long=drop \(drops 1\)\."
     )
     with pytest.raises(InputError, match=message):
         limited(prompt_too_long="drop", response_too_long="error")
@@ -476,7 +505,9 @@ def test_a_pair_with_labels_is_two_labelled_rows(smollm2_tokenizer: PreTrainedTo
     ]
     (together,), apart = (
         tokenize_groups(
-            load_groups(datasets.Dataset.from_list(source), needs_pairs=False, needs_labels=True).groups,
+            load_groups(
+                datasets.Dataset.from_list(source), asked=Asked(needs_pairs=False, needs_labels=True)
+            ).groups,
             smollm2_tokenizer,
         )
         for source in ([pair], rows)

@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from preftune.data import load_groups
+from preftune.data import Asked, load_groups
 from preftune.errors import InputError
 from preftune.measuring.held_out import win_rate
 from preftune.measuring.statistics import mean_interval
@@ -69,7 +69,7 @@ def test_the_best_and_the_worst_sample_become_a_pair_with_their_scores(finished:
         assert sorted(row["scores"]) == [min(every["scores"]), max(every["scores"])]
         for text, score in zip(row["responses"], row["scores"], strict=True):
             assert every["scores"][every["responses"].index(text)] == score
-    groups = load_groups(str(folder / "pairs.jsonl"), needs_prior=True).groups
+    groups = load_groups(str(folder / "pairs.jsonl"), asked=Asked(needs_prior=True)).groups
     for group, row in zip(groups, pairs, strict=True):
         (pair,) = group.pairs
         assert group.responses[pair.chosen].score == max(row["scores"])

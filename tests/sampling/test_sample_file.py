@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from preftune.data import load_groups
+from preftune.data import Asked, load_groups
 from preftune.errors import InputError
 from preftune.sampling import sample_file as module
 from preftune.sampling import transformers_engine
@@ -102,7 +102,7 @@ def test_scored_samples_are_read_as_groups(whole: str, tmp_path: Path) -> None:
     ]
     scored = tmp_path / "scored.jsonl"
     scored.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    loaded = load_groups(str(scored), needs_prior=True, needs_pairs=False)
+    loaded = load_groups(str(scored), asked=Asked(needs_prior=True, needs_pairs=False))
     found = [[response.score for response in group.responses] for group in loaded.groups]
     assert found == [[0.0, 0.25]] * 5
     assert set(loaded.unused_columns) == {"id", "response_tokens", "finish_reasons", "sampler"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from preftune.data import load_groups
+from preftune.data import Asked, load_groups
 from preftune.rewards import Calibration, apply_prior
 
 Train = Callable[..., Path]
@@ -30,7 +30,7 @@ def test_held_out_pairs_are_placed_on_the_training_scale(config: dict[str, Any],
     rows = [json.loads(line) for line in Path(config["data"]["train"]).read_text().splitlines()]
     scores = [row[key] for row in rows for key in ("score_chosen", "score_rejected")]
     assert saved["fitted"] == {"low": [min(scores)], "high": [max(scores)]}
-    held_out = load_groups(config["data"]["evaluation"], needs_prior=True).groups
+    held_out = load_groups(config["data"]["evaluation"], asked=Asked(needs_prior=True)).groups
     _, report = apply_prior(held_out, Calibration.from_dict(saved), "clip")
     reported = summary["evaluation"]["prior"]
     assert reported["mean_gap"] == pytest.approx(report.mean_gap, abs=1e-12)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int32, Shaped
+from jaxtyping import Bool, Int32, Shaped
 
-Message = dict[str, str]
-"""A chat message: {"role": ..., "content": ...}."""
+Message = dict[str, Any]
+"""A chat message: `role` and `content`, both text; of the model also `tool_calls` and `reasoning_content`."""
 Text = str | tuple[Message, ...]
 """Plain text, or the messages of a chat."""
 
@@ -22,12 +22,14 @@ class Response:
         score: a raw number on any scale.
         label: whether it is desirable, where that is known of it alone (KTO).
         auxiliary: auxiliary reward R, once the rewards are computed.
+        trained: whether each of its messages is trained; None trains the model's own turns.
     """
 
     content: Text
     score: float | None = None
     label: bool | None = None
     auxiliary: float | None = None
+    trained: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Group:
         columns: the row's other columns, for rewards that read them.
         response_columns: which of them are a list with a value for each response; None where nobody has said,
             and the lists' lengths must tell.
+        tools: JSON schemas of the functions that the model may call, for the chat template.
     """
 
     prompt: Text
@@ -67,6 +70,7 @@ class Group:
     row: int = 0
     columns: Mapping[str, Any] = field(default_factory=dict)
     response_columns: frozenset[str] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class TokenizedGroup:
         per_response: numbers of each response by their names in `preftune.objectives.NUMBERS`, where known.
         mismatched: the same prompt with a response to another one, for the estimate of the divergence from
             the reference (KTO).
+        trained: whether each token of each response is trained; None where all are.
     """
 
     prompt: Int32[np.ndarray, "prompt_tokens"]
@@ -87,6 +92,7 @@ class TokenizedGroup:
     pairs: tuple[Pair, ...]
     per_response: Mapping[str, Shaped[np.ndarray, "responses"]] = field(default_factory=dict)
     mismatched: "TokenizedGroup | None" = None
+    trained: tuple[Bool[np.ndarray, "_"], ...] | None = None
 
     @property
     def per_pair(self) -> dict[str, Shaped[np.ndarray, "pairs"]]:

@@ -1,18 +1,17 @@
 """The column layouts of public preference sets, and how a row of each is written in a plain shape."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from preftune.data.groups import Message
+from preftune.data.messages import transcript, turns
 from preftune.data.sources import Row
 
-TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):")
-"""How a turn begins in hh-rlhf and Nectar."""
 HELPSTEER_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 """How a later turn begins in HelpSteer2; the first is the user's and begins without."""
-ROLES = {"Human": "user", "User": "user", "Assistant": "assistant"}
+CONVERSATIONS = ("conversations", "messages", "conversation")
+"""Columns of whole conversations, in ShareGPT's and OpenAI's sets."""
 
 
 def _as_it_is(row: Row) -> Row:
@@ -25,14 +24,16 @@ class Columns:
 
     Attributes:
         shape: pairwise, groups or labelled.
-        prompt: the prompt's column; None where chosen and rejected begin with it.
+        prompt: the prompt's column; None where the responses begin with it.
         responses: the columns of the responses; of a group, one that lists them or one for each.
         scores: the columns of the scores, likewise; empty where the run needs none, or there are none.
         preference: the column that says by how much the second of two responses is better than the first.
+        better: the column that says which of two responses is better, 0 or 1.
         label: the column that says whether the response of a labelled row is desirable.
+        tools: the column of the tools' JSON schemas.
         beside: other columns of texts: what goes before the prompt, or says it again.
         rewrite: makes of a row one with these columns.
-        by_prompt: every row has one response, and neighbours with the same prompt are a group.
+        by_prompt: every row has one response, and rows with the same prompt are a group.
     """
 
     shape: Literal["pairwise", "groups", "labelled"]
@@ -40,7 +41,9 @@ class Columns:
     responses: tuple[str, ...]
     scores: tuple[str, ...] = ()
     preference: str | None = None
+    better: str | None = None
     label: str | None = None
+    tools: str | None = None
     beside: tuple[str, ...] = ()
     rewrite: Callable[[Row], Row] = _as_it_is
     by_prompt: bool = False
@@ -53,25 +56,44 @@ class Columns:
     @property
     def used(self) -> set[str]:
         """Every column that groups are built from."""
-        return {*self.texts, *self.scores, self.preference or "", self.label or ""}
+        others = (self.preference, self.better, self.label, self.tools)
+        return {*self.texts, *self.scores, *(name for name in others if name)}
+
+    def describe(self, sources: Mapping[str, str]) -> str:
+        """What is read as what, for the log.
+
+        Args:
+            sources: the column in the data of those that were mapped.
+        """
+        prompt = f"`{self.prompt}`" if self.prompt else "what the responses begin with"
+        if self.prompt is None and self.shape == "labelled":
+            prompt = "the messages before the last of the model"
+        before = [name for name in self.beside if name in ALPACA_BESIDE]
+        parts = {
+            "prompt": prompt + "".join(f" + `{name}`" for name in before),
+            "responses": self.responses,
+            "scores": self.scores,
+            "preference": self.preference,
+            "better": self.better,
+            "label": self.label,
+            "tools": self.tools,
+        }
+        return "; ".join(
+            f"{name}: {value if isinstance(value, str) and name == 'prompt' else _listed(value, sources)}"
+            for name, value in parts.items()
+            if value
+        )
+
+
+ALPACA_BESIDE = ("input", "system", "history")
+
+
+def _listed(names: str | Sequence[str], sources: Mapping[str, str]) -> str:
+    each = [names] if isinstance(names, str) else names
+    return ", ".join(f"`{sources.get(name, name)}`" for name in each)
 
 
 # --- texts to messages ---
-
-
-def transcript(text: Any) -> list[Message] | None:
-    """Messages of "Human: ... Assistant: ..." turns, each after an empty line; None for any other value."""
-    if not isinstance(text, str) or not text.startswith("\n\nHuman:") or "\n\nAssistant:" not in text:
-        return None
-    return _turns(TRANSCRIPT_TURN.split(text)[1:])
-
-
-def _turns(parts: list[str]) -> list[Message]:
-    """Messages of roles and texts that take turns."""
-    return [
-        {"role": ROLES[role], "content": text.strip()}
-        for role, text in zip(parts[::2], parts[1::2], strict=True)
-    ]
 
 
 def _user(text: Any, system: Any = None) -> Any:
@@ -111,7 +133,7 @@ def _helpsteer2(row: Row) -> Row:
     prompt = row.get("prompt")
     return {
         **row,
-        "prompt": _turns(["User", *HELPSTEER_TURN.split(prompt)]) if isinstance(prompt, str) else prompt,
+        "prompt": turns(["User", *HELPSTEER_TURN.split(prompt)]) if isinstance(prompt, str) else prompt,
     }
 
 
@@ -127,7 +149,99 @@ def _nectar(row: Row) -> Row:
     return {**row, "prompt": messages, "answers": _each(answers, "answer"), "rank": ranks}
 
 
+def _alpaca(row: Row) -> Row:
+    """Instruction and input, after the system's text and earlier turns; the output may list two responses."""
+    instruction = row.get("instruction")
+    if not isinstance(instruction, str):
+        return row
+    asked = [text for text in (instruction, row.get("input")) if isinstance(text, str) and text]
+    history = row.get("history")
+    earlier = [
+        {"role": role, "content": text}
+        for pair in (history if isinstance(history, list) else [])
+        for role, text in zip(("user", "assistant"), pair, strict=False)
+    ]
+    *before, last = _user("\n".join(asked), row.get("system"))
+    return {**row, "instruction": [*before, *earlier, last]}
+
+
+def _alpaca_ranking(row: Row) -> Row:
+    output = row.get("output")
+    chosen, rejected = output if isinstance(output, list) and len(output) == 2 else (output, None)
+    return {**_alpaca(row), "chosen": chosen, "rejected": rejected}
+
+
+def _with_system(conversation: str) -> Callable[[Row], Row]:
+    """The conversation after the row's system message."""
+
+    def rewrite(row: Row) -> Row:
+        messages, system = row.get(conversation), row.get("system")
+        if not isinstance(messages, list) or not isinstance(system, str) or not system.strip():
+            return row
+        return {**row, conversation: [{"role": "system", "content": system}, *messages]}
+
+    return rewrite
+
+
+def _openai(row: Row) -> Row:
+    asked = row.get("input")
+    messages, tools = (
+        (asked.get("messages"), asked.get("tools")) if isinstance(asked, Mapping) else (asked, None)
+    )
+    return {**row, "input": messages, "tools": tools}
+
+
+def conversation_layout(found: Sequence[str], label: str | None) -> Columns | None:
+    """A whole conversation in one column, with a label beside it or without."""
+    name = next((name for name in CONVERSATIONS if name in found), None)
+    if name is None:
+        return None
+    beside = ("system",) if "system" in found else ()
+    return Columns("labelled", None, (name,), label=label, beside=beside, rewrite=_with_system(name))
+
+
+ALPACA = Columns("pairwise", "instruction", ("chosen", "rejected"), beside=ALPACA_BESIDE, rewrite=_alpaca)
+ALPACA_RANKING = Columns(
+    "pairwise",
+    "instruction",
+    ("chosen", "rejected"),
+    beside=("output", *ALPACA_BESIDE),
+    rewrite=_alpaca_ranking,
+)
+ALPACA_ANSWER = Columns("labelled", "instruction", ("output",), beside=ALPACA_BESIDE, rewrite=_alpaca)
+"""An instruction with one output."""
+
 LAYOUTS: dict[tuple[str, ...], Columns] = {
+    # ShareGPT's ranking of the next message, as LLaMA-Factory and ms-swift read it
+    **{
+        (name, "chosen", "rejected"): Columns(
+            "pairwise", name, ("chosen", "rejected"), beside=("system",), rewrite=_with_system(name)
+        )
+        for name in CONVERSATIONS
+    },
+    # LLaMA-Factory's second data format
+    ("chosen_messages", "rejected_messages"): Columns(
+        "pairwise", None, ("chosen_messages", "rejected_messages")
+    ),
+    # OpenAI's preference fine-tuning
+    ("input", "preferred_output", "non_preferred_output"): Columns(
+        "pairwise",
+        "input",
+        ("preferred_output", "non_preferred_output"),
+        tools="tools",
+        rewrite=_openai,
+    ),
+    # lvwerra/stack-exchange-paired
+    ("question", "response_j", "response_k"): Columns(
+        "pairwise", "question", ("response_j", "response_k"), rewrite=_asking("question")
+    ),
+    # PKU-Alignment/PKU-SafeRLHF
+    ("prompt", "response_0", "response_1"): Columns("groups", "prompt", ("response_0", "response_1")),
+    ("question", "response_0", "response_1"): Columns(
+        "groups", "question", ("response_0", "response_1"), rewrite=_asking("question")
+    ),
+    # Alpaca's columns with a pair
+    ("instruction", "chosen", "rejected"): ALPACA,
     # openbmb/UltraFeedback
     ("instruction", "completions"): Columns(
         "groups", "instruction", ("completions",), ("overall_score",), rewrite=_ultrafeedback

@@ -36,10 +36,10 @@ class PackedBatch:
         input_ids: the row.
         position_ids: each token's position in its own prompt + response.
         spans: who attends to whom, in row order; together they cover the row.
-        predictors: rows whose hidden states predict response tokens: each response's first token is
+        predictors: rows whose hidden states predict trained tokens: each response's first token is
             predicted from the prompt's last row.
-        targets: the response tokens they predict, response after response.
-        lengths: number of tokens of each response.
+        targets: the trained tokens they predict, response after response.
+        lengths: number of trained tokens of each response.
         prompt_ends: row of the last token of each response's prompt.
         chosen: each pair's preferred response, as an index into the batch's responses.
         rejected: the other one.
@@ -50,8 +50,8 @@ class PackedBatch:
     input_ids: Int64[Tensor, "tokens"]
     position_ids: Int64[Tensor, "tokens"]
     spans: tuple[Span, ...]
-    predictors: Int64[Tensor, "response_tokens"]
-    targets: Int64[Tensor, "response_tokens"]
+    predictors: Int64[Tensor, "trained_tokens"]
+    targets: Int64[Tensor, "trained_tokens"]
     lengths: Int64[Tensor, "responses"]
     prompt_ends: Int64[Tensor, "responses"]
     chosen: Int64[Tensor, "pairs"]
@@ -101,8 +101,10 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
                 spans.append(Span(prompt_start, row, prompt_start, prompt_start))
             else:
                 spans.append(Span(start, row, prompt_start, prompt_stop))
-            predictors.append(np.concatenate(([prompt_stop - 1], np.arange(start, row - 1))))
-            targets.append(response)
+            each = np.concatenate(([prompt_stop - 1], np.arange(start, row - 1)))
+            trained = slice(None) if group.trained is None else group.trained[index]
+            predictors.append(each[trained])
+            targets.append(response[trained])
             prompt_ends.append(prompt_stop - 1)
         chosen += [place[pair.chosen] for pair in group.pairs]
         rejected += [place[pair.rejected] for pair in group.pairs]
@@ -113,7 +115,7 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
         spans=tuple(spans),
         predictors=_join(predictors),
         targets=_join(targets),
-        lengths=torch.tensor([len(response) for response in targets]),
+        lengths=torch.tensor([len(tokens) for tokens in targets]),
         prompt_ends=torch.tensor(prompt_ends),
         chosen=torch.tensor(chosen, dtype=torch.int64),
         rejected=torch.tensor(rejected, dtype=torch.int64),
@@ -154,20 +156,25 @@ class PaddedRows:
 def pad(batch: PackedBatch) -> PaddedRows:
     """Unshare a packed batch: for architectures that cannot share a prompt, and to check those that can."""
     rows: list[Tensor] = []
+    columns: list[Tensor] = []
     prompt = batch.input_ids[:0]
-    for span, length in zip(batch.spans, batch.lengths.tolist(), strict=True):
-        own = batch.input_ids[span.start : span.stop]
+    ends = batch.prompt_ends.tolist()
+    predictors = torch.split(batch.predictors, batch.lengths.tolist())
+    for span, end, predicting in zip(batch.spans, ends, predictors, strict=True):
+        start = span.start
         if span.prefix_start == span.prefix_stop:
-            prompt, own = own[:-length], own[-length:]
-        rows.append(torch.cat((prompt, own)))
+            start = end + 1
+            prompt = batch.input_ids[span.start : start]
+        rows.append(torch.cat((prompt, batch.input_ids[start : span.stop])))
+        # The first token of a response is predicted from the prompt's end, which is elsewhere in the row.
+        columns.append(torch.where(predicting == end, len(prompt) - 1, predicting - start + len(prompt)))
     longest = max(len(row) for row in rows)
     input_ids = batch.input_ids.new_zeros(len(rows), longest)
     attention_mask = torch.zeros_like(input_ids)
     predicts = torch.zeros_like(input_ids, dtype=torch.bool)
-    prompt_ends = torch.zeros_like(batch.lengths)
-    for index, (row, length) in enumerate(zip(rows, batch.lengths.tolist(), strict=True)):
+    for index, (row, predicting) in enumerate(zip(rows, columns, strict=True)):
         input_ids[index, : len(row)] = row
         attention_mask[index, : len(row)] = 1
-        prompt_ends[index] = len(row) - length - 1
-        predicts[index, len(row) - length - 1 : len(row) - 1] = True
+        predicts[index, predicting] = True
+    prompt_ends = batch.prompt_ends.new_tensor([int(position) for position in batch.position_ids[ends]])
     return PaddedRows(input_ids, attention_mask, predicts, prompt_ends)

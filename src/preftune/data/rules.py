@@ -1,7 +1,7 @@
 """What happens to a row that cannot be used as it stands: every kind has a name, an action and a count."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -17,27 +17,42 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {
+    # Surely a mistake: the run stops.
     "unreadable_line": Rule(
         "a line of a JSON Lines file is cut, not UTF-8 or no JSON object", ("error", "drop")
     ),
     "missing_field": Rule("a prompt or response is null or neither text nor messages", ("error", "drop")),
+    "bad_tools": Rule("a tool or a call of one cannot be read", ("error", "drop")),
+    "bad_weight": Rule("a message's loss weight is neither 0 nor 1", ("error", "drop")),
     "prompt_mismatch": Rule("the messages do not begin with the row's prompt", ("error", "drop")),
     "empty_prompt": Rule("the prompt is empty or only whitespace", ("error", "drop")),
-    "empty_response": Rule("a response is empty or only whitespace", ("error", "drop")),
-    "equal_responses": Rule("chosen and rejected are the same", ("error", "drop")),
+    "nothing_trained": Rule("a response has no message of the model that is trained", ("error", "drop")),
     "missing_score": Rule("a score is null", ("error", "drop")),
     "nan_score": Rule("a score is NaN, infinite or not a number", ("error", "drop")),
     "bad_label": Rule("a label is not true or false", ("error", "drop")),
     "missing_reward": Rule("a reward's column is missing or null", ("error", "drop")),
+    "template_refuses": Rule("the chat template refuses the messages", ("error", "drop")),
+    "template_loses": Rule("the chat template leaves out what a response says", ("error", "drop")),
+    # What real sets contain: counted, and left out or shortened.
+    "empty_response": Rule("a response is empty or only whitespace", ("drop", "error")),
+    "equal_responses": Rule("chosen and rejected are the same", ("drop", "error")),
+    "different_prompts": Rule(
+        "chosen and rejected differ at a user's message: they answer different prompts", ("drop", "error")
+    ),
+    "tied_scores": Rule("all scores of a group are equal, so it has no pair", ("drop", "error")),
     "duplicate_row": Rule(
         "an earlier row has the same prompt, responses, scores and label", ("keep", "drop", "error")
     ),
-    "tied_scores": Rule("all scores of a group are equal, so it has no pair", ("drop", "error")),
-    "prompt_too_long": Rule("the prompt is longer than max_prompt_length", ("error", "drop", "truncate")),
+    "prompt_too_long": Rule("the prompt is longer than max_prompt_length", ("truncate", "drop", "error")),
+    "no_room": Rule("the prompt alone has max_length tokens or more", ("drop", "error")),
     "response_too_long": Rule("prompt + response exceeds max_length", ("truncate", "drop", "error")),
 }
+"""Rules in the order of the documentation."""
 
 PAST = {"keep": "kept", "drop": "dropped", "truncate": "truncated"}
+COST = {"keep": "keeps all {rows}", "drop": "drops {rows}", "truncate": "shortens {rows}"}
+SHOWN_ROWS = 3
+"""Rows of an error that are shown."""
 
 
 def suggest(word: str, known: list[str]) -> str:
@@ -103,25 +118,36 @@ class RowReport:
         rows: rows read.
         dropped: rows no longer in the data.
         counts: (rule, action) to a number; responses for `response_too_long=truncate`, else rows.
+        notes: what else was done to rows or found in them, and how often.
     """
 
     locate: Callable[[int], str] = "row {}".format
     rows: int = 0
     dropped: int = 0
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    _errors: dict[str, list[str]] = field(default_factory=dict)
 
     def settle(self, bad: BadRow, row: int, rules: RowRules, *, times: int = 1) -> str:
-        """Count the finding and return the action to take.
-
-        Raises:
-            InputError: the rule's action is `error`.
-        """
+        """Count the finding and return the action to take; an `error` waits for `require_no_errors`."""
         action = rules[bad.rule]
         if action == "error":
-            raise InputError(self._explain(bad, row))
+            found = self._errors.setdefault(bad.rule, [])
+            # The first few are shown; the rest are counted.
+            found.append(self._explain(bad, row) if len(found) < SHOWN_ROWS else "")
+            return action
         self.counts[bad.rule, action] += 1 if action == "drop" else times
         self.dropped += action == "drop"
         return action
+
+    def require_no_errors(self) -> None:
+        """Stop if rows broke a rule whose action is `error`.
+
+        Raises:
+            InputError: with the number of rows, the first of them, and what each other action would cost.
+        """
+        if self._errors:
+            raise InputError("\n".join(self._complaint(rule, found) for rule, found in self._errors.items()))
 
     def drop(self, rule: str, rows: int) -> None:
         """Count rows that were left out under a rule by who settled it elsewhere."""
@@ -130,11 +156,21 @@ class RowReport:
             self.dropped += rows
 
     def _explain(self, bad: BadRow, row: int) -> str:
-        others = [a for a in RULES[bad.rule].actions if a != "error"]
-        settings = " or ".join(f"data.rules.{bad.rule}={action}" for action in others)
+        return f"{self.locate(row)}, column `{bad.column}`: {shorten(bad.value)}: {bad.why}"
+
+    def _complaint(self, rule: str, found: Sequence[str]) -> str:
+        shown = [text for text in found if text]
+        more = f"\n  and {len(found) - len(shown):,} more" if len(found) > len(shown) else ""
+        rows = f"{len(found):,} of {self.rows:,} rows" if self.rows > 1 else "the row"
+        settings = " or ".join(
+            f"data.rules.{rule}={action} ({COST[action].format(rows=f'{len(found):,}')})"
+            for action in RULES[rule].actions
+            if action != "error"
+        )
         return (
-            f"{self.locate(row)}, column `{bad.column}`: {shorten(bad.value)} breaks the rule {bad.rule}: "
-            f"{bad.why}. Fix the data, or set {settings}."
+            f"{rows} {'break' if len(found) > 1 else 'breaks'} the rule {rule} ({RULES[rule].what}):\n  "
+            + "\n  ".join(shown)
+            + f"{more}\nFix the data, or set {settings}."
         )
 
     def require_rows(self, kept: int) -> None:
@@ -157,4 +193,5 @@ class RowReport:
         for (rule, action), count in sorted(self.counts.items()):
             unit = "responses" if (rule, action) == ("response_too_long", "truncate") else "rows"
             lines.append(f"  {rule}: {count:,} {unit} {PAST[action]} ({RULES[rule].what})")
+        lines += [f"  {note}: {count:,}" for note, count in self.notes.items()]
         return "\n".join(lines)

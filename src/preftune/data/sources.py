@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BufferedIOBase
+from io import BufferedIOBase, BytesIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,9 +19,21 @@ Row = Mapping[str, Any]
 GIVEN_ROWS = "the given rows"
 """How messages call rows that a caller has in memory."""
 
+SHOWN_FILES = 3
+"""Files of a source that are named in a message."""
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(:(?P<config>[\w.-]+))?")
-SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-CSV_TEXT = ("prompt", "chosen", "rejected", "completion")
+SPLIT_WORDS = (
+    *("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"),
+    *("held_out", "heldout"),
+)
+SLICED = re.compile(r"(?P<split>[^\[]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
+"""A split of which only some rows are read, as `datasets` writes it: `train[:1000]`, `train[10%:20%]`."""
+SHARD = re.compile(r"-\d+(-of-\d+.*)?$")
+"""How the name of a part of a split ends."""
+CSV_TEXT = (
+    *("prompt", "chosen", "rejected", "completion", "instruction", "input", "output", "system", "question"),
+    *("response", "response_0", "response_1", "response_j", "response_k", "messages", "conversations"),
+)
 """CSV columns that stay text even where every cell looks like a number."""
 
 
@@ -43,12 +55,25 @@ class Part:
         columns: every column of any row.
         rows: an empty one stands for an unreadable line, so that the numbers of the others stay.
         unreadable: numbers of those.
+        first: number of the first row in its file, where only some of them are read.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: Table
     unreadable: frozenset[int] = frozenset()
+    first: int = 0
+
+    def between(self, start: int, stop: int) -> "Part":
+        """The rows from `start` up to `stop`, under the numbers that they have."""
+        start, stop = max(start, 0), max(min(stop, len(self.rows)), 0)
+        rows: Table = (
+            self.rows[start:stop]
+            if isinstance(self.rows, list | tuple)
+            else self.rows.select(range(start, max(start, stop)))  # type: ignore[attr-defined]
+        )
+        unreadable = frozenset(number - start for number in self.unreadable if start <= number < stop)
+        return Part(self.name, self.columns, rows, unreadable, self.first + start)
 
 
 @dataclass(frozen=True)
@@ -80,16 +105,39 @@ class Rows:
     @property
     def locate(self) -> Callable[[int], str]:
         """Names a row for a message, as the file and the 0-based row in it, without holding the rows."""
-        sizes = [(part.name, len(part.rows)) for part in self.parts]
+        sizes = [(part.name, len(part.rows), part.first) for part in self.parts]
 
         def locate(row: int) -> str:
-            for name, size in sizes:
+            for name, size, first in sizes:
                 if row < size:
-                    return f"{name} row {row}"
+                    return f"{name} row {first + row}"
                 row -= size
             raise IndexError(row)
 
         return locate
+
+    @property
+    def described(self) -> str:
+        """Which files, and how many rows of each."""
+        shown = [f"{part.name} ({len(part.rows):,} rows)" for part in self.parts[:SHOWN_FILES]]
+        more = len(self.parts) - len(shown)
+        return ", ".join(shown) + (f" and {more} more files ({len(self):,} rows in all)" if more else "")
+
+    def sliced(self, start: str | None, stop: str | None) -> "Rows":
+        """The rows between two places, each a number or a percentage, from the end where negative."""
+        first, last = _place(start, 0, len(self)), _place(stop, len(self), len(self))
+        parts, before = [], 0
+        for part in self.parts:
+            parts.append(part.between(first - before, last - before))
+            before += len(part.rows)
+        return Rows(tuple(part for part in parts if len(part.rows)))
+
+
+def _place(written: str | None, default: int, count: int) -> int:
+    if written is None:
+        return default
+    number = round(int(written[:-1]) * count / 100) if written.endswith("%") else int(written)
+    return max(number + count, 0) if number < 0 else min(number, count)
 
 
 def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "error") -> Rows:
@@ -97,18 +145,26 @@ def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "erro
 
     Args:
         source: a `datasets.Dataset` or `DatasetDict`; a list of rows, each a mapping; a file (.jsonl, .json,
-            either with .gz, .csv, .parquet); a folder of such files or one written by `save_to_disk`; or a
-            hub name, `org/name` or `org/name:config`. What exists on disk is never looked up on the hub.
-        split: the split to read. A `Dataset` is already one split, so it is not asked.
+            .csv, .tsv, each also with .gz or .zst, .parquet); a folder of such files, one written by
+            `save_to_disk`, or a copy of one of the hub's; or a hub name, `org/name` or `org/name:config`.
+            What exists on disk is never looked up on the hub.
+        split: the split to read, or some rows of it: `train[:1000]`, `train[10%:20%]`. A `Dataset` is already
+            one split, so its name is not asked.
         unreadable_line: stop with an `error` at a line of a JSON Lines file that is no JSON object, or
             `drop` it.
 
     Raises:
         InputError: the source does not exist, cannot be read, or has no such split.
     """
+    if sliced := SLICED.fullmatch(split):
+        rows = read_rows(source, sliced["split"], unreadable_line=unreadable_line)
+        return rows.sliced(sliced["start"], sliced["stop"])
     if not isinstance(source, str | Path):
         return Rows((_from_object(source, split),))
     path = Path(source).expanduser()
+    folder, _, config = str(path).rpartition(":")
+    if not path.exists() and folder and Path(folder).is_dir():
+        return _read_folder(Path(folder), split, unreadable_line, config)
     if path.is_dir():
         return _read_folder(path, split, unreadable_line)
     if path.exists():
@@ -172,7 +228,8 @@ def _from_hub(name: str, config: str | None, split: str) -> Part:
 
 def _suffix(path: Path) -> str:
     """Give the ending that says how to read a file: `.jsonl`, `.jsonl.gz`; not `.v2.jsonl`."""
-    return "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    is_compressed = path.suffix.lower() in COMPRESSED
+    return "".join(path.suffixes[-2:]).lower() if is_compressed else path.suffix.lower()
 
 
 def _no_such_path(path: Path) -> InputError:
@@ -207,11 +264,61 @@ def _read_file(path: Path, unreadable_line: str) -> Part:
     return reader(path, unreadable_line)
 
 
-def _read_folder(folder: Path, split: str, unreadable_line: str) -> Rows:
+def _read_folder(folder: Path, split: str, unreadable_line: str, config: str | None = None) -> Rows:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         import datasets
 
         return Rows((_from_object(datasets.load_from_disk(str(folder)), split, str(folder)),))
+    by_split = _configured_files(folder, config) or _files_by_name(folder)
+    if split not in by_split:
+        if not any(_named_split(file.relative_to(folder)) for files in by_split.values() for file in files):
+            _require_train(split, str(folder))
+        raise _no_such_split(split, str(folder), sorted(by_split))
+    return Rows(tuple(_read_file(file, unreadable_line) for file in by_split[split]))
+
+
+def _configured_files(folder: Path, config: str | None) -> dict[str, list[Path]]:
+    """Files of each split, as the card of a hub's copy lists them; none without such a card.
+
+    Raises:
+        InputError: the card lists several configurations and none was asked for, or not the one that was.
+    """
+    import yaml
+
+    card = folder / "README.md"
+    front = card.read_text(encoding="utf-8").split("---\n")[1:2] if card.exists() else []
+    try:
+        listed = (yaml.safe_load(front[0]) or {}).get("configs") if front else None
+    except (yaml.YAMLError, AttributeError):
+        listed = None
+    configs = {
+        entry["config_name"]: entry.get("data_files") for entry in listed or [] if "config_name" in entry
+    }
+    if config is None and len(configs) == 1:
+        (config,) = configs
+    if config not in configs:
+        if configs or config:
+            names = " or ".join(f"{folder}:{name}" for name in configs)
+            raise InputError(f"{folder}: the card lists several configurations. Give {names or folder}.")
+        return {}
+    files: Any = configs[config] or []
+    entries = files if isinstance(files, list) else [files]
+    by_split: dict[str, list[Path]] = {}
+    for entry in entries:
+        name, patterns = (
+            (entry.get("split", "train"), entry["path"]) if isinstance(entry, dict) else ("train", entry)
+        )
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            by_split.setdefault(name, []).extend(sorted(folder.glob(pattern)))
+    return {name: found for name, found in by_split.items() if found}
+
+
+def _files_by_name(folder: Path) -> dict[str, list[Path]]:
+    """Files of each split that their names speak of; all are `train` where no name does.
+
+    Raises:
+        InputError: there is no file that can be read, or some names speak of a split and others do not.
+    """
     files = sorted(
         file
         for file in folder.rglob("*")
@@ -219,26 +326,36 @@ def _read_folder(folder: Path, split: str, unreadable_line: str) -> Rows:
     )
     if not files:
         raise InputError(f"{folder}: the folder has no file ending in {', '.join(READERS)}.")
-    named = {file: _named_split(str(file.relative_to(folder)), split) for file in files}
-    if any(named.values()):
-        files = [file for file in files if named[file] == split]
-        if not files:
-            raise _no_such_split(split, str(folder), sorted({name for name in named.values() if name}))
-    else:
-        _require_train(split, str(folder))
-    return Rows(tuple(_read_file(file, unreadable_line) for file in files))
+    named: dict[str | None, list[Path]] = {}
+    for file in files:
+        named.setdefault(_named_split(file.relative_to(folder)), []).append(file)
+    unnamed = named.pop(None, [])
+    if unnamed and named:
+        others = ", ".join(str(file.relative_to(folder)) for found in named.values() for file in found)
+        raise InputError(
+            f"{folder}: the name of {unnamed[0].relative_to(folder)} speaks of no split, and {others} do. "
+            f"Give the file itself, such as {unnamed[0]}."
+        )
+    return {"train": unnamed} if unnamed else {str(name): found for name, found in named.items()}
 
 
-def _named_split(name: str, split: str) -> str | None:
-    """Find the split a file's name speaks of: `data/test-00000.parquet` is `test`."""
-    for word in (split, *SPLIT_WORDS):
-        if re.search(rf"(^|[^a-zA-Z0-9]){re.escape(word)}([^a-zA-Z]|$)", name):
-            return word
+def _named_split(file: Path) -> str | None:
+    """Find the split a file's path speaks of: `test-00000-of-00001.parquet`, `train_prefs.jsonl`."""
+    stem = SHARD.sub("", file.name.removesuffix(_suffix(file)))
+    words = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
+    for name in (stem, *reversed(file.parent.parts)):
+        if re.fullmatch(rf"({words})([-_.]\w+)?", name, re.IGNORECASE):
+            # `train_prefs` is a split of its own, and `train1` a part of `train`.
+            return re.sub(r"[-_.]?\d+$", "", name)
+        if found := re.search(rf"(?:^|[^a-zA-Z0-9])({words})(?:$|[^a-zA-Z])", name, re.IGNORECASE):
+            return found[1]
     return None
 
 
 def _read_json(path: Path, unreadable_line: str) -> Part:
     """Read JSON Lines, or a JSON list of objects: the first character tells them apart."""
+    import pyarrow as pa
+
     try:
         with _open(path) as file:
             start = file.read(1)
@@ -248,8 +365,10 @@ def _read_json(path: Path, unreadable_line: str) -> Part:
             lines = (
                 _json_list(file, path) if start == b"[" else list(_json_lines(file, path, unreadable_line))
             )
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the gzip file is damaged or cut ({error}). Write it again.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{path}: the compressed file is damaged or cut ({error}). Write it again."
+        ) from error
     rows = [line or {} for line in lines]
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
     return Part(str(path), columns, rows, frozenset(n for n, line in enumerate(lines) if line is None))
@@ -258,6 +377,11 @@ def _read_json(path: Path, unreadable_line: str) -> Part:
 def _open(path: Path) -> BufferedIOBase:
     if path.suffix.lower() == ".gz":
         return gzip.GzipFile(path, "rb")
+    if path.suffix.lower() == ".zst":
+        import pyarrow as pa
+
+        with pa.input_stream(str(path), compression="zstd") as stream:
+            return BytesIO(stream.read())
     return path.open("rb")
 
 
@@ -315,11 +439,12 @@ def _read_csv(path: Path, _unreadable_line: str) -> Part:
     from pyarrow import csv
 
     text = csv.ConvertOptions(column_types=dict.fromkeys(CSV_TEXT, pa.string()))
+    delimiter = "\t" if _suffix(path).startswith(".tsv") else ","
+    parsing = csv.ParseOptions(newlines_in_values=True, delimiter=delimiter)
     try:
-        table = csv.read_csv(
-            path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=text
-        )
-    except pa.ArrowInvalid as error:
+        with _open(path) as file:
+            table = csv.read_csv(file, parse_options=parsing, convert_options=text)
+    except (pa.ArrowInvalid, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: not a valid UTF-8 CSV file: {shorten(str(error), 300)}") from error
     return Part(str(path), tuple(table.column_names), table.to_pylist())
 
@@ -336,11 +461,17 @@ def _read_parquet(path: Path, _unreadable_line: str) -> Part:
     return _from_object(datasets.Dataset(table), "train", str(path))
 
 
+COMPRESSED = (".gz", ".zst")
 READERS: dict[str, Callable[[Path, str], Part]] = {
-    ".jsonl": _read_json,
-    ".json": _read_json,
-    ".jsonl.gz": _read_json,
-    ".json.gz": _read_json,
-    ".csv": _read_csv,
+    **{
+        suffix + compressed: reader
+        for suffix, reader in {
+            ".jsonl": _read_json,
+            ".json": _read_json,
+            ".csv": _read_csv,
+            ".tsv": _read_csv,
+        }.items()
+        for compressed in ("", *COMPRESSED)
+    },
     ".parquet": _read_parquet,
 }

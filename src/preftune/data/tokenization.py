@@ -1,27 +1,26 @@
 """Groups of text to groups of token ids: one BOS, the prompt once, a trained end on every response."""
 
 import hashlib
-import logging
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from datetime import date
+from functools import partial
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from preftune.data.control import ControlTexts, split_by_label
-from preftune.data.groups import Group, Message, Response, TokenizedGroup, numbers_of
-from preftune.data.rules import BadRow, RowReport, RowRules
+from preftune.data.groups import Group, Pair, TokenizedGroup, numbers_of
+from preftune.data.messages import as_content
+from preftune.data.rules import RULES, BadRow, RowReport, RowRules, shorten
+from preftune.data.template import ChatTemplate, Segment, Tools
 from preftune.errors import InputError
 
 if TYPE_CHECKING:
     import transformers
-
-logger = logging.getLogger(__name__)
-
-Chat = tuple[Message, ...]
 
 GROUPS_PER_CALL = 256
 """Groups handed to the tokenizer at once: enough to keep a fast tokenizer's threads busy."""
@@ -33,17 +32,17 @@ class LengthLimits:
 
     Attributes:
         max_length: prompt + response.
-        max_prompt_length: the prompt alone.
+        max_prompt_length: the prompt alone; None leaves it to `max_length`.
 
     Raises:
         InputError: no room is left for a response, or none for a prompt.
     """
 
     max_length: int = 1024
-    max_prompt_length: int = 512
+    max_prompt_length: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_prompt_length < self.max_length:
+        if self.max_prompt_length is not None and not 1 <= self.max_prompt_length < self.max_length:
             raise InputError(
                 f"data.max_prompt_length={self.max_prompt_length}, data.max_length={self.max_length}: the "
                 "prompt's limit must be at least 1 and below max_length, which counts prompt + response. "
@@ -53,18 +52,18 @@ class LengthLimits:
 
 @dataclass(frozen=True)
 class RenderedGroup:
-    """A group as the text the tokenizer sees; the prompt's text and a response's text join to the whole.
+    """A group as the text the tokenizer sees; the prompt's text and a response's parts join to the whole.
 
     Attributes:
         group: where it comes from.
         prompt: the prompt, rendered with the generation prompt if it is a chat.
-        responses: what follows the prompt, up to and including the end of turn.
+        responses: what follows the prompt, up to and including the end of turn, in parts.
         is_chat: a chat's text holds its special tokens already; plain text gets them from the tokenizer.
     """
 
     group: Group
     prompt: str
-    responses: tuple[str, ...]
+    responses: tuple[tuple[Segment, ...], ...]
     is_chat: bool
 
 
@@ -76,7 +75,9 @@ def tokenize_groups(
     report: RowReport | None = None,
     *,
     progress: bool = False,
+    needs_pairs: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    today: date | None = None,
     control: ControlTexts | None = None,
 ) -> list[TokenizedGroup]:
     """Tokenize groups; messages go through the tokenizer's chat template, plain text never does.
@@ -88,10 +89,12 @@ def tokenize_groups(
         groups: as loaded.
         tokenizer: must have an EOS token, and a chat template where there are messages.
         limits: lengths in tokens.
-        rules: `prompt_too_long` and `response_too_long` are applied here.
+        rules: those about templates and lengths are applied here, and `equal_responses` to tokens.
         report: the one of `load_groups`, to go on counting in it.
         progress: show a progress bar.
+        needs_pairs: a group whose pairs have equal tokens is left out under `equal_responses`.
         chat_template_kwargs: passed on to the chat template, such as `{"enable_thinking": False}`.
+        today: see `ChatTemplate`.
         control: a text by label that the prompt ends with, once rendered. A group then becomes one for each
             label its responses have, without pairs, and a response without a label is left out.
 
@@ -99,22 +102,32 @@ def tokenize_groups(
         The groups that were kept, in order.
 
     Raises:
-        InputError: the tokenizer lacks what the groups need, the template refuses a conversation, a rule
-            whose action is `error` applies, or no group is left.
+        InputError: the tokenizer lacks what the groups need, a rule whose action is `error` applies, or no
+            group is left.
     """
-    limits, rules, report = (
-        limits or LengthLimits(),
-        rules or RowRules(),
-        report or RowReport(rows=len(groups)),
+    report = report or RowReport(rows=len(groups))
+    limit = _Limits(
+        limits or LengthLimits(), rules or RowRules(), report, tokenizer.bos_token_id, needs_pairs
     )
-    template = ChatTemplate(tokenizer, dict(chat_template_kwargs or {}), report)
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "The tokenizer has no EOS token, so no response could learn to end. Set its eos_token."
+        )
+    template = ChatTemplate(tokenizer, chat_template_kwargs, report.notes, today)
     kept: list[TokenizedGroup] = []
     for chunk in _chunks(groups, progress):
-        rows = [_render_row(template, _only_labelled(group), control) for group in chunk]
-        encoded = iter(_encode_groups([part for row in rows for part in row], tokenizer))
-        for group, row in zip(chunk, rows, strict=True):
-            parts = islice(encoded, len(row))
-            kept += _limit_row(list(parts), group.row, tokenizer.bos_token_id, limits, rules, report)
+        rows = []
+        for group in chunk:
+            try:
+                rows.append((group.row, _render_row(template, _only_labelled(group), control)))
+            except BadRow as bad:
+                report.settle(bad, group.row, limit.rules)
+            except InputError as error:
+                raise InputError(f"{report.locate(group.row)}: {error}") from None
+        encoded = iter(encode_groups([part for _, row in rows for part in row], tokenizer, report.notes))
+        for number, row in rows:
+            kept += limit.row(list(islice(encoded, len(row))), number)
+    report.require_no_errors()
     report.require_rows(len(kept))
     return kept
 
@@ -127,11 +140,11 @@ def _chunks(groups: Sequence[Group], progress: bool) -> Iterator[Sequence[Group]
         yield groups[start : start + GROUPS_PER_CALL]
 
 
-def _render_row(template: "ChatTemplate", group: Group, control: ControlTexts | None) -> list[RenderedGroup]:
+def _render_row(template: ChatTemplate, group: Group, control: ControlTexts | None) -> list[RenderedGroup]:
     """The group as text, or with control texts its part for each label."""
     if control is None:
-        return [template.render(group)]
-    parts = [template.render(part) for part in split_by_label(group)]
+        return [render_group(template, group)]
+    parts = [render_group(template, part) for part in split_by_label(group)]
     return [
         replace(part, prompt=part.prompt + control[bool(part.group.responses[0].label)]) for part in parts
     ]
@@ -154,124 +167,151 @@ def _only_labelled(group: Group) -> Group:
 # --- groups to text ---
 
 
-class ChatTemplate:
-    """Renders groups with a tokenizer's chat template: one text for the prompt, one for each response."""
+def render_group(template: ChatTemplate, group: Group) -> RenderedGroup:
+    """Write a group as text.
 
-    def __init__(
-        self, tokenizer: "transformers.PreTrainedTokenizerBase", kwargs: dict[str, Any], report: RowReport
-    ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise InputError(
-                "The tokenizer has no EOS token, so no response could learn to end. Set its eos_token."
-            )
-        self._tokenizer = tokenizer
-        self._kwargs = kwargs
-        self._report = report
-        self._has_warned = False
-        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        special = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
-        any_special = "|".join(map(re.escape, special))
-        # The first special token after which only special tokens and whitespace follow.
-        self._turn_end = re.compile(rf"(?:{any_special})(?=(?:\s|{any_special})*\Z)")
-
-    def render(self, group: Group) -> RenderedGroup:
-        """Write a group as text.
-
-        Raises:
-            InputError: there are messages and no chat template, or the template refuses them.
-        """
-        if isinstance(group.prompt, str):
-            texts = tuple(r.content for r in group.responses if isinstance(r.content, str))
-            if len(texts) < len(group.responses):
-                raise InputError(
-                    f"{self._report.locate(group.row)}: the prompt is text and a response is messages. "
-                    "Make the prompt messages too."
-                )
-            return RenderedGroup(group, group.prompt, texts, is_chat=False)
-        prompt = self._apply(group.prompt, group.row, add_generation_prompt=True)
-        responses = tuple(self._render_response(group.prompt, prompt, r, group.row) for r in group.responses)
-        return RenderedGroup(group, prompt, responses, is_chat=True)
-
-    def _render_response(self, messages: Chat, prompt: str, response: Response, row: int) -> str:
-        content = response.content
-        turns = ({"role": "assistant", "content": content},) if isinstance(content, str) else content
-        full = self._apply((*messages, *turns), row, add_generation_prompt=False)
-        if full.startswith(prompt):
-            return self._cut_after_turn(full[len(prompt) :])
-        if len(turns) > 1:
-            raise InputError(
-                f"{self._report.locate(row)}: the response is {len(turns)} messages, and the chat "
-                "template does not write them after its own generation prompt. Give one assistant message, "
-                "or change the template."
-            )
-        # Some templates open the generation prompt with more than they write back, such as a thinking block.
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "%s: the chat template's conversation does not begin with its own generation prompt; "
-                "responses are trained as their text and the end of turn.",
-                self._report.locate(row),
-            )
-        end = self._turn_end.search(full)
-        return turns[-1]["content"] + (end.group() if end else self._eos())
-
-    def _cut_after_turn(self, text: str) -> str:
-        """End the text with its end of turn, exactly once; EOS where the template writes none."""
-        end = self._turn_end.search(text)
-        return text[: end.end()] if end else text + self._eos()
-
-    def _eos(self) -> str:
-        return str(self._tokenizer.eos_token)
-
-    def _apply(self, messages: Chat, row: int, *, add_generation_prompt: bool) -> str:
-        from jinja2 import TemplateError
-
-        if not self._tokenizer.chat_template:
-            raise InputError(
-                f"{self._report.locate(row)} holds messages, and the tokenizer has no chat template. "
-                "Use an instruction-tuned model's tokenizer, set its chat_template, or give plain text."
-            )
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    list(messages),
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    **self._kwargs,
-                )
-            )
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise InputError(
-                f"{self._report.locate(row)}: the chat template refuses the roles {roles}: {error}. "
-                "Change the messages, or the template."
-            ) from error
+    Raises:
+        BadRow: the template refuses the messages, or leaves out what is trained.
+        InputError: there are messages and no chat template.
+    """
+    if isinstance(group.prompt, str):
+        texts = [response.content for response in group.responses if isinstance(response.content, str)]
+        if len(texts) < len(group.responses):
+            raise InputError("the prompt is text and a response is messages. Make the prompt messages too.")
+        parts = tuple((Segment(text, is_trained=True),) for text in texts)
+        return RenderedGroup(group, group.prompt, parts, is_chat=False)
+    messages, tools = group.prompt, group.tools
+    prompt = template.prompt(messages, tools)
+    responses = tuple(
+        tuple(template.response(messages, prompt, response, tools)) for response in group.responses
+    )
+    return RenderedGroup(group, prompt, responses, is_chat=True)
 
 
 # --- text to tokens ---
 
 
-def _encode_groups(
-    rendered: Sequence[RenderedGroup], tokenizer: "transformers.PreTrainedTokenizerBase"
+def encode_prompt(
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    prompt: Any,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    tools: Tools = (),
+) -> list[int]:
+    """Token ids of a prompt, the same where one trains and where one samples.
+
+    Args:
+        tokenizer: of the model that answers.
+        prompt: text, or messages in any writing that `as_content` reads.
+        chat_template_kwargs: passed on to the chat template.
+        tools: that the model may call.
+
+    Raises:
+        InputError: the prompt is neither text nor messages, or there is no chat template or it refuses them.
+    """
+    try:
+        content = as_content(prompt, "prompt")
+        if isinstance(content, str):
+            return _one_bos(_encode([content], tokenizer, add_special_tokens=True)[0], content, tokenizer)
+        text = ChatTemplate(tokenizer, chat_template_kwargs).prompt(content, tools)
+    except BadRow as bad:
+        raise InputError(f"prompt {shorten(bad.value)}: {RULES[bad.rule].what}: {bad.why}") from None
+    # The template writes the special tokens itself.
+    return _encode([text], tokenizer, add_special_tokens=False)[0]
+
+
+def end_tokens(tokenizer: "transformers.PreTrainedTokenizerBase", *, is_chat: bool) -> frozenset[int]:
+    """Tokens that end a response: EOS, and of a chat the first one that its template closes a turn with."""
+    ends = {tokenizer.eos_token_id} - {None}
+    if is_chat and tokenizer.chat_template:
+        try:
+            closing = ChatTemplate(tokenizer).turn_end()
+        except (BadRow, InputError):
+            closing = ""
+        ends.update(_encode([closing], tokenizer, add_special_tokens=False)[0][:1] if closing else [])
+    return frozenset(int(end) for end in ends)
+
+
+def encode_groups(
+    rendered: Sequence[RenderedGroup],
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    notes: Counter[str] | None = None,
 ) -> list[TokenizedGroup]:
-    plain = iter(_encode([r.prompt for r in rendered if not r.is_chat], tokenizer, add_special_tokens=True))
-    written = [text for r in rendered for text in ((r.prompt, *r.responses) if r.is_chat else r.responses)]
-    others = iter(_encode(written, tokenizer, add_special_tokens=False))
+    """Token ids of texts: each response as the tokenizer cuts it behind its prompt.
+
+    Args:
+        rendered: the texts.
+        tokenizer: cuts them.
+        notes: counts the responses whose first token would merge with the prompt's last.
+    """
+    notes = Counter() if notes is None else notes
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    for item in rendered:
+        texts[item.is_chat] += [item.prompt]
+        texts[item.is_chat] += [text for response in item.responses for text in _joined(item, response)]
+    encoded = {
+        is_chat: iter(_encode(found, tokenizer, add_special_tokens=not is_chat))
+        for is_chat, found in texts.items()
+    }
     groups = []
     for item in rendered:
-        prompt = next(others) if item.is_chat else _one_bos(next(plain), item.prompt, tokenizer)
-        responses = [next(others) for _ in item.responses]
-        if not item.is_chat:
-            responses = [_one_eos(ids, tokenizer) for ids in responses]
+        encode = partial(_next_ids, encoded[item.is_chat], None if item.is_chat else tokenizer)
+        prompt = encode(item.prompt)
+        responses = []
+        for response in item.responses:
+            joined = [prompt, *map(encode, _joined(item, response))]
+            responses.append(_parts_of(joined, response, tokenizer, notes, item.is_chat))
         groups.append(
             TokenizedGroup(
                 _ids(prompt),
-                tuple(map(_ids, responses)),
+                tuple(_ids(ids) for ids, _ in responses),
                 item.group.pairs,
                 numbers_of(item.group.responses, "response"),
+                trained=_masks([mask for _, mask in responses]),
             )
         )
     return groups
+
+
+def _joined(item: RenderedGroup, response: Sequence[Segment]) -> list[str]:
+    """The prompt with ever more of the response."""
+    return list(accumulate((part.text for part in response), initial=item.prompt))[1:]
+
+
+def _next_ids(
+    encoded: Iterator[list[int]], tokenizer: "transformers.PreTrainedTokenizerBase | None", text: str
+) -> list[int]:
+    ids = next(encoded)
+    return ids if tokenizer is None else _one_bos(ids, text, tokenizer)
+
+
+def _parts_of(
+    joined: Sequence[list[int]],
+    response: Sequence[Segment],
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    notes: Counter[str],
+    is_chat: bool,
+) -> tuple[list[int], list[bool]]:
+    """Token ids of a response and which are trained, from the ids of the prompt with ever more of it."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for before, after, part in zip(joined, joined[1:], response, strict=False):
+        if after[: len(before)] == before:
+            own = after[len(before) :]
+        else:
+            notes["responses whose tokens would merge with the prompt's last, cut apart from them"] += 1
+            own = _encode([part.text], tokenizer, add_special_tokens=False)[0]
+        ids += own
+        mask += [part.is_trained] * len(own)
+    if not is_chat and ids[-1:] != [tokenizer.eos_token_id]:
+        ids.append(int(tokenizer.eos_token_id))
+        mask.append(True)
+    return ids, mask
+
+
+def _masks(masks: Sequence[Sequence[bool]]) -> tuple[Bool[np.ndarray, "_"], ...] | None:
+    if all(all(mask) for mask in masks):
+        return None
+    return tuple(np.array(mask, dtype=np.bool_) for mask in masks)
 
 
 def _encode(
@@ -293,10 +333,6 @@ def _one_bos(ids: list[int], text: str, tokenizer: "transformers.PreTrainedToken
     return ids[1:] if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2 else ids
 
 
-def _one_eos(ids: list[int], tokenizer: "transformers.PreTrainedTokenizerBase") -> list[int]:
-    return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
-
-
 def _ids(ids: list[int]) -> Int32[np.ndarray, "tokens"]:
     return np.array(ids, dtype=np.int32)
 
@@ -304,45 +340,87 @@ def _ids(ids: list[int]) -> Int32[np.ndarray, "tokens"]:
 # --- limits ---
 
 
-def _limit_row(
-    parts: Sequence[TokenizedGroup],
-    row: int,
-    bos: int | None,
-    limits: LengthLimits,
-    rules: RowRules,
-    report: RowReport,
-) -> list[TokenizedGroup]:
-    """What is kept of a row's groups: all of them or none, so that a dropped row counts once."""
-    kept: list[TokenizedGroup] = []
-    for part in parts:
-        limited = _limit(part, row, bos, limits, rules, report)
-        if limited is None:
-            return []
-        kept.append(limited)
-    return kept
+@dataclass(frozen=True)
+class _Limits:
+    """Brings groups within the limits, and leaves out what rules drop."""
 
+    lengths: LengthLimits
+    rules: RowRules
+    report: RowReport
+    bos: int | None
+    needs_pairs: bool
 
-def _limit(
-    group: TokenizedGroup, row: int, bos: int | None, limits: LengthLimits, rules: RowRules, report: RowReport
-) -> TokenizedGroup | None:
-    """Bring a group within the limits; None where a rule drops it."""
-    prompt = group.prompt
-    if len(prompt) == 0:
-        report.settle(BadRow("empty_prompt", "prompt", "", "the tokenizer makes no token of it"), row, rules)
-        return None
-    if len(prompt) > limits.max_prompt_length:
-        why = f"{len(prompt)} tokens, and max_prompt_length is {limits.max_prompt_length}"
-        if report.settle(BadRow("prompt_too_long", "prompt", len(prompt), why), row, rules) == "drop":
-            return None
-        prompt = _keep_end(prompt, limits.max_prompt_length, bos)
-    room = limits.max_length - len(prompt)
-    too_long = [len(response) for response in group.responses if len(response) > room]
-    if too_long:
-        why = f"{len(prompt)} + {max(too_long)} tokens, and max_length is {limits.max_length}"
-        bad = BadRow("response_too_long", "response", max(too_long), why)
-        if report.settle(bad, row, rules, times=len(too_long)) == "drop":
-            return None
-    return replace(group, prompt=prompt, responses=tuple(response[:room] for response in group.responses))
+    def row(self, parts: Sequence[TokenizedGroup], row: int) -> list[TokenizedGroup]:
+        """What is kept of a row's groups: all of them or none, so that a dropped row counts once."""
+        kept: list[TokenizedGroup] = []
+        for part in parts:
+            try:
+                kept.append(self._limited(part, row))
+            except BadRow as bad:
+                self.report.settle(bad, row, self.rules)
+                return []
+        return kept
+
+    def _limited(self, group: TokenizedGroup, row: int) -> TokenizedGroup:
+        """The group within the limits.
+
+        Raises:
+            BadRow: nothing of it is left to train, or a rule drops it.
+        """
+        if len(group.prompt) == 0:
+            raise BadRow("empty_prompt", "prompt", "", "the tokenizer makes no token of it")
+        prompt = self._prompt(group.prompt, row)
+        longest = self.lengths.max_length
+        room = longest - len(prompt)
+        if room < 1:
+            why = f"{len(prompt)} tokens, and max_length is {longest}: no token of a response would fit"
+            raise BadRow("no_room", "prompt", len(prompt), why)
+        too_long = [len(response) for response in group.responses if len(response) > room]
+        if too_long:
+            why = f"{len(prompt)} + {max(too_long)} tokens, and max_length is {longest}"
+            bad = BadRow("response_too_long", "response", max(too_long), why)
+            if self.rules["response_too_long"] != "truncate":
+                raise bad
+            self.report.settle(bad, row, self.rules, times=len(too_long))
+            cut = sum(too_long) - room * len(too_long)
+            self.report.notes[f"tokens cut from the ends of responses by max_length={longest}"] += cut
+        trained = None if group.trained is None else tuple(mask[:room] for mask in group.trained)
+        if trained and not all(mask.any() for mask in trained):
+            why = f"max_length={longest} cuts off all that is trained of a response"
+            raise BadRow("no_room", "response", longest, why)
+        responses = tuple(response[:room] for response in group.responses)
+        pairs = self._unequal(group.pairs, responses)
+        return replace(group, prompt=prompt, responses=responses, trained=trained, pairs=pairs)
+
+    def _prompt(self, prompt: Int32[np.ndarray, "tokens"], row: int) -> Int32[np.ndarray, "kept"]:
+        most = self.lengths.max_prompt_length
+        if most is None or len(prompt) <= most:
+            return prompt
+        bad = BadRow(
+            "prompt_too_long", "prompt", len(prompt), f"{len(prompt)} tokens, and max_prompt_length is {most}"
+        )
+        if self.rules["prompt_too_long"] != "truncate":
+            raise bad
+        self.report.settle(bad, row, self.rules)
+        cut = len(prompt) - most
+        self.report.notes[f"tokens cut from the beginnings of prompts by max_prompt_length={most}"] += cut
+        return _keep_end(prompt, most, self.bos)
+
+    def _unequal(
+        self, pairs: tuple[Pair, ...], responses: Sequence[Int32[np.ndarray, "_"]]
+    ) -> tuple[Pair, ...]:
+        """Pairs whose tokens differ.
+
+        Raises:
+            BadRow: none does, and the objective learns from pairs.
+        """
+        kept = tuple(
+            pair for pair in pairs if not np.array_equal(responses[pair.chosen], responses[pair.rejected])
+        )
+        if pairs and not kept and self.needs_pairs:
+            why = f"they have the same tokens, within max_length={self.lengths.max_length}"
+            raise BadRow("equal_responses", "responses", responses[pairs[0].chosen].tolist(), why)
+        return kept
 
 
 def _keep_end(prompt: Int32[np.ndarray, "tokens"], length: int, bos: int | None) -> Int32[np.ndarray, "kept"]:
@@ -368,6 +446,8 @@ def fingerprint_groups(groups: Iterable[TokenizedGroup]) -> str:
                 digest.update(f"{name} {values}".encode())
         for ids in (group.prompt, *group.responses):
             digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
+        for mask in group.trained or ():
+            digest.update(b"trained" + np.packbits(mask).tobytes())
         for name in (name for name in of if name in group.per_response):
             numbers = group.per_response[name]
             digest.update(name.encode() + numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())

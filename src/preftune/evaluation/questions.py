@@ -106,7 +106,7 @@ def check_distinct(keys: Iterable[str], path: Path) -> None:
 def transcript(messages: Sequence[Message]) -> str:
     """The content of a single message; of several the contents, after their roles."""
     if len(messages) == 1:
-        return messages[0]["content"]
+        return str(messages[0]["content"])
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 

@@ -162,7 +162,7 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
         build_engine(config.sampling.engine, config.model, config.sampling.rows)
     needs = _needs(tried)
     reward = PolicyReward(config.reward, tokenizer)
-    prompts = read_prompts(config, tokenizer, tried.data.max_prompt_length)
+    prompts = read_prompts(config, tokenizer, tried.data.longest_prompt)
     start = Model(config.model, model_content(config.model))
     plan = Plan(config, tokenizer, prompts, reward, start, needs)
     _check_context(plan, getattr(model_config.get_text_config(), "max_position_embeddings", None))
@@ -236,7 +236,7 @@ def _check_context(plan: Plan, context: int | None) -> None:
         if context and plan.prompts.longest + tokens > context:
             raise InputError(
                 f"{key}={tokens}: the longest prompt has {plan.prompts.longest} tokens, and the model's "
-                f"context is {context}; lower it, or train.data.max_prompt_length"
+                f"context is {context}; lower it, or set train.data.max_prompt_length"
             )
 
 

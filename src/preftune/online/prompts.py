@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftune.data import load_groups, read_rows
+from preftune.data import Asked, load_groups, read_rows
 from preftune.errors import InputError
 from preftune.measuring.held_out import PromptRow
 from preftune.online.configuration import IterateConfig
@@ -100,7 +100,7 @@ def _rows(key: str, source: str, split: str) -> Sequence[Mapping[str, Any]]:
     """Rows with a `prompt`, whatever else the source has."""
     table = read_rows(source, split)
     if "prompt" not in table.columns:
-        loaded = load_groups(source, split=split, needs_pairs=False, keep_columns=True)
+        loaded = load_groups(source, asked=Asked(needs_pairs=False), split=split, keep_columns=True)
         return [{"prompt": group.prompt, **group.columns} for group in loaded.groups]
     rows = list(table)
     for number, row in enumerate(rows):

@@ -28,7 +28,7 @@ class ImplicitReward:
         reference: str,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         max_length: int = 1024,
-        max_prompt_length: int = 512,
+        max_prompt_length: int | None = None,
         precision: Precision | None = None,
         row_tokens: int = 4096,
     ) -> None:

@@ -193,5 +193,5 @@ def _transcript(text: Text) -> str:
     if isinstance(text, str):
         return text
     if len(text) == 1:
-        return text[0]["content"]
+        return str(text[0]["content"])
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in text)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from preftune.data import LengthLimits, RowReport, tokenize_groups
-from preftune.data.rules import shorten
+from preftune.data import RULES, ChatTemplate, LengthLimits, RowReport, tokenize_groups
+from preftune.data.rules import BadRow, shorten
 from preftune.errors import InputError
 from preftune.models.content import TEMPLATE_KEY, Precision, model_content, scoring_precision
 from preftune.rewards.scoring import Answer, ScoreUnit, Unit
@@ -259,8 +259,6 @@ def _written(
     tokenizer: "transformers.PreTrainedTokenizerBase", answer: Answer, kwargs: Mapping[str, Any] | None
 ) -> str:
     """The conversation as text."""
-    from jinja2 import TemplateError
-
     prompt, response = answer.group.prompt, answer.content
     if not tokenizer.chat_template:
         if isinstance(prompt, str) and isinstance(response, str):
@@ -272,12 +270,11 @@ def _written(
     asked = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     given = ({"role": "assistant", "content": response},) if isinstance(response, str) else response
     try:
-        return str(tokenizer.apply_chat_template([*asked, *given], tokenize=False, **(kwargs or {})))
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in (*asked, *given))
+        return ChatTemplate(tokenizer, kwargs).conversation((*asked, *given), answer.group.tools)
+    except BadRow as bad:
         raise InputError(
-            f"row {answer.group.row}: the reward model's chat template refuses the roles {roles}: {error}"
-        ) from error
+            f"row {answer.group.row}: {RULES[bad.rule].what} (the reward model's): {bad.why}"
+        ) from bad
 
 
 def training_tokens(

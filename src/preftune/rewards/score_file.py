@@ -7,8 +7,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from preftune.data import LoadedGroups, load_groups, read_rows
-from preftune.data.shapes import GROUP_COLUMNS
+from preftune.data import Asked, LoadedGroups, load_groups, read_rows
+from preftune.data.columns import GROUP_COLUMNS
 from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
@@ -89,7 +89,7 @@ def score_file(
         resolve("--reward", specification, name)
         for specification, name in zip(rewards, names or repeat(None, len(rewards)), strict=True)
     ]
-    loaded = load_groups(data, split=split, needs_pairs=False, keep_columns=True)
+    loaded = load_groups(data, asked=Asked(needs_pairs=False), split=split, keep_columns=True)
     columns = [_reward_columns(scoring.name, loaded) for scoring in scorings]
     if prior is not None:
         scorings.append(resolve("--prior", prior))

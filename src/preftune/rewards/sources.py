@@ -123,7 +123,7 @@ SOURCES: Mapping[str, Source] = {
             "reference": Option("a folder or hub name", _is_name, "what it was tuned from", is_required=True),
             "chat_template_kwargs": TEMPLATE,
             "max_length": Option("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
-            "max_prompt_length": Option("an int >= 1", _is_count, "the prompt's tokens (512)"),
+            "max_prompt_length": Option("an int >= 1", _is_count, "the prompt's tokens"),
             "precision": PRECISION,
             "row_tokens": Option("an int >= 1", _is_count, "tokens in a packed row (4096)"),
         },

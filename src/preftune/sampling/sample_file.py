@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from preftune.data import read_rows
-from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
+from preftune.data.columns import GROUP_COLUMNS, SCORE_COLUMNS
+from preftune.data.messages import as_content
+from preftune.data.rules import BadRow
 from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
 from preftune.sampling.engine import Generated
@@ -139,19 +141,11 @@ def repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def is_prompt(value: object) -> bool:
-    """Whether it can be asked: text that is not empty, or messages of text."""
-    if isinstance(value, str):
-        return bool(value)
-    return (
-        isinstance(value, Sequence)
-        and bool(value)
-        and all(
-            isinstance(message, Mapping)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
+    """Whether it can be asked: text that is not empty, or messages."""
+    try:
+        return bool(as_content(value, "prompt"))
+    except BadRow:
+        return False
 
 
 def check_prompts(table: Sequence[Mapping[str, Any]], source: Any, output: Path | None) -> None:

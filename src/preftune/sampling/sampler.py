@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from preftune.data import encode_prompt, end_tokens
 from preftune.errors import InputError
 from preftune.sampling.decoding import Advance, Drawn, Prompt
 from preftune.sampling.draws import sample_seed
@@ -91,7 +92,7 @@ def sample_responses(
     seeded = _with_seeds(asked, repeats, settings)
     # Neighbours in length are read together; the longest first, so that memory is short at once or never.
     seeded.sort(key=lambda prompt: len(prompt.tokens), reverse=True)
-    ends = _end_tokens(model, tokenizer)
+    ends = _end_tokens(model, tokenizer, is_chat=any(not isinstance(prompt, str) for prompt in prompts))
     with _decoding(model, dtype) as decoder, Progress(disable=not progress) as bar:
         task = bar.add_task("sampling", total=len(seeded) * n)
         drawn = _decode(decoder, seeded, settings, ends, rows, lambda ended: bar.advance(task, ended))
@@ -105,14 +106,8 @@ def prompt_tokens(
     prompt: str | Chat,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a prompt as it is sampled from; messages go through the chat template."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        list(prompt), add_generation_prompt=True, tokenize=False, **(chat_template_kwargs or {})
-    )
-    # The template writes the special tokens itself.
-    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+    """Token ids of a prompt as it is sampled from: as in training."""
+    return encode_prompt(tokenizer, prompt, chat_template_kwargs)
 
 
 def _with_seeds(
@@ -149,10 +144,11 @@ def _decode(
     return drawn
 
 
-def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> frozenset[int]:
+    """What stops a response: what the model's configuration names, and what training ends responses with."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = set(configured) if isinstance(configured, list) else {configured}
-    return frozenset(int(end) for end in ends | {tokenizer.eos_token_id} if end is not None)
+    return end_tokens(tokenizer, is_chat=is_chat) | {int(end) for end in ends if end is not None}
 
 
 @contextmanager

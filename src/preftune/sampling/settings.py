@@ -1,12 +1,13 @@
 """What a sampler is asked: prompts, and how many responses of what kind."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from preftune.errors import InputError
 
-Chat = Sequence[dict[str, str]]
+Chat = Sequence[Mapping[str, Any]]
 """Messages with a role and content each."""
 
 

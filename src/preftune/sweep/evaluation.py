@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Shaped
 
-from preftune.data import Group, Response, RowRules, load_groups, set_control
+from preftune.data import Asked, Group, Response, RowRules, load_groups, set_control
 from preftune.data.groups import as_answer
 from preftune.errors import InputError
 from preftune.measuring.held_out import HeldOut, measure_policy
@@ -68,8 +68,8 @@ def read_held_out(
     rewards = _of_any_response(auxiliary_rewards(config.rewards, tokenizer))
     loaded = load_groups(
         config.data.evaluation,
+        asked=Asked(needs_pairs=False),
         split=config.data.evaluation_split,
-        needs_pairs=False,
         keep_columns=True,
         rules=RowRules(config.data.rules),
     )
@@ -85,7 +85,7 @@ def read_held_out(
         chat_template_kwargs=config.data.chat_template_kwargs,
         progress=progress,
     )
-    longest = config.data.max_prompt_length
+    longest = config.data.longest_prompt
     asked = zip(distinct.values(), held_out.tokens(), strict=True)
     fitting = [(group, len(ids)) for group, ids in asked if len(ids) <= longest]
     if len(fitting) < len(distinct):
@@ -93,7 +93,7 @@ def read_held_out(
     if len(fitting) < 2:
         raise InputError(
             f"data.evaluation={config.data.evaluation} has {len(fitting)} distinct prompts of at most "
-            f"data.max_prompt_length={longest} tokens, and intervals need at least 2; give more prompts"
+            f"{longest} tokens (data.max_prompt_length), and intervals need at least 2; give more prompts"
         )
     groups, lengths = zip(*fitting, strict=True)
     _check_context(config, max(lengths), settings)
@@ -156,7 +156,7 @@ def _check_context(config: RunConfig, longest: int, settings: SamplingSettings) 
     if context and longest + settings.max_new_tokens > context:
         raise InputError(
             f"--max-new-tokens {settings.max_new_tokens}: the longest held-out prompt has {longest} tokens, "
-            f"and the model's context is {context}; lower --max-new-tokens or data.max_prompt_length"
+            f"and the model's context is {context}; lower --max-new-tokens, or set data.max_prompt_length"
         )
 
 

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -100,10 +101,21 @@ class DataSection(_Section):
         0.0, ge=0, allow_inf_nan=False, description="off a score per character, where pairs are chosen"
     )
     max_length: int = Field(1024, ge=2, description="tokens of prompt and response together")
-    max_prompt_length: int = Field(512, ge=1, description="tokens of the prompt")
+    max_prompt_length: int | None = Field(None, ge=1, description="tokens of the prompt alone")
+    columns: dict[str, str | list[str]] = Field(
+        default_factory=dict, description="column of the data for a name such as prompt: docs/data.md"
+    )
     rules: dict[str, str] = Field(default_factory=dict, description="what to do with bad rows: docs/data.md")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    template_date: date | None = Field(
+        None, description="what a chat template writes as today's date; the run's first day unless given"
+    )
     control: ControlSection | None = None
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt at most, with room for a response."""
+        return self.max_prompt_length or self.max_length - 1
 
     @model_validator(mode="after")
     def _is_held_out(self) -> "DataSection":

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from preftune.data import TokenizedGroup
+from preftune.data import TokenizedGroup, end_tokens
 from preftune.errors import InputError
 from preftune.models import (
     PackedReader,
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 GroupsByName = dict[str, Sequence[TokenizedGroup]]
 """The groups of every split."""
+MOST_ENDS = 3
+"""Tokens at a response's end among which the one is that stops it: a template may close a turn with more."""
 
 
 def build_policy(prepared: PreparedRun) -> PackedReader:
@@ -52,11 +54,29 @@ def build_policy(prepared: PreparedRun) -> PackedReader:
     if "score" in prepared.objective.needs:
         return RewardModel(_reward_model(prepared).to(device))
     model = language_model(prepared.config, prepared.given).to(device)
+    _stop_at_trained_ends(model, prepared)
     return Policy(
         model,
         router_loss="router_loss" in prepared.objective.needs,
         value_head=_value_head(prepared, model),
     )
+
+
+def _stop_at_trained_ends(model: Any, prepared: PreparedRun) -> None:
+    """Let the saved model stop where its trained responses end, such as at the template's end of turn."""
+    generation = getattr(model, "generation_config", None)
+    if generation is None:
+        return
+    configured = generation.eos_token_id
+    known = set(configured if isinstance(configured, list) else [configured]) - {None}
+    ends = {
+        int(end) for group in prepared.train.groups for ids in group.responses for end in ids[-MOST_ENDS:]
+    }
+    new = (end_tokens(prepared.tokenizer, is_chat=True) & ends) - known
+    if new:
+        generation.eos_token_id = sorted(known | new)
+        names = prepared.tokenizer.convert_ids_to_tokens(sorted(new))
+        logger.info("the model's generation stops at %s too, which ends what is trained", ", ".join(names))
 
 
 def language_model(config: RunConfig, given: Given = NOTHING_GIVEN) -> Any:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from datetime import date
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -20,8 +21,11 @@ from transformers.training_args import OptimizerNames
 
 from preftune import objectives
 from preftune.data import (
+    Asked,
+    ChatTemplate,
     Group,
     LengthLimits,
+    Pairing,
     RowReport,
     RowRules,
     TokenizedGroup,
@@ -140,6 +144,7 @@ class PreparedData:
                 "read": self.rows.rows,
                 "dropped": self.rows.dropped,
                 **{f"{rule}/{action}": count for (rule, action), count in self.rows.counts.items()},
+                **({"notes": dict(self.rows.notes)} if self.rows.notes else {}),
             },
             "prior": asdict(self.prior) if self.prior else None,
             "labels": self.labels,
@@ -256,6 +261,7 @@ def prepare(
     _check_precision(config, arguments)
     model_config = given.model_config(config.model)
     tokenizer = given.tokenizer_of(config.model)
+    config = _with_date(config, tokenizer)
     rewards = _rewards(config, objective, tokenizer)
     context = _context(model_config)
     splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, context, progress)
@@ -315,6 +321,15 @@ def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> 
     return config.model_copy(
         update={"objective": objective, "data": _with_control(config.data, str(objective["method"]))}
     )
+
+
+def _with_date(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunConfig:
+    """The configuration with today's date, if the chat template writes one: a resumed run keeps it."""
+    if config.data.template_date or not ChatTemplate(tokenizer).writes_date:
+        return config
+    today = date.today()
+    logger.info("the chat template writes today's date: data.template_date=%s for the whole run", today)
+    return config.model_copy(update={"data": config.data.model_copy(update={"template_date": today})})
 
 
 def _with_control(data: DataSection, method: str) -> DataSection:
@@ -598,6 +613,7 @@ class SplitReader:
             groups, measured = found.groups, found.report
             report.drop("missing_reward", measured.dropped)
         tokenized = self._tokenized(groups, report)
+        (logger.warning if report.dropped else logger.info)("%s: %s", _title(source), report.summary())
         self._note_unlabelled(groups, tokenized)
         if "divergence" in self.needs:
             with _naming(source):
@@ -617,7 +633,9 @@ class SplitReader:
                 RowRules(data.rules),
                 report,
                 progress=self.progress,
+                needs_pairs="pairs" in self.needs,
                 chat_template_kwargs=data.chat_template_kwargs,
+                today=data.template_date,
                 control={True: control.good, False: control.bad} if control else None,
             )
         finally:
@@ -626,20 +644,22 @@ class SplitReader:
                 set_control(self.tokenizer, control.good)
 
     def _load(self, source: Any, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
+        data = self.config.data
         loaded = load_groups(
             source,
             split=split,
-            pair_rule=pair_rule,
-            pairs_per_prompt=self.config.data.pairs_per_prompt,
-            pair_seed=self.config.data.pair_seed,
-            length_penalty=self.config.data.length_penalty,
-            needs_prior=not self.needs.isdisjoint({"prior_gap", "margin"}),
-            needs_pairs="pairs" in self.needs,
-            needs_labels="labels" in self.needs,
-            label_methods=objectives.methods_without_pairs(),
+            asked=Asked(
+                needs_prior=not self.needs.isdisjoint({"prior_gap", "margin"}),
+                needs_pairs="pairs" in self.needs,
+                needs_labels="labels" in self.needs,
+                label_methods=objectives.methods_without_pairs(),
+                mapping=data.columns,
+            ),
+            pairing=Pairing(pair_rule, data.pairs_per_prompt, data.pair_seed, data.length_penalty),
             keep_columns=bool(self.rewards),
-            rules=RowRules(self.config.data.rules),
+            rules=RowRules(data.rules),
         )
+        logger.info("read %s", loaded.read_as)
         if loaded.unused_columns:
             logger.info("%s: columns not used: %s", _title(source), ", ".join(loaded.unused_columns))
         return loaded.groups, loaded.report

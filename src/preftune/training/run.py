@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -112,6 +113,8 @@ def run_training(
     """
     config = with_objective_defaults(config, given)
     folder = Path(config.output)
+    if resume:
+        config = _with_first_date(config, folder)
     _check_folder(config, folder, resume, overwrite)
     # Without `cpu`, processes on a machine without accelerator would each be the main one.
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -215,6 +218,17 @@ def _is_sharded(config: RunConfig) -> bool:
     if config.fully_sharded and processes == 1:
         logger.warning("fully_sharded=true: one process has nothing to shard; start more by torchrun")
     return config.fully_sharded and processes > 1
+
+
+def _with_first_date(config: RunConfig, folder: Path) -> RunConfig:
+    """The configuration with the date on which the run began, where its chat template writes one."""
+    stored = folder / "config.yaml"
+    before = yaml.safe_load(stored.read_text(encoding="utf-8")) if stored.exists() else None
+    written = ((before or {}).get("data") or {}).get("template_date")
+    if written is None or config.data.template_date:
+        return config
+    data = config.data.model_copy(update={"template_date": date.fromisoformat(str(written))})
+    return config.model_copy(update={"data": data})
 
 
 def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool) -> None:
