@@ -10,7 +10,6 @@ from preftune.data.columns import SCORE_COLUMNS, detect_columns
 from preftune.data.shapes import separate_prompt
 from preftune.errors import InputError
 
-
 ASKED = {each.name for each in fields(Asked)}
 
 

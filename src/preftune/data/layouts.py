@@ -1,7 +1,7 @@
 """The column layouts of public preference sets, and how a row of each is written in a plain shape."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,16 +59,17 @@ class Columns:
         others = (self.preference, self.better, self.label, self.tools)
         return {*self.texts, *self.scores, *(name for name in others if name)}
 
-    def describe(self, sources: Mapping[str, str]) -> str:
+    def describe(self, found: Collection[str], sources: Mapping[str, str]) -> str:
         """What is read as what, for the log.
 
         Args:
+            found: columns of the data.
             sources: the column in the data of those that were mapped.
         """
         prompt = f"`{self.prompt}`" if self.prompt else "what the responses begin with"
         if self.prompt is None and self.shape == "labelled":
             prompt = "the messages before the last of the model"
-        before = [name for name in self.beside if name in ALPACA_BESIDE]
+        before = [name for name in self.beside if name in ALPACA_BESIDE and name in found]
         parts = {
             "prompt": prompt + "".join(f" + `{name}`" for name in before),
             "responses": self.responses,

@@ -116,7 +116,9 @@ def load_groups(
         groups = [_label_pairs(group) for group in groups]
     unused = tuple(name for name in rows.columns if name not in read and name not in kept)
     names = {name: " + ".join(each) for name, each in sources.items()}
-    return LoadedGroups(groups, report, columns, unused, f"{rows.described}: {columns.describe(names)}")
+    return LoadedGroups(
+        groups, report, columns, unused, f"{rows.described}: {columns.describe(found, names)}"
+    )
 
 
 def _readable(rows: Rows) -> Iterator[tuple[int, Row]]:

@@ -20,8 +20,8 @@ Chat = tuple[Message, ...]
 Tools = Sequence[Mapping[str, Any]]
 
 _NOT_WRITTEN = "it is not in what the template writes"
-DATE = "strftime_now"
-"""The function by which templates write today's date."""
+DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+"""How templates write today's date, in a format that follows."""
 
 
 class Segment(NamedTuple):
@@ -51,8 +51,9 @@ class ChatTemplate:
         """
         self._tokenizer = tokenizer
         self._kwargs = dict(kwargs or {})
-        if today is not None:
-            self._kwargs[DATE] = today.strftime
+        if today is not None and isinstance(tokenizer.chat_template, str):
+            dated = DATE.sub(lambda found: repr(today.strftime(found[2])), tokenizer.chat_template)
+            self._kwargs["chat_template"] = dated
         self._notes = Counter() if notes is None else notes
 
     @cached_property
@@ -65,7 +66,7 @@ class ChatTemplate:
     @property
     def writes_date(self) -> bool:
         """Whether the template writes today's date."""
-        return DATE in str(self._tokenizer.chat_template or "")
+        return bool(DATE.search(str(self._tokenizer.chat_template or "")))
 
     def prompt(self, messages: Chat, tools: Tools = ()) -> str:
         """The text up to where the model's response begins; a begun turn of the model is continued.
@@ -164,18 +165,28 @@ class ChatTemplate:
                 start = prompt if number == 0 else self._apply(before, tools, add_generation_prompt=True)
                 stop = full
                 if number < len(turns) - 1:
-                    stop = self._apply((*before, turn), tools)
-                    stop = stop[: self._closing(stop)[1] or len(stop)]
-                if not full.startswith(start) or not full.startswith(stop):
+                    stop = self._turn_stop(full, start, (*before, turn), tools)
+                missing = _missing(turn, stop[len(start) :])
+                if missing or not full.startswith(start) or not full.startswith(stop):
                     why = "the template writes this turn differently once others follow it"
-                    raise BadRow("template_loses", "response", turn["content"], why)
-                if missing := _missing(turn, stop[len(start) :]):
-                    raise BadRow("template_loses", "response", missing, _NOT_WRITTEN)
+                    raise BadRow("template_loses", "response", missing or turn["content"], why)
                 segments += [Segment(full[place : len(start)], is_trained=False)] * (len(start) > place)
                 segments.append(Segment(stop[len(start) :], is_trained=True))
                 place = len(stop)
             before = (*before, turn)
         return segments
+
+    def _turn_stop(self, full: str, start: str, messages: Chat, tools: Tools) -> str:
+        """The conversation up to the end of a turn that others follow."""
+        stop = self._apply(messages, tools)
+        stop = stop[: self._closing(stop)[1] or len(stop)]
+        if full.startswith(stop):
+            return stop
+        # Some write the last turn with more, such as an empty thinking block: its first end token counts.
+        place = max((full.find(part, len(start)) + len(part) for part in _said(messages[-1])), default=0)
+        ends = [(full.find(token, place), token) for token in self._special if token in full[place:]]
+        found, token = min(ends, default=(len(full), ""))
+        return full[: found + len(token)]
 
     def _closing(self, text: str) -> tuple[int, int]:
         """Where the special tokens that end a text begin and end, whitespace apart; (0, 0) without any."""
@@ -248,9 +259,13 @@ def _thinking_opened(prompt: str) -> str:
     return opened.group().strip() if opened else ""
 
 
+def _said(turn: Message) -> list[str]:
+    """What a message says, in the parts that a template writes as they are."""
+    said = [turn["content"], *(str(turn[key]) for key in REASONING if turn.get(key))]
+    return [*said, *(call["function"]["name"] for call in turn.get("tool_calls", ()))]
+
+
 def _missing(turn: Message, text: str) -> str:
     """What of a turn is not in its rendered text, whitespace apart; empty where nothing is missing."""
     written = "".join(text.split())
-    said = [turn["content"], *(str(turn[key]) for key in REASONING if turn.get(key))]
-    said += [call["function"]["name"] for call in turn.get("tool_calls", ())]
-    return next((part for part in said if "".join(part.split()) not in written), "")
+    return next((part for part in _said(turn) if "".join(part.split()) not in written), "")
