@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import Run
 from yaml import safe_dump
+
+from same_as.runs import Run
 
 PROJECT = Path(__file__).resolve().parents[2]
 INPUTS = "inputs"
 RECORD = "record.json"
 SECONDS = 300
 """After so many a command counts as failed."""
+ROOT = b"(folder)"
 FIXED = {
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
@@ -213,6 +215,21 @@ def _keep(outcome: Outcome, folder: Path) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
     return Outcome(folder / "files", outcome.root, outcome.failure, outcome.seconds)
+
+
+def files_of(outcome: Outcome) -> dict[str, bytes]:
+    """Content of each file by its path, without the name of the folder that the run was in."""
+    found = {}
+    for path in sorted(outcome.folder.rglob("*")):
+        name = path.relative_to(outcome.folder)
+        if path.is_file() and name.parts[0] != INPUTS and "__pycache__" not in name.parts:
+            content = path.read_bytes()
+            found[name.as_posix()] = content.replace(outcome.root.encode(), ROOT) if _is_text(path) else content
+    return found
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix in (".json", ".jsonl", ".yaml", ".html", ".txt", ".md", ".csv")
 
 
 def _git(*words: str) -> str:

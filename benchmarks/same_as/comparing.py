@@ -1,0 +1,208 @@
+"""Compare what two sides have written: files become values by key, so that a difference has a name."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+import yaml
+
+from same_as.allowances import Allowances
+
+Values = dict[str, object]
+
+MISSING = "(missing)"
+WHOLE = "(bytes)"
+ORDER = "(key order)"
+SHOWN = 60
+"""Characters of a value that are shown."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key that differs.
+
+    Attributes:
+        file: path in the run's folder.
+        key: key path, tensor or line; `(missing)` where one side lacks the file.
+        base: the value on the side of the commit, shortened.
+        new: the value on the other.
+    """
+
+    file: str
+    key: str
+    base: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.key}: {self.base} -> {self.new}"
+
+
+def compare_folders(
+    run: str,
+    base: Mapping[str, bytes],
+    new: Mapping[str, bytes],
+    allowances: Allowances,
+) -> list[Difference]:
+    """All differences between two run folders.
+
+    Args:
+        run: the run's name.
+        base: content of each file by its path.
+        new: the other side's.
+        allowances: names the volatile keys, of which `*` leaves out a file whole, and what is renamed.
+    """
+    base = {allowances.renamed_file(file): content for file, content in base.items()}
+    found: list[Difference] = []
+    for file in sorted(base.keys() | new.keys()):
+        globs = allowances.volatile_keys(run, file)
+        if "*" in globs:
+            continue
+        if file not in base or file not in new:
+            here, there = ("there" if file in side else "not there" for side in (base, new))
+            found.append(Difference(file, MISSING, here, there))
+        elif base[file] != new[file]:
+            rename = partial(allowances.renamed_key, file)
+            found += compare_files(file, base[file], new[file], globs, rename)
+    return found
+
+
+def compare_files(
+    file: str,
+    base: bytes,
+    new: bytes,
+    volatile: Collection[str] = (),
+    rename: Callable[[str], str] = str,
+) -> list[Difference]:
+    """Differences between two contents of a file, by key.
+
+    Args:
+        file: its path; the suffix says how it is read.
+        base: the content on the side of the commit.
+        new: the content on the other.
+        volatile: globs of keys that do not count.
+        rename: from a key of the base to the new one's.
+    """
+    read, new_values = values(file, base), values(file, new)
+    base_values = {rename(key): value for key, value in read.items()}
+    known = [*base_values, *new_values]
+    dropped = {key for key in known if any(fnmatchcase(key, glob) for glob in volatile)}
+    ours, theirs = (
+        {key: value for key, value in side.items() if key not in dropped}
+        for side in (base_values, new_values)
+    )
+    found = [
+        Difference(file, key, _shown(ours, key), _shown(theirs, key))
+        for key in dict.fromkeys([*ours, *theirs])
+        if key not in ours or key not in theirs or not same(ours[key], theirs[key])
+    ]
+    if found or list(read) != list(base_values):
+        return found
+    if list(ours) != list(theirs):
+        return [Difference(file, ORDER, *(", ".join(side)[:SHOWN] for side in (ours, theirs)))]
+    if not dropped and not file.endswith(CONTAINERS):
+        return [Difference(file, WHOLE, f"{len(base)} bytes", f"{len(new)} bytes")]
+    return []
+
+
+CONTAINERS = (".pt", ".pth", ".bin")
+"""Files that torch writes, whose bytes differ where the content is the same."""
+
+
+def values(file: str, content: bytes) -> Values:
+    """What a file holds, by key: `a.b[0]` in JSON and YAML, tensors by name, text by line."""
+    suffix = Path(file).suffix
+    try:
+        if suffix == ".json":
+            return flat(json.loads(content))
+        if suffix == ".jsonl":
+            return flat([json.loads(line) for line in content.splitlines()])
+        if suffix == ".yaml":
+            return flat(yaml.safe_load(content))
+        if suffix == ".csv":
+            return flat(list(csv.DictReader(io.StringIO(content.decode()))))
+        if suffix == ".safetensors":
+            return dict(safetensors.deserialize(content))
+        if suffix in CONTAINERS:
+            return flat(_loaded(content))
+        if suffix == ".html":
+            return _page(content.decode())
+        if suffix in (".txt", ".md", ".svg", ".jinja"):
+            return _numbered(content.decode().split("\n"))
+    except (ValueError, yaml.YAMLError):
+        pass  # a file that is not what its name says is compared by its bytes
+    return {WHOLE: hashlib.sha256(content).hexdigest()}
+
+
+def _page(text: str) -> Values:
+    """Lines, those of a table or list by the row's name too."""
+    found: Values = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        row = re.match(r'<(?:tr><th scope="row"|dt)>(.*?)</', line)
+        found[f"line {number}" + (f", row {row[1]}" if row else "")] = line
+    return found
+
+
+def _numbered(parts: Iterable[str]) -> Values:
+    return {f"line {number}": part for number, part in enumerate(parts, start=1)}
+
+
+def flat(content: Any, path: str = "") -> Values:
+    """Leaves by their path; an empty list or mapping is a leaf."""
+    if isinstance(content, Mapping) and content:
+        return {
+            key: leaf
+            for name, part in content.items()
+            for key, leaf in flat(part, f"{path}.{name}" if path else str(name)).items()
+        }
+    if isinstance(content, list | tuple) and content:
+        return {
+            key: leaf
+            for index, part in enumerate(content)
+            for key, leaf in flat(part, f"{path}[{index}]").items()
+        }
+    return {path: content}
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two leaves are the same to the bit, in type too: 1 is not 1.0, and NaN is NaN."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return alike and _bytes(one) == _bytes(other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _loaded(content: bytes) -> Any:
+    # What transformers itself allows for the state of random numbers.
+    allowed = [np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _shown(side: Values, key: str) -> str:
+    if key not in side:
+        return MISSING
+    value = side[key]
+    if isinstance(value, dict) and "data" in value:  # a tensor of a safetensors file
+        digest = hashlib.sha256(value["data"]).hexdigest()[:8]
+        return f"{value['dtype']} {value['shape']} {digest}"
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {tuple(value.shape)} {value.reshape(-1)[:2].tolist()}"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
