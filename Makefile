@@ -11,7 +11,7 @@ AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-confirmation hpo-gentle 
 	hpo-unclipped-repeat hpo-unclipped-score safety)
 
 .PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo $(AUXILIARY) \
-	experiment-score experiment-online bench-sampling verify-evaluation clean
+	experiment-score experiment-online bench-sampling verify-evaluation same-as clean
 
 setup: $(READY)
 
@@ -78,6 +78,11 @@ bench-sampling: setup
 
 verify-evaluation: setup
 	$(BIN)/python benchmarks/verify_evaluation.py
+
+# COMMIT against the working tree; ONLY="prior kto_by_tokens" for some of the runs.
+COMMIT ?= HEAD
+same-as: setup
+	PYTHONPATH=benchmarks $(BIN)/python -m same_as $(COMMIT) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -159,7 +159,9 @@ def _outcomes(
             side.starter.close()
 
 
-def _verdict(name: str, sides: Sequence[Side], outcomes: Sequence[Outcome], allowances: Allowances) -> Verdict:
+def _verdict(
+    name: str, sides: Sequence[Side], outcomes: Sequence[Outcome], allowances: Allowances
+) -> Verdict:
     failures = tuple(
         f"{side.name}: {one.failure}" for side, one in zip(sides, outcomes, strict=True) if one.failure
     )

@@ -180,7 +180,10 @@ def _write_benchmarks(folder: Path) -> None:
     )
     _write_rows(
         folder / "head_to_head_baseline.jsonl",
-        ({"prompt": row["prompt"], "response": "Cherries.", "model": "theirs"} for row in _prompts(3, "rain")),
+        (
+            {"prompt": row["prompt"], "response": "Cherries.", "model": "theirs"}
+            for row in _prompts(3, "rain")
+        ),
     )
     (folder / "alpaca_prompt.txt").write_text(ALPACA_PROMPT, encoding="utf-8")
     (folder / "arena_prompt.yaml").write_text(ARENA_PROMPT, encoding="utf-8")

@@ -179,9 +179,7 @@ def _plain_environment() -> dict[str, str]:
     }
 
 
-def _environment(
-    source: Path, folder: Path, endpoint: Mapping[str, str], processes: int
-) -> dict[str, str]:
+def _environment(source: Path, folder: Path, endpoint: Mapping[str, str], processes: int) -> dict[str, str]:
     found = {
         **endpoint,
         "PYTHONPATH": f"{source}{os.pathsep}{folder}",
@@ -224,7 +222,9 @@ def files_of(outcome: Outcome) -> dict[str, bytes]:
         name = path.relative_to(outcome.folder)
         if path.is_file() and name.parts[0] != INPUTS and "__pycache__" not in name.parts:
             content = path.read_bytes()
-            found[name.as_posix()] = content.replace(outcome.root.encode(), ROOT) if _is_text(path) else content
+            found[name.as_posix()] = (
+                content.replace(outcome.root.encode(), ROOT) if _is_text(path) else content
+            )
     return found
 
 
