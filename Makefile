@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# What the kit for a GPU is rehearsed with.
+PYTHON312 ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || ls -d $$HOME/.pyenv/versions/3.12*/bin/python 2>/dev/null | tail -1)
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 # Small matrices: a process for each core gets more out of the cores than a thread for each.
@@ -10,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-confirmation hpo-gentle hpo-clipped hpo-unclipped \
 	hpo-unclipped-repeat hpo-unclipped-score safety)
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu demo-data experiment-mappo $(AUXILIARY) \
+.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal demo-data experiment-mappo $(AUXILIARY) \
 	experiment-score experiment-online bench-sampling verify-evaluation same-as clean
 
 setup: $(READY)
@@ -55,9 +57,17 @@ bench-growth: setup
 bench-auxiliary: setup
 	$(BIN)/python benchmarks/auxiliary.py
 
+# Everything that a quarter of an hour on a GPU can tell, in order of value.
 bench-gpu: setup
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu_day.py all
 
+gpu-kit: setup
+	$(BIN)/python benchmarks/gpu_kit/make_kit.py
+
+gpu-kit-rehearsal: gpu-kit
+	$(BIN)/python benchmarks/gpu_kit/rehearse.py $(PYTHON312)
+
+# Small runs of every verb by COMMIT and by the working tree, compared byte for byte.
 demo-data: setup
 	$(BIN)/python -m preftune.demo.make_data
 

@@ -24,11 +24,11 @@ from workloads import WORKLOADS, draw_groups
 from preftune import objectives
 from preftune.data import TokenizedGroup
 from preftune.demo.model import demo_model_dir
-from preftune.policy import Policy, ValueHead, has_fast_bfloat16, load_language_model, load_tokenizer
-from preftune.policy.allocator import keep_freed_memory
+from preftune.models import Policy, ValueHead, has_fast_bfloat16, load_language_model, load_tokenizer
+from preftune.models.allocator import keep_freed_memory
+from preftune.storage.files import write_json
 from preftune.training.recording import environment
-from preftune.training.trainer import PreferenceTrainer
-from preftune.writing import write_json
+from preftune.training.trainer import PackedTrainer
 
 RESULTS = Path("benchmarks/results/auxiliary.json")
 VALUE_WIDTH = 256
@@ -55,7 +55,7 @@ class Contestant:
             per_device_train_batch_size=len(groups),
             disable_tqdm=True,
         )
-        self._trainer = PreferenceTrainer(
+        self._trainer = PackedTrainer(
             Policy(language_model, value_head=head),
             objective,
             arguments,
@@ -125,8 +125,10 @@ def main() -> None:
     groups = [
         replace(
             group,
-            auxiliary=random.normal(size=len(group.responses)).astype(np.float32),
-            reference_logps=random.normal(-50, 5, size=len(group.responses)).astype(np.float32),
+            per_response={
+                "auxiliary": random.normal(size=len(group.responses)).astype(np.float32),
+                "reference_logps": random.normal(-50, 5, size=len(group.responses)).astype(np.float32),
+            },
         )
         for group in draw_groups(WORKLOADS["chat"].shrunk(options.shrink), model)
     ]

@@ -23,15 +23,15 @@ from trl_examples import Example, trl_examples
 
 from preftune import objectives
 from preftune.data import TokenizedGroup
-from preftune.policy import Policy, ReferenceCache, load_language_model, load_tokenizer
-from preftune.policy.allocator import keep_freed_memory
+from preftune.models import Policy, ReferenceCache, load_language_model, load_tokenizer
+from preftune.models.allocator import keep_freed_memory
 from preftune.training import check_config
 from preftune.training.configuration import LoraSection, RunConfig
 
 # The command line's own, so that a user's settings are measured and not a copy of them.
-from preftune.training.preparation import _training_arguments
-from preftune.training.run import _load_model, training_precision
-from preftune.training.trainer import PreferenceTrainer
+from preftune.training.policy import language_model, training_precision
+from preftune.training.preparation import training_arguments
+from preftune.training.trainer import PackedTrainer
 
 WEIGHT_NOISE = 1e-3
 ADAPTER_NOISE = 4e-3
@@ -131,12 +131,12 @@ def preftune(setting: Setting, share_prompts: bool | None = None) -> TrainingSte
     """Preftune as its command line sets it up."""
     keep_freed_memory()
     config = _configuration(setting)
-    model = _load_model(config)
+    model = language_model(config)
     move_off_reference(model, setting.lora)
-    trainer = PreferenceTrainer(
+    trainer = PackedTrainer(
         Policy(model, share_prompts),
         objectives.build(config.objective),
-        _training_arguments(config),
+        training_arguments(config, is_evaluated=False),
         setting.groups,
         None,
         load_tokenizer(setting.model),
@@ -154,16 +154,15 @@ def preftune_reference(setting: Setting) -> ReferencePass:
     """The reference cache, filled from nothing each time."""
     keep_freed_memory()
     config = _configuration(setting)
-    policy = Policy(_load_model(config))
+    policy = Policy(language_model(config))
     policy.eval()
 
     def score(groups: Sequence[TokenizedGroup], _: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             cache = ReferenceCache(Path(folder), "benchmark")
-            filled = cache.fill(policy, groups, training_precision(_training_arguments(config)))
-        return sum(
-            float(group.reference_logps.sum()) for group in filled if group.reference_logps is not None
-        )
+            precision = training_precision(training_arguments(config, is_evaluated=False))
+            filled = cache.fill(policy, groups, precision)
+        return sum(float(group.per_response["reference_logps"].sum()) for group in filled)
 
     return ReferencePass(score, setting.groups, lambda group: sum(map(len, group.responses)))
 

@@ -33,8 +33,8 @@ from workloads import WORKLOADS, Workload, count_tokens, draw_groups, write_grou
 
 from preftune.data import TokenizedGroup
 from preftune.demo.model import demo_model_dir
-from preftune.policy import Policy, ReferenceCache, load_language_model
-from preftune.writing import write_json
+from preftune.models import Policy, ReferenceCache, load_language_model
+from preftune.storage.files import write_json
 
 LOSS_TOLERANCE = 1e-3
 """Of the loss in float32."""

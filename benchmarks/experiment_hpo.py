@@ -26,8 +26,8 @@ from sections import EXPERIMENTS_PAGE, experiment_markers, markdown_table, write
 
 from preftune.demo.data import Row, demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
-from preftune.policy import generation_device, has_fast_bfloat16
-from preftune.statistics import Interval, mean_interval
+from preftune.measuring.statistics import Interval, mean_interval
+from preftune.models import generation_device, has_fast_bfloat16
 
 MAX_NEW_TOKENS = 64
 HELD_OUT_PROMPTS = 50

@@ -64,7 +64,7 @@ def points() -> list[Point]:
 def configuration(point: Point, data: Path) -> dict[str, Any]:
     """The run as `preftune train` would read it."""
     from preftune.demo.model import demo_model_dir
-    from preftune.policy import generation_device, has_fast_bfloat16
+    from preftune.models import generation_device, has_fast_bfloat16
 
     return {
         "model": str(demo_model_dir()),
@@ -97,7 +97,7 @@ def work(worker: int) -> None:
     from preftune.demo.data import demo_rows, write_splits
     from preftune.demo.run import sample_rewards
     from preftune.training import check_config
-    from preftune.training.run import train
+    from preftune.training.run import run_training
 
     torch.set_num_threads(1)
     data = FOLDER / f"data-{worker}"
@@ -107,7 +107,7 @@ def work(worker: int) -> None:
         if index % WORKERS != worker or (point.folder / "done.json").exists():
             continue
         print(f"[{index + 1}/{len(points())}] {point.folder.name}", flush=True)
-        train(check_config(configuration(point, data)), overwrite=True)
+        run_training(check_config(configuration(point, data)), overwrite=True)
         rewards = None
         if point.factor == 1.0:
             sampled = sample_rewards(point.folder / "model", held_out, n=SAMPLES_PER_PROMPT, seed=point.seed)

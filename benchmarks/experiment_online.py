@@ -24,10 +24,10 @@ from sections import EXPERIMENTS_PAGE, experiment_markers, markdown_table, write
 
 from preftune.demo.data import demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
-from preftune.policy import generation_device, has_fast_bfloat16
+from preftune.measuring.statistics import Interval, mean_interval
+from preftune.models import generation_device, has_fast_bfloat16
 from preftune.rewards.instructions import instruction_score
-from preftune.statistics import Interval, mean_interval
-from preftune.writing import write_json
+from preftune.storage.files import write_json
 
 FOLDER = Path("runs/experiment-online")
 RESULTS = Path("docs/experiments/online.json")

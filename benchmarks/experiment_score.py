@@ -31,11 +31,11 @@ from preftune.data import Group, load_groups
 from preftune.data.pairing import all_pairs
 from preftune.demo.data import demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
-from preftune.policy import generation_device, has_fast_bfloat16
+from preftune.measuring.statistics import mean_interval
+from preftune.models import generation_device, has_fast_bfloat16
 from preftune.rewards import Calibration, fit_calibration
 from preftune.rewards.reliability import Reliability, reliability
-from preftune.statistics import mean_interval
-from preftune.writing import write_json
+from preftune.storage.files import write_json
 
 FOLDER = Path("runs/experiment-score")
 REWARD_MODEL = FOLDER / "reward-model"
@@ -149,9 +149,7 @@ def kill_and_restart(pairs: Path, number: int, moment: float) -> dict[str, Any]:
     if not record.exists():
         moment = kill_at_work(pairs, output, moment)
         kept = sum(
-            len(json.loads(line))
-            for shard in FOLDER.glob(f"{output.name}.*.part")
-            for line in shard.read_text(encoding="utf-8").split("\n")[:-1]
+            shard.read_text(encoding="utf-8").count("\n") for shard in FOLDER.glob(f"{output.name}.*.part")
         )
         subprocess.run(score_command(pairs, output), check=True)
         write_json(record, {"moment": moment, "scores_kept": kept, "sha256": digest(output)})

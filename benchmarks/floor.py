@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
-from preftune.policy import load_config
+from preftune.models import load_model_config
 from preftune.training.configuration import LoraSection
 
 REPEATS = 3
@@ -29,7 +29,7 @@ class Shapes:
     @classmethod
     def of(cls, model: str) -> "Shapes":
         """Read from the configuration; no weights are loaded."""
-        config = load_config(model)
+        config = load_model_config(model)
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config)
         head = network.get_output_embeddings()

@@ -11,13 +11,12 @@ copies prompts in any case.
 
 import argparse
 import gc
-import json
 import os
 import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -26,7 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_contestants import CONTESTANTS, Groups, Range, Setting, Size, qwen, with_references
+from gpu_contestants import (
+    CONTESTANTS,
+    Groups,
+    Range,
+    Setting,
+    Size,
+    language_model,
+    qwen,
+    tokenizer,
+    with_references,
+)
+from gpu_output import environment
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -34,9 +44,13 @@ from torch.nn import functional
 from transformers import Qwen2Config
 
 from preftune.data import Pair, TokenizedGroup
-from preftune.policy.head import response_token_logps
+from preftune.models.head import response_token_logps
+from preftune.sampling.sampler import sample_responses
+from preftune.storage.files import write_json
 
 RESPONSES_PER_PROMPT = (1, 2, 8)
+SHORT = ("preftune", "TRL defaults, sdpa", "TRL fastest, sdpa")
+"""Contestants of `--short`."""
 
 Row = dict[str, Any]
 
@@ -153,6 +167,10 @@ def step_rows(size: Size, setting: Setting, data: dict[int, list[Groups]], name:
             figures, outcome = attempt(
                 measure, contestant.step, inputs, [data_tokens(each) for each in batches]
             )
+            if figures:
+                # Of the median batch; the same products for everybody, whatever a contestant computes.
+                needed = statistics.median(needed_flops(size, each) / data_tokens(each) for each in batches)
+                figures["needed_tflops"] = round(needed * figures["tokens_per_second"] / 1e12, 1)
         yield {
             "responses_per_prompt": responses,
             "contestant": name,
@@ -181,30 +199,63 @@ def head_rows(size: Size, setting: Setting) -> Iterator[Row]:
         yield {"head_tokens": count, "contestant": name, "outcome": outcome, **(figures or {})}
 
 
-def rows_of(size: Size, setting: Setting) -> Iterator[Row]:
+def rows_of(size: Size, setting: Setting, contestants: Iterable[str] = CONTESTANTS) -> Iterator[Row]:
     """All that is measured on one size."""
     labels = {"model": size.name, "trained": "adapters" if size.lora else "all"}
     data = {}
     for responses in RESPONSES_PER_PROMPT:
         batches = [draw(size, setting, max(2, responses), seed) for seed in range(setting.batches)]
         data[responses] = with_references(size, setting, batches)
-    for name in CONTESTANTS:
+    for name in contestants:
         yield from ({**labels, **row} for row in step_rows(size, setting, data, name))
     yield from ({**labels, **row} for row in head_rows(size, setting))
+    row, outcome = attempt(sampling_row, size, setting)
+    yield {**labels, **(row or {"contestant": "preftune, sampling", "outcome": outcome})}
 
 
-def environment(setting: Setting) -> Row:
-    """Where this was measured."""
-    optional = ("flash_attn", "kernels", "liger_kernel", "cut_cross_entropy")
-    names = ["preftune", "torch", "transformers", "trl", "peft", *filter(find_spec, optional)]
-    cuda = setting.device == "cuda"
-    return {
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9) if cuda else None,
-        "cuda": torch.version.cuda,
-        "dtype": str(setting.dtype),
-        "versions": {name: version(name) for name in names},
-    }
+def matmul_rate(setting: Setting) -> float:
+    """Products of two large square matrices in 16 bits: the card's rate in TFLOP/s, 2 n^3 for each."""
+    size = 8192 if setting.device == "cuda" else 256
+    left, right = (torch.randn(size, size, device=setting.device, dtype=setting.dtype) for _ in range(2))
+    seconds = []
+    for _ in range(13):
+        began = time.perf_counter()
+        float((left @ right)[0, 0])  # reading a number waits for the device
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(seconds[3:]) / 1e12
+
+
+def needed_flops(size: Size, groups: Groups) -> float:
+    """Floating-point operations that a step needs: 6 for each weight and token, each prompt read once."""
+    config = size.config
+    kv = config.num_key_value_heads / config.num_attention_heads
+    width, inner = config.hidden_size, config.intermediate_size
+    layer = width * width * (2 + 2 * kv) + 3 * width * inner
+    tokens = sum(group.packed_tokens for group in groups)
+    responses = sum(len(response) for group in groups for response in group.responses)
+    return float(6 * (config.num_hidden_layers * layer * tokens + width * config.vocab_size * responses))
+
+
+def sampling_row(size: Size, setting: Setting) -> Row:
+    """Tokens a second of eight responses to each of sixteen prompts."""
+    model = language_model(size, setting, seed=0).eval()
+    longest = 128 if setting.device == "cuda" else 8
+    random = np.random.default_rng(0)
+    prompts = [" ".join(random.choice(["a", "b", "c"], size=24)) for _ in range(16)]
+    options: dict[str, Any] = {"n": 8, "max_new_tokens": longest, "rows": 128}
+    sample_responses(model, tokenizer(), prompts[:2], **options)
+    began = time.perf_counter()
+    sampled = sample_responses(model, tokenizer(), prompts, **options)
+    seconds = time.perf_counter() - began
+    tokens = sum(len(response.tokens) for group in sampled for response in group)
+    rate = round(tokens / seconds)
+    return {"contestant": "preftune, sampling", "outcome": "measured", "tokens_per_second": rate}
+
+
+def optional_packages() -> Row:
+    """Versions of what is measured where it is installed."""
+    names = filter(find_spec, ("flash_attn", "kernels", "liger_kernel", "cut_cross_entropy"))
+    return {"optional": {name: version(name) for name in names}}
 
 
 def print_table(rows: list[Row]) -> None:
@@ -212,11 +263,31 @@ def print_table(rows: list[Row]) -> None:
     table = Table("model", "trained", "responses", "contestant", "tokens/s", "peak GB", "loss")
     for row in rows:
         figures = [row["outcome"][:24]]
-        if "loss" in row:
-            figures = [f"{row['tokens_per_second']:,}", str(row["peak_gb"]), f"{row['loss']:.4f}"]
-        workload = str(row.get("responses_per_prompt", "head alone"))
+        if "tokens_per_second" in row:
+            loss = f"{row['loss']:.4f}" if "loss" in row else ""
+            figures = [f"{row['tokens_per_second']:,}", str(row.get("peak_gb", "")), loss]
+        workload = str(row.get("responses_per_prompt", "head alone" if "head_tokens" in row else ""))
         table.add_row(row["model"], row["trained"], workload, row["contestant"], *figures)
     Console().print(table)
+
+
+def all_rows(small: bool, short: bool) -> Iterator[Row]:
+    """The card's own rate, then size by size."""
+    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+    contestants = list(CONTESTANTS)
+    if small:
+        setting = replace(
+            setting, dtype=torch.float32, prompt=(8, 24), response=(4, 16), batches=2, head_tokens=32
+        )
+        measured = small_sizes()
+    else:
+        measured = sizes(torch.cuda.get_device_properties(0).total_memory)
+    if short:
+        measured, setting = measured[:1], replace(setting, batches=2 if small else 3)
+        contestants = [name for name in SHORT if name in CONTESTANTS]
+    yield {"contestant": "matrix products", "outcome": "measured", "tflops": round(matmul_rate(setting), 2)}
+    for size in measured:
+        yield from rows_of(size, setting, contestants)
 
 
 def main() -> None:
@@ -225,27 +296,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help="tiny models in float32, on a CPU too")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.json"))
+    parser.add_argument("--short", action="store_true", help="the smallest size, and TRL on SDPA alone")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu-speed.json"))
     options = parser.parse_args()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # with several the trainers would replicate the model
-    found = torch.cuda.is_available()
-    if not found and not options.small:
+    if not torch.cuda.is_available() and not options.small:
         parser.error("no CUDA device here; --small tries the script on tiny models on the CPU")
-    setting = Setting("cuda" if found else "cpu", torch.bfloat16)
-    if options.small:
-        setting = replace(
-            setting, dtype=torch.float32, prompt=(8, 24), response=(4, 16), batches=2, head_tokens=32
-        )
-        measured = small_sizes()
-    else:
-        measured = sizes(torch.cuda.get_device_properties(0).total_memory)
-    where = environment(setting)
-    rows = [row for size in measured for row in rows_of(size, setting)]
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"environment": where, "rows": rows}
-    options.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print_table(rows)
-    sys.exit(any(row["outcome"].startswith("failed") for row in rows))
+    content: Row = {"environment": environment() | optional_packages(), "rows": []}
+    for row in all_rows(options.small, options.short):
+        content["rows"].append(row)
+        # With every row: a run that is stopped keeps what it had.
+        write_json(options.output, content)
+    print_table([row for row in content["rows"] if "model" in row])
+    sys.exit(any(row["outcome"].startswith("failed") for row in content["rows"]))
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from trl_examples import trl_examples
 from preftune import objectives
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
-from preftune.policy import Policy
-from preftune.training.trainer import PreferenceTrainer
+from preftune.models import Policy
+from preftune.training.trainer import PackedTrainer
 
 POLICY_SEED, REFERENCE_SEED = 0, 1
 
@@ -128,9 +128,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def pack_unshared(groups: Groups) -> PackedBatch:
     """Every response in a group of its own, behind its own copy of the prompt; pairs reach across groups."""
     singles = [
-        TokenizedGroup(group.prompt, (response,), (Pair(0, 0),), logps[index : index + 1])
+        TokenizedGroup(
+            group.prompt, (response,), (Pair(0, 0),), {"reference_logps": logps[index : index + 1]}
+        )
         for group in groups
-        if (logps := group.reference_logps) is not None
+        if (logps := group.per_response.get("reference_logps")) is not None
         for index, response in enumerate(group.responses)
     ]
     shared = pack(groups)
@@ -144,7 +146,7 @@ def with_references(size: Size, setting: Setting, batches: list[Groups]) -> list
 
     def referenced(group: TokenizedGroup) -> TokenizedGroup:
         logps = policy(pack([group]).to(setting.device)).logps
-        return replace(group, reference_logps=logps.float().cpu().numpy())
+        return replace(group, per_response={"reference_logps": logps.float().cpu().numpy()})
 
     return [[referenced(group) for group in groups] for groups in batches]
 
@@ -158,7 +160,7 @@ def preftune(size: Size, setting: Setting, checkpointing: bool) -> Contestant:
     policy = Policy(model, share_prompts=True)
     if checkpointing:
         policy.activation_checkpointing_enable()
-    trainer = PreferenceTrainer(
+    trainer = PackedTrainer(
         policy,
         objectives.build({"method": "dpo"}),
         TrainingArguments(**arguments(setting), remove_unused_columns=False),

@@ -26,10 +26,10 @@ from worker import forget_peak, memory_mb, release_memory
 from preftune import objectives
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
+from preftune.models import Policy
+from preftune.models.allocator import keep_freed_memory
 from preftune.objectives import count_units
-from preftune.policy import Policy
-from preftune.policy.allocator import keep_freed_memory
-from preftune.writing import write_json
+from preftune.storage.files import write_json
 
 REPEATS = 3
 HEAD_WIDTH = 64
@@ -63,7 +63,7 @@ class Point:
                     tokens(self.prompt),
                     tuple(tokens(self.response) for _ in range(self.responses)),
                     pairs,
-                    np.full(self.responses, -self.response * 10, dtype=np.float32),
+                    {"reference_logps": np.full(self.responses, -self.response * 10, dtype=np.float32)},
                 )
                 for _ in range(self.groups)
             ]

@@ -10,8 +10,8 @@ from typing import Any
 
 from preftune.demo.data import Row
 from preftune.demo.model import demo_model_dir
-from preftune.online.sample_file import sample_file
 from preftune.rewards.instructions import instruction_score
+from preftune.sampling.sample_file import sample_file
 
 RESPONSES_PER_PROMPT = 8
 MAX_NEW_TOKENS = 48

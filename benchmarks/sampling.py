@@ -30,9 +30,9 @@ from transformers import GenerationConfig
 
 from preftune import demo
 from preftune.demo.model import demo_model_dir
-from preftune.online import sampling
-from preftune.policy import load_language_model, load_tokenizer
-from preftune.writing import write_json
+from preftune.models import load_language_model, load_tokenizer
+from preftune.sampling import sampler as sampling
+from preftune.storage.files import write_json
 
 RESULTS = Path("benchmarks/results/sampling.json")
 PAGE = Path("docs/performance.md")

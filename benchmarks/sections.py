@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from preftune.writing import write_whole
+from preftune.storage.files import write_whole
 
 EXPERIMENTS_PAGE = Path("docs/experiments.md")
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sections import EXPERIMENTS_PAGE, experiment_markers, write_section
 
 from preftune.demo.data import demo_rows
-from preftune.statistics import Interval, mean_interval
+from preftune.measuring.statistics import Interval, mean_interval
 
 RESULTS = Path("docs/experiments/mappo.json")
 FIGURE = Path("docs/experiments/mappo.svg")

@@ -17,7 +17,7 @@ def trl_examples(groups: Sequence[TokenizedGroup]) -> list[Example]:
             example: Example = {"prompt_ids": group.prompt.tolist()}
             for name, index in (("chosen", pair.chosen), ("rejected", pair.rejected)):
                 example[f"{name}_ids"] = group.responses[index].tolist()
-                if group.reference_logps is not None:
-                    example[f"ref_{name}_logps"] = float(group.reference_logps[index])
+                if "reference_logps" in group.per_response:
+                    example[f"ref_{name}_logps"] = float(group.per_response["reference_logps"][index])
             examples.append(example)
     return examples

@@ -16,11 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from preftune.evaluation.alpaca_eval import read_annotations
-from preftune.evaluation.arena_hard import RULES
-from preftune.evaluation.difficulty import read_difficulty
+from preftune.evaluation.alpaca_eval.difficulty import read_difficulty
+from preftune.evaluation.alpaca_eval.figures import read_annotations
+from preftune.evaluation.arena_hard.figures import RULES
+from preftune.evaluation.benchmark import RescoreOptions
 from preftune.evaluation.length_control import MAXIMUM_LIKELIHOOD, OFFICIAL, predict_win_rate
-from preftune.evaluation.rescoring import Settings, read_recordings, rescore
+from preftune.evaluation.rescoring import read_recordings, rescore
 from preftune.evaluation.verdicts import Results
 
 FOLDER = Path(__file__).parents[2] / "shared" / "fixtures" / "evaluation"
@@ -70,7 +71,7 @@ def alpaca_eval_checks(folder: Path, mode: str, models: Sequence[str] = ()) -> I
     leaderboard = _read_rows(folder / "leaderboard.csv")
     files = sorted((folder / "annotations_slim").glob("*.json"))
     files = [file for file in files if not models or file.stem in models]
-    settings = Settings(difficulty=folder / "df_gamed_reconstructed.csv", by_position=True, mode=mode)
+    settings = RescoreOptions(difficulty=folder / "df_gamed_reconstructed.csv", by_position=True, mode=mode)
     for ours in _rescore("alpaca_eval", files, settings):
         name, published = ours["model"], leaderboard[ours["model"]]
         for figure, key in (("win rate", "win_rate"), ("standard error", "standard_error")):
@@ -114,11 +115,11 @@ def weight_checks(folder: Path) -> Iterator[Check]:
 def mt_bench_checks(folder: Path) -> Iterator[Check]:
     """Averages of grades, and outcomes of pairs."""
     singles = sorted((folder / "judgments").glob("*_single.jsonl"))
-    for ours in _rescore("mt_bench", singles, Settings()):
+    for ours in _rescore("mt_bench", singles, RescoreOptions()):
         for key, published in zip(("turn_1", "turn_2", "average"), MT_BENCH[ours["model"]], strict=True):
             yield Check(f"{ours['model']}: {key}", published, ours[key], 5e-7)
         yield Check(f"{ours['model']}: grades read otherwise", 0, ours["recomputed_otherwise"], 0)
-    [ours] = _rescore("mt_bench", sorted((folder / "judgments").glob("*_pair.jsonl")), Settings())
+    [ours] = _rescore("mt_bench", sorted((folder / "judgments").glob("*_pair.jsonl")), RescoreOptions())
     for key, published in PAIRS.items():
         yield Check(f"{ours['model']} against {ours['baseline']}: {key}", published, ours[key], 1e-9)
 
@@ -126,7 +127,7 @@ def mt_bench_checks(folder: Path) -> Iterator[Check]:
 def arena_hard_checks(folder: Path) -> Iterator[Check]:
     """Scores and upstream's intervals; and the rule of its published intervals on its published resamples."""
     for file in sorted(folder.glob("battles_*.jsonl")):
-        for ours in _rescore("arena_hard", [file], Settings(upstream_intervals=True)):
+        for ours in _rescore("arena_hard", [file], RescoreOptions(upstream_intervals=True)):
             commit = file.stem.removeprefix("battles_")
             score, low, high = ARENA_HARD[commit, ours["model"]]
             name = f"{ours['model']} ({commit})"
@@ -181,7 +182,7 @@ def main() -> None:
     sys.exit(bool(missed))
 
 
-def _rescore(protocol: str, files: Sequence[Path], settings: Settings) -> list[Results]:
+def _rescore(protocol: str, files: Sequence[Path], settings: RescoreOptions) -> list[Results]:
     return rescore(protocol, read_recordings(protocol, files, settings), settings)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.demo.data import demo_rows
-from preftune.policy import load_tokenizer
+from preftune.models import load_tokenizer
 
 SEED = 0
 
@@ -129,7 +129,7 @@ def write_groups(path: Path, groups: Sequence[TokenizedGroup]) -> None:
             "prompt": group.prompt.tolist(),
             "responses": [response.tolist() for response in group.responses],
             "pairs": [(pair.chosen, pair.rejected) for pair in group.pairs],
-            "reference_logps": None if group.reference_logps is None else group.reference_logps.tolist(),
+            "per_response": {name: values.tolist() for name, values in group.per_response.items()},
         }
         for group in groups
     ]
@@ -142,10 +142,9 @@ def read_groups(path: Path) -> list[TokenizedGroup]:
 
 
 def _group(entry: dict[str, Any]) -> TokenizedGroup:
-    logps = entry["reference_logps"]
     return TokenizedGroup(
         np.array(entry["prompt"], dtype=np.int32),
         tuple(np.array(response, dtype=np.int32) for response in entry["responses"]),
         tuple(Pair(chosen, rejected) for chosen, rejected in entry["pairs"]),
-        None if logps is None else np.array(logps, dtype=np.float32),
+        {name: np.array(values, dtype=np.float32) for name, values in entry["per_response"].items()},
     )

@@ -11,7 +11,9 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_the_objective_example_runs() -> None:
     """The example's gradient is -beta (1 - sigma(u)) on chosen and delta times its negative on rejected."""
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    # The other one is run with a model, in tests/docs.
+    (code,) = [block for block in blocks if "ScoredResponses" in block]
     names: dict[str, torch.Tensor] = {}
     exec(code, names)  # the README's own text
     # h_w = 1, h_l = -1, delta = 0.5: u = 0.1 * (1 + 0.5) = 0.15, and 1 - sigma(0.15) = 0.46257.

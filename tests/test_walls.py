@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,28 @@ from preftune.objectives import METHODS
 
 SOURCE = Path(preftune.__file__).parent
 
-MAY_NOT_IMPORT = {
-    "data": {"policy", "training", "objectives", "online", "sweep", "evaluation"},
-    "policy": {"training", "online", "sweep", "evaluation"},
-    "rewards": {"training", "online", "sweep", "evaluation"},
-    "training": {"online", "sweep", "evaluation"},
-    "online": {"sweep", "evaluation"},
-    "evaluation": {"training", "sweep"},
-    "report": {"training", "online", "sweep", "evaluation"},
-}
-"""Packages by name, without cli, which nobody may import."""
+PACKAGES = (
+    "objectives",
+    "data",
+    "serving",
+    "storage",
+    "models",
+    "rewards",
+    "sampling",
+    "training",
+    "measuring",
+    "online",
+    "sweep",
+    "evaluation",
+    "report",
+    "api",
+    "demo",
+    "cli",
+)
+"""From the ground up: a package may import those that stand before it, and `preftune.errors`."""
+
+NOR = {"evaluation": {"training", "online", "sweep"}}
+"""What a package may not import though it stands before it."""
 
 
 def source_files(package: str) -> list[Path]:
@@ -49,18 +62,53 @@ def imports_package(path: Path, package: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for module in imported_modules(path))
 
 
-@pytest.mark.parametrize("package", MAY_NOT_IMPORT)
-def test_packages_keep_to_their_side(package: str) -> None:
-    """No package imports one that is further along the way from text to run."""
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_what_stands_before_them(package: str) -> None:
+    """No package imports one that stands behind it, wherever in a file."""
     files = source_files(package)
     assert files
+    place = PACKAGES.index(package)
+    forbidden = {*PACKAGES[place + 1 :], *NOR.get(package, ())}
     crossings = [
         f"{path.relative_to(SOURCE)} imports preftune.{other}"
         for path in files
-        for other in sorted(MAY_NOT_IMPORT[package])
+        for other in sorted(forbidden)
         if imports_package(path, other)
     ]
     assert crossings == []
+
+
+def test_every_package_has_a_row() -> None:
+    """A new package must take its place among the others; nothing lies beside them but the errors."""
+    beside = {path.name for path in SOURCE.iterdir() if path.name not in ("__pycache__", "py.typed")}
+    assert beside == {*PACKAGES, "__init__.py", "__main__.py", "errors.py"}
+
+
+def module_of(path: Path) -> str:
+    """A file's name as a module."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    """Following imports from any file, those inside functions too, never leads back to it."""
+    files = {module_of(path): path for path in SOURCE.rglob("*.py")}
+    graph = {
+        name: {
+            found
+            for module in imported_modules(path)
+            if (found := module if module in files else module.rpartition(".")[0]) in files and found != name
+        }
+        for name, path in files.items()
+    }
+    # A package's __init__ offers what its files define; that is no circle.
+    graph = {
+        name: {other for other in others if not name.startswith(f"{other}.")}
+        for name, others in graph.items()
+    }
+    # What is offered lazily to users is not imported.
+    graph["preftune"] = set()
+    assert list(TopologicalSorter(graph).static_order())
 
 
 def test_objectives_import_only_torch() -> None:

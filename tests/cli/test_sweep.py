@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoTokenizer
 
+from preftune.data import Group
+from preftune.measuring.held_out import HeldOut
+from preftune.sampling.settings import SamplingSettings
 from preftune.sweep import run as sweep
-from preftune.sweep.evaluation import Sampling
-from preftune.sweep.run import run_sweep
+from preftune.sweep.evaluation import RewardedPrompts
+from preftune.sweep.points import Point
+from preftune.sweep.run import PlannedRun, run_sweep
+from preftune.training.configuration import check_config
 
 CommandLine = Callable[..., tuple[int, str]]
 
@@ -158,6 +165,37 @@ def test_other_samples_are_drawn_from_the_same_runs(output: Path, preftune: Comm
         assert len(json.loads(first)["responses"]) == 3
 
 
+def test_a_reward_whose_code_changed_is_measured_anew(
+    tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation is kept for the columns and for the function that it was made with, and no longer."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    measured = []
+
+    def measure_run(*_: object, **__: object) -> tuple[list[Any], dict[str, Any]]:
+        measured.append(1)
+        return [], {}
+
+    monkeypatch.setattr(sweep, "measure_run", measure_run)
+
+    def call(code: str, grade: int) -> int:
+        Path("changing_reward.py").write_text(f"def own(completions, grade): return {code}", encoding="utf-8")
+        rewards = {"own": {"measure": "changing_reward:own"}}
+        config = check_config({"model": "m", "data": {"train": "t.jsonl"}, "rewards": rewards, "output": "o"})
+        run = PlannedRun(Point({}, ()), config, "new", 1, torch.device("cpu"))
+        settings = SamplingSettings(n=1, max_new_tokens=4)
+        held_out = HeldOut([{"prompt": "Why?"}], tokenizer, settings, torch.float32, run.device)
+        asked = RewardedPrompts(held_out, (Group("Why?", (), (), columns={"grade": grade}),), ())
+        sweep._evaluate(Path("start"), run, None, asked, "weights")
+        return len(measured)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("start").mkdir()
+    calls = (("grade", 1), ("grade", 1), ("grade", 2), ("[2]", 2), ("[2]", 2))
+    assert [call(*about) for about in calls] == [1, 1, 2, 3, 3]
+
+
 def test_shards_come_to_what_one_call_does(output: Path, preftune: CommandLine) -> None:
     """Each shard has its own point, the last the start too; the call without compares what they left."""
     samples = (output / HIGH / "samples.jsonl").read_bytes()
@@ -205,7 +243,8 @@ def test_a_killed_run_is_resumed_and_the_finished_one_kept(output: Path, preftun
 def plan(capsys: pytest.CaptureFixture[str], *overrides: str, overwrite: bool = False) -> dict[str, str]:
     """What a dry run says would happen to each point, by its label."""
     capsys.readouterr()
-    run_sweep(Path("run.yaml"), overrides, Sampling(n=2, max_new_tokens=6), overwrite=overwrite, dry_run=True)
+    settings = SamplingSettings(n=2, max_new_tokens=6)
+    run_sweep(Path("run.yaml"), overrides, settings, overwrite=overwrite, dry_run=True)
     printed = capsys.readouterr().out
     assert "3 held-out prompts, 2 responses each" in printed
     rows = [line.strip("│").split("│") for line in printed.splitlines() if line.startswith("│")]
@@ -294,7 +333,7 @@ def test_changed_rows_are_a_changed_configuration(output: Path, preftune: Comman
         (["objective.beta=0.1,0.3", "data.evaluation=null"], "set data.evaluation=FILE"),
         (["data.train=train.jsonl,../nowhere.jsonl"], "nowhere.jsonl"),
         (["objective.beta=0.1,0.3", "rewards.lenght={}"], "rewards.lenght"),
-        (["objective.beta=0.1,0.3", "--n", "0"], "--n 0: it must be at least 1"),
+        (["objective.beta=0.1,0.3", "--n", "0"], "n=0: n must be at least 1"),
         (["objective.beta=0.1,0.3", "--max-new-tokens", "250"], "the model's context is 256"),
         (["objective.beta=0.1,0.3", "output=run.yaml"], "output=run.yaml is a file"),
         (["objective.beta=0.1,0.3", "output=out/objective.beta=0.1"], "is a single run"),

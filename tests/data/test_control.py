@@ -71,7 +71,7 @@ def test_a_prompt_for_each_label() -> None:
         (f"{ASKED}[bad]", ["no<|im_end|>"]),
         (f"{ASKED}[bad]", ["nay<|im_end|>"]),
     ]
-    assert [group.labels.tolist() for group in groups if group.labels is not None] == [
+    assert [group.per_response["labels"].tolist() for group in groups] == [
         [True, True],
         [False],
         [False],
@@ -95,9 +95,8 @@ def test_rewards_stay_with_their_responses() -> None:
         group, responses=tuple(replace(r, auxiliary=float(i)) for i, r in enumerate(group.responses))
     )
     good, bad = tokenize_groups([rewarded], make_tokenizer(), control=CONTROL)
-    assert good.auxiliary is not None
-    assert bad.auxiliary is not None
-    assert (good.auxiliary.tolist(), bad.auxiliary.tolist()) == ([1.0], [0.0])
+    assert good.per_response["auxiliary"].tolist() == [1.0]
+    assert bad.per_response["auxiliary"].tolist() == [0.0]
 
 
 def test_limits_count_rows() -> None:

@@ -16,7 +16,7 @@ def group(prompt: list[int], *responses: list[int]) -> TokenizedGroup:
     """A labelled group of literal token ids."""
     arrays = tuple(np.array(response, dtype=np.int32) for response in responses)
     labels = np.ones(len(responses), dtype=bool)
-    return TokenizedGroup(np.array(prompt, dtype=np.int32), arrays, (), labels=labels)
+    return TokenizedGroup(np.array(prompt, dtype=np.int32), arrays, (), {"labels": labels})
 
 
 def received(groups: list[TokenizedGroup], seed: int = 0, max_length: int = 99) -> list[list[int]]:

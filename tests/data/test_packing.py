@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import PackedBatch, Span, pack, pad
+from preftune.objectives import NUMBERS, ScoredResponses
 
 
 def group(
@@ -56,32 +57,29 @@ def test_unpaired_responses_are_left_out() -> None:
 def test_gaps_and_references_ride_along() -> None:
     """Gaps come from the pairs in order, references only for the packed responses."""
     first = group([10], [20], [21], [22], pairs=(Pair(2, 0, gap=0.25),))
-    first = TokenizedGroup(first.prompt, first.responses, first.pairs, np.array([-1, np.nan, -3], np.float32))
+    first = replace(first, per_response={"reference_logps": np.array([-1, np.nan, -3], np.float32)})
     batch = pack([first])
-    assert batch.prior_gap is not None
-    assert batch.prior_gap.tolist() == [0.25]
-    assert batch.reference_logps is not None
-    assert batch.reference_logps.tolist() == [-1, -3]
+    assert batch.numbers["prior_gap"].tolist() == [0.25]
+    assert batch.numbers["reference_logps"].tolist() == [-1, -3]
 
 
 def test_a_batch_with_a_missing_gap_has_no_gaps() -> None:
     """The objective then refuses the batch instead of training on half of it."""
     mixed = [group([10], [20], [21], pairs=(Pair(0, 1, gap=0.5),)), group([10], [20], [22])]
-    assert pack(mixed).prior_gap is None
+    assert "prior_gap" not in pack(mixed).numbers
 
 
 def labelled(*labels: bool) -> TokenizedGroup:
     """A group of one-token responses, 20, 21, ..., to prompt 10 11, without pairs."""
     one = group([10, 11], *([20 + index] for index in range(len(labels))), pairs=())
-    return replace(one, labels=np.array(labels))
+    return replace(one, per_response={"labels": np.array(labels)})
 
 
 def test_responses_without_pairs() -> None:
     """All responses of a group without pairs are packed, and there are no indices of pairs."""
     batch = pack([labelled(True), labelled(False, True)])
     assert batch.targets.tolist() == [20, 20, 21]
-    assert batch.labels is not None
-    assert batch.labels.tolist() == [True, False, True]
+    assert batch.numbers["labels"].tolist() == [True, False, True]
     for indices in (batch.chosen, batch.rejected):
         assert indices.dtype == torch.int64
         assert indices.tolist() == []
@@ -93,25 +91,44 @@ def test_what_is_known_of_a_response_packs_it(name: str) -> None:
     """A response with a label or an auxiliary reward is packed even where no pair uses it."""
     values = np.array([0, 1, 1], dtype=bool if name == "labels" else np.float32)
     paired = group([10], [20], [21], [22], pairs=(Pair(2, 0),))
-    batch = pack([replace(paired, **{name: values})])
+    batch = pack([replace(paired, per_response={name: values})])
     assert batch.targets.tolist() == [20, 21, 22]
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([2], [0])
-    assert getattr(batch, name).tolist() == [0, 1, 1]
-    assert getattr(pack([paired]), name) is None
+    assert batch.numbers[name].tolist() == [0, 1, 1]
+    assert name not in pack([paired]).numbers
+
+
+def test_every_registered_number_reaches_the_objective() -> None:
+    """What is registered for a response or a pair goes from the group to its field by name alone."""
+    plain = group(
+        [10], [20], [21], pairs=(Pair(1, 0, **{n.of: 0.5 for n in NUMBERS.values() if n.per == "pair"}),)
+    )
+    arrays = {
+        name: np.array([1, 0], dtype=number.dtype)
+        for name, number in NUMBERS.items()
+        if number.per == "response"
+    }
+    batch = pack([replace(plain, per_response=arrays)])
+    responses = ScoredResponses(None, batch.lengths, batch.chosen, batch.rejected, **batch.numbers)
+    for name, number in NUMBERS.items():
+        values = getattr(responses, name)
+        assert values.tolist() == ([1, 0] if number.per == "response" else [0.5])
+        assert values.dtype == getattr(torch, number.dtype)
 
 
 @pytest.mark.parametrize("name", ["reference_logps", "labels", "auxiliary"])
 def test_values_that_a_group_lacks_are_no_values(name: str) -> None:
     """Where one group has no values, the batch has none, so that none is taken for another's response."""
     values = np.array([1, 0], dtype=bool if name == "labels" else np.float32)
-    with_values = replace(group([10], [20], [21]), **{name: values})
-    assert getattr(pack([with_values, with_values]), name).tolist() == [1, 0, 1, 0]
-    assert getattr(pack([with_values, group([10], [20], [21])]), name) is None
+    with_values = replace(group([10], [20], [21]), per_response={name: values})
+    assert pack([with_values, with_values]).numbers[name].tolist() == [1, 0, 1, 0]
+    assert name not in pack([with_values, group([10], [20], [21])]).numbers
 
 
 def test_mismatched_responses_are_a_batch_of_their_own() -> None:
     """Each group's prompt with its foreign response, and the reference's log-probability of that."""
-    foreign = replace(group([10, 11], [30, 31], pairs=()), reference_logps=np.array([-2], np.float32))
+    logps = {"reference_logps": np.array([-2], np.float32)}
+    foreign = replace(group([10, 11], [30, 31], pairs=()), per_response=logps)
     batch = pack(
         [replace(labelled(True, False), mismatched=foreign), replace(labelled(True), mismatched=foreign)]
     )
@@ -119,8 +136,7 @@ def test_mismatched_responses_are_a_batch_of_their_own() -> None:
     assert batch.mismatched is not None
     assert batch.mismatched.input_ids.tolist() == [10, 11, 30, 31, 10, 11, 30, 31]
     assert batch.mismatched.prompt_ends.tolist() == [1, 5]
-    assert batch.mismatched.reference_logps is not None
-    assert batch.mismatched.reference_logps.tolist() == [-2, -2]
+    assert batch.mismatched.numbers["reference_logps"].tolist() == [-2, -2]
     moved = batch.to("meta").mismatched
     assert moved is not None
     assert moved.input_ids.is_meta
@@ -132,7 +148,9 @@ def test_moving_keeps_everything() -> None:
     moved = pack([group([10], [20], [21])]).to("meta")
     assert moved.input_ids.is_meta
     assert moved.spans == (Span(0, 2, 0, 0), Span(2, 3, 0, 1))
-    assert moved.prior_gap is None
+    assert moved.numbers == {}
+    gap = pack([group([10], [20], [21], pairs=(Pair(0, 1, gap=0.5),))]).to("meta").numbers["prior_gap"]
+    assert gap.is_meta
 
 
 tokens = st.lists(st.integers(3, 99), min_size=1, max_size=6)

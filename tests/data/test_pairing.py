@@ -119,10 +119,10 @@ def test_keys_of_a_run_reach_the_pairs(config: dict[str, Any], tmp_path: Path) -
     rules = {"pair_rule": "max_margin_topk", "pairs_per_prompt": 2, "evaluation_pair_rule": "all_pairs"}
     config["data"] = {**data, **rules, "length_penalty": 0.5}
     prepared = prepare(check_config(config))
-    assert prepared.evaluation is not None
+    assert prepared.held_out["evaluation"] is not None
     # 3 - 8, 2 - 2 and 1 - 2.5: the differences are 5 (1 over 0), 3.5 (2 over 0) and 1.5 (1 over 2).
     assert [group.pairs for group in prepared.train.groups] == [(Pair(1, 0), Pair(2, 0))] * 4
-    assert [len(group.pairs) for group in prepared.evaluation.groups] == [3] * 4
+    assert [len(group.pairs) for group in prepared.held_out["evaluation"].groups] == [3] * 4
     config["data"] = {**data, "pair_rule": "best_random", "pair_seed": 3}
     drawn = [group.pairs for group in prepare(check_config(config)).train.groups]
     expected = load_groups(path, pair_rule="best_random", pair_seed=3).groups

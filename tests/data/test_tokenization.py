@@ -457,15 +457,13 @@ def test_labels_and_rewards_of_responses_are_kept() -> None:
     """Labels become truth values and rewards float32, one per response, and neither where none has any."""
     responses = (Response("a", label=False, auxiliary=0.1), Response("b", label=True, auxiliary=-2.0))
     (group,) = tokenize_groups([Group("p", responses, (Pair(1, 0),))], plain_tokenizer())
-    assert group.labels is not None
-    assert group.labels.dtype == np.bool_
-    assert group.labels.tolist() == [False, True]
-    assert group.auxiliary is not None
-    assert group.auxiliary.dtype == np.float32
-    assert group.auxiliary.tolist() == [np.float32(0.1), -2]
+    labels, auxiliary = group.per_response["labels"], group.per_response["auxiliary"]
+    assert labels.dtype == np.bool_
+    assert labels.tolist() == [False, True]
+    assert auxiliary.dtype == np.float32
+    assert auxiliary.tolist() == [np.float32(0.1), -2]
     (plain,) = tokenize_groups([text("p", "a", "b")], plain_tokenizer())
-    assert plain.labels is None
-    assert plain.auxiliary is None
+    assert plain.per_response == {}
 
 
 def test_a_pair_with_labels_is_two_labelled_rows(smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -483,8 +481,8 @@ def test_a_pair_with_labels_is_two_labelled_rows(smollm2_tokenizer: PreTrainedTo
         )
         for source in ([pair], rows)
     )
-    assert together.labels is not None
-    assert [label for group in apart for label in group.labels] == together.labels.tolist() == [True, False]
+    labels = together.per_response["labels"].tolist()
+    assert [label for group in apart for label in group.per_response["labels"]] == labels == [True, False]
     for group, response in zip(apart, together.responses, strict=True):
         assert group.prompt.tolist() == together.prompt.tolist()
         assert [ids.tolist() for ids in group.responses] == [response.tolist()]
@@ -497,8 +495,7 @@ def test_only_labelled_responses_are_kept() -> None:
     (group,) = tokenize_groups([Group("p", responses, (Pair(3, 1), Pair(3, 0)))], tokenizer)
     assert [tokenizer.decode(ids.tolist()) for ids in group.responses] == ["b</s>", "d</s>"]
     assert group.pairs == (Pair(1, 0),)
-    assert group.labels is not None
-    assert group.labels.tolist() == [False, True]
+    assert group.per_response["labels"].tolist() == [False, True]
 
 
 # --- fingerprint ---
@@ -515,7 +512,7 @@ def test_fingerprint_groups() -> None:
         return TokenizedGroup(prompt, tuple(responses), (Pair(0, 1),))
 
     base = group([1, 2], [3], [4, 5])
-    same = replace(base, reference_logps=np.array([-1, -2], dtype=np.float32))
+    same = replace(base, per_response={"reference_logps": np.array([-1, -2], dtype=np.float32)})
     assert fingerprint_groups([base]) == fingerprint_groups([same])
     assert fingerprint_groups([base]).startswith("d4f19c16fccb4e90")
     others = [
@@ -528,9 +525,9 @@ def test_fingerprint_groups() -> None:
         [group([1, 2], [3]), group([4, 5])],
         [replace(base, pairs=(Pair(1, 0),))],
         [replace(base, pairs=(Pair(0, 1, gap=0.5),))],
-        [replace(base, labels=np.array([True, False]))],
-        [replace(base, labels=np.array([False, True]))],
-        [replace(base, auxiliary=np.array([1, 0], dtype=np.float32))],
-        [replace(base, auxiliary=np.array([1, 0.5], dtype=np.float32))],
+        [replace(base, per_response={"labels": np.array([True, False])})],
+        [replace(base, per_response={"labels": np.array([False, True])})],
+        [replace(base, per_response={"auxiliary": np.array([1, 0], dtype=np.float32)})],
+        [replace(base, per_response={"auxiliary": np.array([1, 0.5], dtype=np.float32)})],
     ]
     assert len({fingerprint_groups(groups) for groups in others}) == len(others)

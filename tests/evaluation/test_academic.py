@@ -13,11 +13,11 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.errors import InputError
-from preftune.evaluation.academic import (
+from preftune.evaluation.academic.tasks import (
     TASKS,
-    Run,
-    Settings,
+    AcademicOptions,
     Task,
+    TaskScores,
     _compare,
     _task_manager,
     evaluate_academic,
@@ -126,20 +126,20 @@ def test_a_metric_that_a_task_lacks_is_named(tasks: Path, tiny_model_dir: Path, 
             str(tiny_model_dir),
             str(tiny_model_dir),
             [task],
-            Settings(limit=1, include=tasks, device="cpu"),
+            AcademicOptions(limit=1, include=tasks, device="cpu"),
             tmp_path / "out",
         )
 
 
-def run(values: list[float], name: str = "gsm8k") -> Run:
+def run(values: list[float], name: str = "gsm8k") -> TaskScores:
     """A run with these values of its items."""
     keyed = {f"{name}/{place}": value for place, value in enumerate(values)}
-    return Run(keyed, dict.fromkeys(keyed, "hash"), {name: 3}, 5, "0.4")
+    return TaskScores(keyed, dict.fromkeys(keyed, "hash"), {name: 3}, 5, "0.4")
 
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     """The results of two runs of a task."""
-    return _compare(TASKS["gsm8k"], "tuned", "base", run(ours), run(theirs), Settings())
+    return _compare(TASKS["gsm8k"], "tuned", "base", run(ours), run(theirs), AcademicOptions())
 
 
 def test_interval_of_the_difference_is_paired() -> None:
@@ -181,19 +181,20 @@ def test_a_task_that_does_not_exist_is_named(tasks: Path, tmp_path: Path) -> Non
     """A task that the harness lacks is refused before a model is loaded: neither model exists."""
     task = Task("x", "no_such_task", "acc")
     with pytest.raises(InputError, match="knows no such task"):
-        evaluate_academic("no-such-model", "nor-this", [task], Settings(include=tasks), tmp_path)
+        evaluate_academic("no-such-model", "nor-this", [task], AcademicOptions(include=tasks), tmp_path)
 
 
 def test_mistakes_are_found_before_a_model_is_loaded(tmp_path: Path) -> None:
-    """With models that do not exist, the first complaint is about the settings."""
+    """With models that do not exist, the first complaint is about the options."""
     mistakes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"limit": 0}, "--limit 0"),
         ({"batch_size": "many"}, "--batch-size many"),
         ({"include": tmp_path / "none"}, "no such folder"),
     )
-    for settings, message in mistakes:
+    task = TASKS["gsm8k"]
+    for options, message in mistakes:
         with pytest.raises(InputError, match=message):
-            evaluate_academic("no-such-model", "nor-this", [TASKS["gsm8k"]], Settings(**settings), tmp_path)
+            evaluate_academic("no-such-model", "nor-this", [task], AcademicOptions(**options), tmp_path)
 
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,4 +208,4 @@ def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(InputError, match=r"extra `academic` \(in a clone: pip install '\.\[academic\]'\)"):
-        evaluate_academic("a", "b", [TASKS["gsm8k"]], Settings(), tmp_path)
+        evaluate_academic("a", "b", [TASKS["gsm8k"]], AcademicOptions(), tmp_path)

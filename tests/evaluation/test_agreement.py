@@ -2,7 +2,7 @@
 
 import pytest
 
-from preftune.evaluation.agreement import cohen_kappa, fleiss_kappa, observed_agreement
+from preftune.evaluation.human.agreement import cohen_kappa, fleiss_kappa, observed_agreement
 
 FLEISS = """
 0 0 0 0 14

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.alpaca_eval import (
+from preftune.evaluation.alpaca_eval.figures import (
     aggregate,
     is_switched,
     preference_from_log_probs,
@@ -48,15 +48,14 @@ def read(path: Path, content: Any) -> Recording:
 def test_probability_of_the_shown_output() -> None:
     """P(m) = 0.8 and P(M) = 0.1 are 8 to 1 for what is shown first."""
     top = {"m": math.log(0.8), "M": math.log(0.1), "The": math.log(0.1)}
-    assert preference_from_log_probs(top, model_first=True) == pytest.approx(8 / 9)
-    assert preference_from_log_probs(top, model_first=False) == pytest.approx(1 / 9)
+    assert preference_from_log_probs(top) == pytest.approx(8 / 9)
 
 
 def test_a_missing_token_is_impossible_and_both_missing_is_no_verdict() -> None:
     """As upstream has it, also where the one that is there is next to impossible."""
-    assert preference_from_log_probs({"M": -800.0}, model_first=True) == 0
-    assert preference_from_log_probs({"m": -800.0}, model_first=True) == 1
-    assert preference_from_log_probs({"The": 0.0}, model_first=True) is None
+    assert preference_from_log_probs({"M": -800.0}) == 0
+    assert preference_from_log_probs({"m": -800.0}) == 1
+    assert preference_from_log_probs({"The": 0.0}) is None
 
 
 def test_figures_by_hand(tmp_path: Path) -> None:

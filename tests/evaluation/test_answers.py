@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation import answers as answer_files
-from preftune.evaluation.answers import Answers, ask_for_answers, check_complete, read_answers
-from preftune.evaluation.asking import Interview
-from preftune.evaluation.endpoint import Endpoint, Limits
+from preftune.evaluation.alpaca_eval.protocol import AlpacaEval
+from preftune.evaluation.arena_hard.protocol import ArenaHard
+from preftune.evaluation.benchmark import Benchmark
+from preftune.evaluation.head_to_head.protocol import HeadToHead
+from preftune.evaluation.model_outputs import ModelOutputs, ask_for_answers, check_complete, read_outputs
+from preftune.evaluation.mt_bench.protocol import MTBench
 from preftune.evaluation.questions import read_questions
-from preftune.evaluation.replies import ReplyCache
+from preftune.serving.asking import Interview
+from preftune.serving.endpoint import Endpoint, Limits
+from preftune.serving.replies import ReplyCache
 
 
 def write(path: Path, content: Any) -> Path:
@@ -70,35 +74,35 @@ def test_questions_that_cannot_be_used(tmp_path: Path, rows: list[Any], says: st
 
 
 @pytest.mark.parametrize(
-    ("shape", "writer"),
+    ("shape", "benchmark"),
     [
-        ("alpaca_eval", "write_model_outputs"),
-        ("mt_bench", "write_fastchat"),
-        ("arena_hard", "write_arena_hard"),
-        ("text", "write_responses"),
-        ("chat", "write_responses"),
+        ("alpaca_eval", AlpacaEval(())),
+        ("mt_bench", MTBench({})),
+        ("arena_hard", ArenaHard("", {})),
+        ("text", HeadToHead()),
+        ("chat", HeadToHead()),
     ],
 )
-def test_written_answers_are_read_back(tmp_path: Path, shape: str, writer: str) -> None:
+def test_written_answers_are_read_back(tmp_path: Path, shape: str, benchmark: Benchmark) -> None:
     """Upstream's file of a benchmark holds model, question and every turn."""
     questions = read_questions(write(tmp_path / "questions.jsonl", [SHAPES[shape]]))
     turns = ("one", "two") if shape == "mt_bench" else ("one",)
-    answers = Answers("a model", {questions[0].key: turns})
-    path = tmp_path / ("model_outputs.json" if shape == "alpaca_eval" else "answers.jsonl")
-    getattr(answer_files, writer)(path, questions, answers)
-    assert read_answers(path) == answers
+    answers = ModelOutputs("a model", {questions[0].key: turns})
+    path = tmp_path / benchmark.answers_file
+    benchmark.write_answers(path, questions, answers)
+    assert read_outputs(path) == answers
 
 
 def test_answers_of_upstreams_shapes(tmp_path: Path) -> None:
     """What the benchmarks' own tools write, and `preftune sample`, of whose responses the first counts."""
-    shapes: list[tuple[dict[str, Any], Answers]] = [
+    shapes: list[tuple[dict[str, Any], ModelOutputs]] = [
         (
             {"question_id": 81, "model_id": "m", "choices": [{"index": 0, "turns": ["one", "two"]}]},
-            Answers("m", {"81": ("one", "two")}),
+            ModelOutputs("m", {"81": ("one", "two")}),
         ),
         (
             {"question_id": "ab", "model_id": "m", "choices": [{"turns": [{"content": "one"}]}]},
-            Answers("m", {"ab": ("one",)}),
+            ModelOutputs("m", {"ab": ("one",)}),
         ),
         (
             {
@@ -109,26 +113,26 @@ def test_answers_of_upstreams_shapes(tmp_path: Path) -> None:
                     {"role": "assistant", "content": {"answer": "one"}},
                 ],
             },
-            Answers("m", {"ab": ("one",)}),
+            ModelOutputs("m", {"ab": ("one",)}),
         ),
-        ({"prompt": "?", "responses": ["one", "two"]}, Answers("file", {"?": ("one",)})),
+        ({"prompt": "?", "responses": ["one", "two"]}, ModelOutputs("file", {"?": ("one",)})),
     ]
     for row, expected in shapes:
-        assert read_answers(write(tmp_path / "file.jsonl", [row])) == expected
+        assert read_outputs(write(tmp_path / "file.jsonl", [row])) == expected
 
 
 def test_answers_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     """A file that names two models is refused with both names."""
     rows = [{"instruction": str(n), "output": "x", "generator": f"m{n}"} for n in range(2)]
     with pytest.raises(InputError, match="m0, m1"):
-        read_answers(write(tmp_path / "outputs.json", rows))
+        read_outputs(write(tmp_path / "outputs.json", rows))
 
 
 def test_a_missing_turn_is_found(tmp_path: Path) -> None:
     """Every turn of every question has to be answered; the first that is not is named."""
     questions = read_questions(write(tmp_path / "questions.jsonl", [SHAPES["mt_bench"]]))
     with pytest.raises(InputError, match="1 of 2 turns of '81'"):
-        check_complete(Answers("m", {"81": ("one",)}), questions)
+        check_complete(ModelOutputs("m", {"81": ("one",)}), questions)
 
 
 def test_the_second_turn_follows_the_models_own_first(server: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.arena_hard import RULES, aggregate, read_label, read_verdicts, resample_games
+from preftune.evaluation.arena_hard.figures import RULES, aggregate, read_label, read_verdicts, resample_games
 from preftune.evaluation.verdicts import Comparison, Recording
 
 
@@ -111,7 +111,7 @@ def test_battles_are_games_against_the_common_model(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_judgment_says(text: str, old: str | None, new: str | None) -> None:
-    """v0.1 takes one verdict in double brackets; v2 the last, in any case, and single brackets too."""
+    """v0.1 takes one verdict in double brackets; v2 the last, in any item, and single brackets too."""
     assert read_label(text, RULES["v0.1"]) == old
     assert read_label(text, RULES["v2"]) == new
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.difficulty import match, read_difficulty
+from preftune.evaluation.alpaca_eval.difficulty import match, read_difficulty
 from preftune.evaluation.verdicts import Comparison, Recording
 
 INDEXED = "index,instruction_difficulty\n2,0.3\n0,0.1\n1,0.2\n3,0.4\n"

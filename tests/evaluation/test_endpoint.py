@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.asking import Interview, Request
-from preftune.evaluation.endpoint import Endpoint, Limits
-from preftune.evaluation.prices import Budget, Price
-from preftune.evaluation.replies import ReplyCache
+from preftune.serving.asking import Interview, Request
+from preftune.serving.endpoint import Endpoint, Limits
+from preftune.serving.prices import Budget, Price
+from preftune.serving.replies import ReplyCache
 
 
 def requests(count: int, **changed: Any) -> list[Request]:

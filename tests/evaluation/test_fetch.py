@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation import sources
-from preftune.evaluation.sources import HOMES, Home, Source, fetch, url_of
+from preftune.evaluation import fetching
+from preftune.evaluation.fetching import fetch, url_of
+from preftune.evaluation.published import PublishedFile, Repository
+from preftune.evaluation.table import REPOSITORIES
 
 CommandLine = Callable[..., tuple[int, str]]
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "evaluation"
@@ -81,15 +83,15 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     """A server that has the two files of a benchmark, the only one in the table."""
-    home = Home(
+    repository = Repository(
         "people/bench",
         COMMIT,
         tuple(
-            Source(Path(path).name, path, hashlib.sha256(content).hexdigest(), len(content))
+            PublishedFile(Path(path).name, path, hashlib.sha256(content).hexdigest(), len(content))
             for path, content in CONTENT.items()
         ),
     )
-    monkeypatch.setattr(sources, "HOMES", {"mt_bench": home})
+    monkeypatch.setattr(fetching, "REPOSITORIES", {"mt_bench": repository})
     files = {
         f"/people/bench/{COMMIT}/data/question%201.jsonl": CONTENT["data/question 1.jsonl"],
         f"/people/bench/{COMMIT}/prompts/judge.txt": CONTENT["prompts/judge.txt"],
@@ -176,13 +178,13 @@ def test_what_the_server_lacks_is_said(mirror: Mirror, tmp_path: Path) -> None:
 
 def test_the_table_names_real_files_once() -> None:
     """Every entry has a full commit and checksum, its own place and its own address."""
-    entries = [(name, home, source) for name, home in HOMES.items() for source in home.sources]
-    for _, home, source in entries:
-        assert len(bytes.fromhex(home.commit)) == 20
-        assert len(bytes.fromhex(source.sha256)) == 32
-    assert len({(name, source.file) for name, _, source in entries}) == len(entries)
-    assert len({url_of(home, source) for _, home, source in entries}) == len(entries)
-    assert url_of(HOMES["mt_bench"], HOMES["mt_bench"].sources[0]) == (
+    entries = [(name, one, file) for name, one in REPOSITORIES.items() for file in one.files]
+    for _, repository, file in entries:
+        assert len(bytes.fromhex(repository.commit)) == 20
+        assert len(bytes.fromhex(file.sha256)) == 32
+    assert len({(name, file.name) for name, _, file in entries}) == len(entries)
+    assert len({url_of(repository, file) for _, repository, file in entries}) == len(entries)
+    assert url_of(REPOSITORIES["mt_bench"], REPOSITORIES["mt_bench"].files[0]) == (
         "https://raw.githubusercontent.com/lm-sys/FastChat/0e6d3e4beaab66f4d3f93db72541a4abab8af28d/"
         "fastchat/llm_judge/data/mt_bench/question.jsonl"
     )
@@ -193,11 +195,11 @@ def test_checksums_are_those_of_the_published_files() -> None:
     """Eight of the files are at hand here, and the table has their checksums and sizes."""
     lines = (FIXTURES / "SHA256SUMS").read_text().splitlines()
     published = {digest: FIXTURES / name for digest, name in (line.split(maxsplit=1) for line in lines)}
-    known = [source for home in HOMES.values() for source in home.sources if source.sha256 in published]
+    known = [file for one in REPOSITORIES.values() for file in one.files if file.sha256 in published]
     assert len(known) == 8
-    for source in known:
-        content = published[source.sha256].read_bytes()
-        assert len(content) == source.bytes
-        assert hashlib.sha256(content).hexdigest() == source.sha256
-    questions = json.loads(published[HOMES["mt_bench"].sources[0].sha256].read_text().split("\n")[0])
+    for file in known:
+        content = published[file.sha256].read_bytes()
+        assert len(content) == file.bytes
+        assert hashlib.sha256(content).hexdigest() == file.sha256
+    questions = json.loads(published[REPOSITORIES["mt_bench"].files[0].sha256].read_text().split("\n")[0])
     assert questions["question_id"] == 81

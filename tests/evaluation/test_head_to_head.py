@@ -3,7 +3,7 @@
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.head_to_head import aggregate, first_shown_rate
+from preftune.evaluation.head_to_head.figures import aggregate, first_shown_rate
 from preftune.evaluation.verdicts import Comparison, Recording
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.human import BASELINE, MODEL, Key, key_path, make_page, read_key
-from preftune.evaluation.human_scores import score
+from preftune.evaluation.human.figures import score_page
+from preftune.evaluation.human.page import BASELINE, MODEL, Key, key_path, make_page, read_key
 
 CommandLine = Callable[..., tuple[int, str]]
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}&amp; \u2028"
@@ -171,7 +171,7 @@ def test_equal_answers_are_ties_without_asking(tmp_path: Path) -> None:
     assert len(key.items) == 2
     assert set(key.identical) == {"Question 0?", "Question 1?"}
     choices = dict(zip(key.items, (winning(key, "item-1"), "tie"), strict=True))
-    results = score(key_path(tmp_path / "page.html"), [answers_file(tmp_path, key, "ann", choices)])
+    results = score_page(key_path(tmp_path / "page.html"), [answers_file(tmp_path, key, "ann", choices)])
     assert results["win_rate"] == pytest.approx(62.5)
     assert (results["n"], results["ratings"], results["tie_rate"]) == (4, 2, 0.5)
 
@@ -270,7 +270,7 @@ def test_figures_of_two_raters(preftune: CommandLine, four: Key, tmp_path: Path)
 def test_a_rater_who_only_goes_left_is_seen(four: Key, tmp_path: Path) -> None:
     """Who always says left gives each model half, a left share of 1, and p = 2 / 2^4 = 0.125 for no lean."""
     file = answers_file(tmp_path, four, "lefty", dict.fromkeys(four.items, "left"))
-    results = score(key_path(tmp_path / "page.html"), [file])
+    results = score_page(key_path(tmp_path / "page.html"), [file])
     assert results["win_rate"] == pytest.approx(50)
     assert results["raters"]["lefty"]["left_share"] == 1
     assert results["raters"]["lefty"]["left_p"] == pytest.approx(0.125)
@@ -285,7 +285,7 @@ def test_three_raters_get_fleiss_and_gaps_a_warning(four: Key, tmp_path: Path) -
     """
     raters = {"ann": "aabt", "bo": "aabt", "cy": "abb"}
     files = [answers_file(tmp_path, four, name, choose(four, said)) for name, said in raters.items()]
-    results = score(key_path(tmp_path / "page.html"), files)
+    results = score_page(key_path(tmp_path / "page.html"), files)
     assert results["agreement"]["n"] == 3
     assert results["agreement"]["fleiss_kappa"] == pytest.approx(22 / 40)
     assert results["warnings"] == ["cy rated 3 of 4 pairs"]
@@ -309,14 +309,14 @@ def test_answers_of_something_else_are_refused(
     file = answers_file(tmp_path, four, "ann", {"item-1": "left"})
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=message):
-        score(key_path(tmp_path / "page.html"), [file])
+        score_page(key_path(tmp_path / "page.html"), [file])
 
 
 def test_one_rater_counts_once(four: Key, tmp_path: Path) -> None:
     """Two files of one name are refused, since they would count as two raters who agree."""
     file = answers_file(tmp_path, four, "ann", {"item-1": "left"})
     with pytest.raises(InputError, match="ann rated twice"):
-        score(key_path(tmp_path / "page.html"), [file, shutil.copy(file, tmp_path / "again.json")])
+        score_page(key_path(tmp_path / "page.html"), [file, shutil.copy(file, tmp_path / "again.json")])
 
 
 def test_pages_that_could_not_be_scored_are_refused(tmp_path: Path) -> None:
@@ -396,4 +396,4 @@ def test_a_person_can_rate_with_the_keyboard(outputs: tuple[Path, Path], tmp_pat
         "rater": "Ann 1-2-3",
         "answers": {"item-1": "left", "item-2": "left", "item-3": "right"},
     }
-    assert score(key_path(tmp_path / "page.html"), [file])["ratings"] == 3
+    assert score_page(key_path(tmp_path / "page.html"), [file])["ratings"] == 3

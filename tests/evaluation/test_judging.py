@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from preftune.evaluation.answers import Answers
-from preftune.evaluation.asking import Interview
-from preftune.evaluation.endpoint import Endpoint, Limits
-from preftune.evaluation.judging import Contest, Judge, Judgment
-from preftune.evaluation.protocols.head_to_head import HeadToHead
+from preftune.evaluation.head_to_head.protocol import HeadToHead
+from preftune.evaluation.judging import Judgment, Submission, judge
+from preftune.evaluation.model_outputs import ModelOutputs
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import ReplyCache
+from preftune.serving.asking import Interview
+from preftune.serving.endpoint import Endpoint, Limits
+from preftune.serving.replies import ReplyCache
 
 
 def question(text: str) -> Question:
@@ -19,14 +19,14 @@ def question(text: str) -> Question:
     return Question(text, ({"role": "user", "content": text},))
 
 
-def judge(folder: Path, questions: list[Question], attempts: int = 3) -> list[Judgment]:
+def judgments_of(folder: Path, questions: list[Question], attempts: int = 3) -> list[Judgment]:
     """Ours against theirs, in both orders, at the endpoint."""
-    contest = Contest(
+    submission = Submission(
         questions,
-        Answers("ours", {one.key: ("our answer",) for one in questions}),
+        ModelOutputs("ours", {one.key: ("our answer",) for one in questions}),
         "m",
         {
-            one.key: Answers("theirs", {other.key: ("their answer",) for other in questions})
+            one.key: ModelOutputs("theirs", {other.key: ("their answer",) for other in questions})
             for one in questions
         },
     )
@@ -34,15 +34,15 @@ def judge(folder: Path, questions: list[Question], attempts: int = 3) -> list[Ju
     interview = Interview(
         Endpoint("m", Limits(concurrency=1)), ReplyCache(folder / "replies.jsonl"), "test 1"
     )
-    read = lambda case, reply: benchmark.verdict(contest, case, reply)  # noqa: E731
-    return Judge(interview, attempts).judge(benchmark.cases(contest), read)
+    read = lambda item, reply: benchmark.verdict(submission, item, reply)  # noqa: E731
+    return judge(interview, benchmark.items(submission), read, attempts)
 
 
 def test_a_reply_without_verdict_is_asked_for_again(server: Any, tmp_path: Path) -> None:
     """Empty and unclear replies are asked for anew, the others not; the letters mean who was shown first."""
     replies = iter(["", "A", "Well, both have merits.", "**B**"])
     server.reply = lambda body: next(replies)
-    judgments = judge(tmp_path, [question("?")])
+    judgments = judgments_of(tmp_path, [question("?")])
     # First round: "" with ours first, "A" with theirs first. Then ours first: unclear, and at last B.
     assert [judgment.verdict.preference for judgment in judgments] == [0.0, 0.0]
     assert len(server.asked) == 4
@@ -51,9 +51,10 @@ def test_a_reply_without_verdict_is_asked_for_again(server: Any, tmp_path: Path)
 def test_without_verdict_to_the_end_it_counts_for_nobody(server: Any, tmp_path: Path) -> None:
     """After the last attempt the verdict is invalid, and a rerun does not pay for it again."""
     server.reply = lambda body: "I would rather not."
-    assert [one.verdict.preference for one in judge(tmp_path, [question("?")], attempts=2)] == [None, None]
+    judgments = judgments_of(tmp_path, [question("?")], attempts=2)
+    assert [one.verdict.preference for one in judgments] == [None, None]
     assert len(server.asked) == 4
-    judge(tmp_path, [question("?")], attempts=2)
+    judgments_of(tmp_path, [question("?")], attempts=2)
     assert len(server.asked) == 4
 
 
@@ -64,21 +65,21 @@ def test_without_verdict_to_the_end_it_counts_for_nobody(server: Any, tmp_path: 
 def test_letters(server: Any, tmp_path: Path, reply: str, preference: float | None) -> None:
     """A letter alone is a verdict on the answer shown as it, whatever marks are around it."""
     server.reply = lambda body: reply
-    first = judge(tmp_path, [question("?")], attempts=1)[0]
-    assert first.case.model_first
+    first = judgments_of(tmp_path, [question("?")], attempts=1)[0]
+    assert first.item.model_first
     assert first.verdict.preference == preference
 
 
 def test_the_judge_sees_both_answers_in_both_orders(server: Any, tmp_path: Path) -> None:
     """What is in braces in an answer stays as it is, and the conversation is there."""
     server.reply = lambda body: "C"
-    contest = Contest(
+    submission = Submission(
         [question("What is {answer_b}?")],
-        Answers("ours", {"What is {answer_b}?": ("{conversation}",)}),
+        ModelOutputs("ours", {"What is {answer_b}?": ("{conversation}",)}),
         "m",
-        {"What is {answer_b}?": Answers("theirs", {"What is {answer_b}?": ("{answer_a}",)})},
+        {"What is {answer_b}?": ModelOutputs("theirs", {"What is {answer_b}?": ("{answer_a}",)})},
     )
-    first, second = HeadToHead().cases(contest)
+    first, second = HeadToHead().items(submission)
     assert first.request is not None
     assert second.request is not None
     shown = first.request.messages[-1]["content"]

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from preftune.errors import InputError
-from preftune.evaluation.asking import Interview, Request
 from preftune.evaluation.local_model import LocalModel, label_log_probs
-from preftune.evaluation.replies import Reply, ReplyCache
+from preftune.serving.asking import Interview, Request
+from preftune.serving.replies import Reply, ReplyCache
 
 MESSAGES = ({"role": "user", "content": "Which is better, m or M?"},)
 

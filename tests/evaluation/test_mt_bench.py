@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.mt_bench import aggregate, categories, read_judgments, read_rating, read_winner
+from preftune.evaluation.mt_bench.figures import (
+    aggregate,
+    categories,
+    read_judgments,
+    read_rating,
+    read_winner,
+)
 from preftune.evaluation.verdicts import Recording
 
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.answers import Answers
-from preftune.evaluation.judging import Contest, Judgment
-from preftune.evaluation.protocols.alpaca_eval import AlpacaEval
-from preftune.evaluation.protocols.arena_hard import ArenaHard
-from preftune.evaluation.protocols.mt_bench import MTBench
-from preftune.evaluation.protocols.table import Settings, find_benchmark
+from preftune.evaluation.alpaca_eval.protocol import AlpacaEval
+from preftune.evaluation.arena_hard.protocol import ArenaHard
+from preftune.evaluation.benchmark import BenchmarkOptions
+from preftune.evaluation.judging import Judgment, Submission
+from preftune.evaluation.model_outputs import ModelOutputs
+from preftune.evaluation.mt_bench.protocol import MTBench
 from preftune.evaluation.questions import Question, read_question
-from preftune.evaluation.replies import Reply
+from preftune.evaluation.table import find_benchmark
+from preftune.serving.replies import Reply
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "evaluation"
 real_data = pytest.mark.skipif(not FIXTURES.exists(), reason="the published files are not beside the project")
@@ -27,14 +28,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def contest(
+def submission(
     questions: list[Question],
     answers: dict[str, tuple[str, ...]],
     baseline: dict[str, tuple[str, ...]] | None = None,
-) -> Contest:
+) -> Submission:
     """Of `ours` against `theirs`."""
-    baselines = {one.key: Answers("theirs", baseline) for one in questions} if baseline else {}
-    return Contest(questions, Answers("ours", answers), "m", baselines)
+    baselines = {one.key: ModelOutputs("theirs", baseline) for one in questions} if baseline else {}
+    return Submission(questions, ModelOutputs("ours", answers), "m", baselines)
 
 
 # --- AlpacaEval ---
@@ -48,7 +49,7 @@ def alpaca(tmp_path: Path, log_probs: bool = True) -> AlpacaEval:
     """With a prompt of upstream's shape."""
     path = tmp_path / "prompt.txt"
     path.write_text(CHATML, encoding="utf-8")
-    return AlpacaEval.read([path], log_probs)
+    return AlpacaEval.build(BenchmarkOptions([path], log_probs=log_probs))
 
 
 def instruction(text: str) -> Question:
@@ -75,15 +76,15 @@ def test_alpaca_eval_weighs_in_the_seeded_order(tmp_path: Path) -> None:
     assert set(switched) == {False, True}
     benchmark = alpaca(tmp_path)
     questions = [instruction(text) for text in texts]
-    shown = contest(questions, dict.fromkeys(texts, ("our",)), dict.fromkeys(texts, ("their",)))
-    for case, is_switched, text in zip(benchmark.cases(shown), switched, texts, strict=True):
-        assert case.request is not None
+    shown = submission(questions, dict.fromkeys(texts, ("our",)), dict.fromkeys(texts, ("their",)))
+    for item, is_switched, text in zip(benchmark.items(shown), switched, texts, strict=True):
+        assert item.request is not None
         outputs = "our|their" if is_switched else "their|our"
-        assert case.request.messages == (
+        assert item.request.messages == (
             {"role": "system", "content": "Pick."},
             {"role": "user", "content": f"{text}|{outputs}"},
         )
-        verdict = benchmark.verdict(shown, case, weighed(0.6, 0.2))
+        verdict = benchmark.verdict(shown, item, weighed(0.6, 0.2))
         assert verdict.preference == pytest.approx(0.75 if is_switched else 0.25)
         assert (verdict.model_length, verdict.baseline_length) == (3, 5)
 
@@ -91,10 +92,10 @@ def test_alpaca_eval_weighs_in_the_seeded_order(tmp_path: Path) -> None:
 def test_alpaca_eval_asks_nobody_about_equal_outputs(tmp_path: Path) -> None:
     """They are a draw, recorded without completion as 1.5."""
     benchmark, question = alpaca(tmp_path), instruction("Say hello.")
-    shown = contest([question], {question.key: ("Hello.",)}, {question.key: ("Hello.",)})
-    (case,) = benchmark.cases(shown)
-    assert case.request is None
-    (row,) = benchmark.rows(shown, [Judgment(case, benchmark.verdict(shown, case, None))])
+    shown = submission([question], {question.key: ("Hello.",)}, {question.key: ("Hello.",)})
+    (item,) = benchmark.items(shown)
+    assert item.request is None
+    (row,) = benchmark.rows(shown, [Judgment(item, benchmark.verdict(shown, item, None))])
     assert (row["preference"], row["raw_completion"]) == (1.5, None)
 
 
@@ -102,36 +103,36 @@ def test_alpaca_eval_asks_nobody_about_equal_outputs(tmp_path: Path) -> None:
 def test_alpaca_eval_without_log_probs(tmp_path: Path, reply: str, first: float | None) -> None:
     """The letter alone counts, none are asked for, and the benchmark says that it is another measure."""
     benchmark, question = alpaca(tmp_path, log_probs=False), instruction("Say hello.")
-    shown = contest([question], {question.key: ("our",)}, {question.key: ("their",)})
-    (case,) = benchmark.cases(shown)
-    assert case.request is not None
-    assert case.request.top_log_probs == 0
-    verdict = benchmark.verdict(shown, case, Reply(reply))
-    assert verdict.preference == (first if first is None or case.model_first else 1 - first)
+    shown = submission([question], {question.key: ("our",)}, {question.key: ("their",)})
+    (item,) = benchmark.items(shown)
+    assert item.request is not None
+    assert item.request.top_log_probs == 0
+    verdict = benchmark.verdict(shown, item, Reply(reply))
+    assert verdict.preference == (first if first is None or item.model_first else 1 - first)
     assert "no log-probabilities" in benchmark.caveats[0]
 
 
 @real_data
 def test_alpaca_eval_says_what_upstream_said() -> None:
     """Every verdict that upstream recorded follows from its log-probabilities in our order of the outputs."""
-    benchmark = AlpacaEval.read([FIXTURES / "alpaca_eval" / "alpaca_eval_clf.txt"])
+    benchmark = AlpacaEval.build(BenchmarkOptions([FIXTURES / "alpaca_eval" / "alpaca_eval_clf.txt"]))
     rows = json.loads(
         (FIXTURES / "alpaca_eval" / "annotations_full_gpt-3.5-turbo-1106.json").read_text(encoding="utf-8")
     )
     questions = [instruction(row["instruction"]) for row in rows]
-    shown = contest(
+    shown = submission(
         questions,
         {row["instruction"]: (row["output_2"],) for row in rows},
         {row["instruction"]: (row["output_1"],) for row in rows},
     )
-    for case, row in zip(benchmark.cases(shown), rows, strict=True):
+    for item, row in zip(benchmark.items(shown), rows, strict=True):
         completion = row["raw_completion"]
         if completion is None:
-            assert case.request is None
+            assert item.request is None
             continue
-        assert case.request is not None
+        assert item.request is not None
         reply = Reply(completion["text"], "length", completion["logprobs"]["content"])
-        verdict = benchmark.verdict(shown, case, reply)
+        verdict = benchmark.verdict(shown, item, reply)
         assert verdict.preference == pytest.approx(row["preference"] - 1, abs=1e-6)
 
 
@@ -143,17 +144,17 @@ def test_alpaca_eval_says_what_upstream_said() -> None:
 def test_mt_bench_shows_what_fastchat_showed(name: str) -> None:
     """From the questions and answers in FastChat's records come its prompts to the byte, and its verdicts."""
     compares = "pair" in name
-    benchmark = MTBench.read([FIXTURES / "mt_bench" / "judge_prompts.jsonl"], compares)
+    benchmark = MTBench.build(BenchmarkOptions([FIXTURES / "mt_bench" / "judge_prompts.jsonl"], compares))
     checked = 0
     for row in lines(FIXTURES / "mt_bench" / "judgments" / name):
         shown, question = _of_record(row, compares)
-        cases = [case for case in benchmark.cases(shown) if case.turn == row["turn"]]
+        items = [item for item in benchmark.items(shown) if item.turn == row["turn"]]
         keys = ("g1_", "g2_") if compares else ("",)
-        for case, key in zip(cases, keys, strict=True):
-            assert case.request is not None
-            assert case.request.messages[1]["content"] == row[f"{key}user_prompt"]
-            assert benchmark.prompt(question, case.turn).name == row["judge"][1]
-            verdict = benchmark.verdict(shown, case, Reply(row[f"{key}judgment"]))
+        for item, key in zip(items, keys, strict=True):
+            assert item.request is not None
+            assert item.request.messages[1]["content"] == row[f"{key}user_prompt"]
+            assert benchmark.prompt(question, item.turn).name == row["judge"][1]
+            verdict = benchmark.verdict(shown, item, Reply(row[f"{key}judgment"]))
             if compares:
                 recorded = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": None}[row[f"{key}winner"]]
                 assert verdict.preference == recorded
@@ -163,8 +164,8 @@ def test_mt_bench_shows_what_fastchat_showed(name: str) -> None:
     assert checked == (20 if compares else 480)
 
 
-def _of_record(row: dict[str, Any], compares: bool) -> tuple[Contest, Question]:
-    """The contest that a record of FastChat's is about, read from its prompt."""
+def _of_record(row: dict[str, Any], compares: bool) -> tuple[Submission, Question]:
+    """The submission that a record of FastChat's is about, read from its prompt."""
     text, turn = row["g1_user_prompt" if compares else "user_prompt"], row["turn"]
     is_math = "math" in row["judge"][1]
 
@@ -204,9 +205,9 @@ def _of_record(row: dict[str, Any], compares: bool) -> tuple[Contest, Question]:
     # A second turn is needed to be complete, and not shown in the first.
     filled = [answer if turn == 2 else (*answer, "") for answer in answers]
     key = asked.key
-    baseline = {key: Answers("theirs", {key: filled[1]})} if compares else {}
-    references = Answers("reference", {key: (*reference, "")[:2]})
-    return Contest([asked], Answers("ours", {key: filled[0]}), "gpt-4", baseline, references), asked
+    baseline = {key: ModelOutputs("theirs", {key: filled[1]})} if compares else {}
+    references = ModelOutputs("reference", {key: (*reference, "")[:2]})
+    return Submission([asked], ModelOutputs("ours", {key: filled[0]}), "gpt-4", baseline, references), asked
 
 
 def test_mt_bench_needs_references(tmp_path: Path) -> None:
@@ -226,10 +227,10 @@ def test_mt_bench_needs_references(tmp_path: Path) -> None:
         for name, more in places.items()
     ]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    benchmark = MTBench.read([prompts])
+    benchmark = MTBench.build(BenchmarkOptions([prompts]))
     question = read_question({"question_id": 111, "category": "math", "turns": ["1+1?"]}, "test")
     with pytest.raises(InputError, match="--references"):
-        benchmark.cases(contest([question], {"111": ("2",)}))
+        benchmark.items(submission([question], {"111": ("2",)}))
 
 
 # --- Arena-Hard ---
@@ -259,7 +260,7 @@ def arena(folder: Path, files: dict[str, str]) -> ArenaHard:
     """With judge prompts in these files."""
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return ArenaHard.read([folder / name for name in files])
+    return ArenaHard.build(BenchmarkOptions([folder / name for name in files]))
 
 
 def test_arena_hard_shows_the_baseline_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,8 +273,8 @@ def test_arena_hard_shows_the_baseline_first(tmp_path: Path, capsys: pytest.Capt
         (new, "creative_writing", "Enjoy.", 4096),
     ):
         question = arena_question(category)
-        cases = benchmark.cases(contest([question], {"u": ("our",)}, {"u": ("their",)}))
-        shown = [case.request for case in cases if case.request]
+        items = benchmark.items(submission([question], {"u": ("our",)}, {"u": ("their",)}))
+        shown = [item.request for item in items if item.request]
         assert [one.messages[1]["content"] for one in shown] == ["Why?|their|our", "Why?|our|their"]
         assert {one.messages[0]["content"] for one in shown} == {instructions}
         assert {one.max_tokens for one in shown} == {longest}
@@ -283,11 +284,11 @@ def test_arena_hard_shows_the_baseline_first(tmp_path: Path, capsys: pytest.Capt
 def test_arena_hard_counts_strong_verdicts_three_times(tmp_path: Path) -> None:
     """The baseline is slightly better in one order and the model much better in the other: 3 of 4 games."""
     benchmark, question = arena(tmp_path, {"config.yaml": OLD_CONFIG}), arena_question()
-    shown = contest([question], {"u": ("our",)}, {"u": ("their",)})
+    shown = submission([question], {"u": ("our",)}, {"u": ("their",)})
     replies = [Reply("So: [[A>B]]"), Reply("My verdict is [[A>>B]]")]
     judgments = [
-        Judgment(case, benchmark.verdict(shown, case, reply), reply)
-        for case, reply in zip(benchmark.cases(shown), replies, strict=True)
+        Judgment(item, benchmark.verdict(shown, item, reply), reply)
+        for item, reply in zip(benchmark.items(shown), replies, strict=True)
     ]
     (results,) = benchmark.figures(shown, judgments)
     assert (results["n"], results["win_rate"]) == (4, 75.0)
@@ -304,11 +305,11 @@ def test_arena_hard_reports_categories_by_themselves(tmp_path: Path) -> None:
         for name, category in (("a", "math"), ("b", "math"), ("c", "creative_writing"))
     ]
     keys = ("a", "b", "c")
-    shown = contest(questions, dict.fromkeys(keys, ("our",)), dict.fromkeys(keys, ("their",)))
+    shown = submission(questions, dict.fromkeys(keys, ("our",)), dict.fromkeys(keys, ("their",)))
     texts = ["[[B>A]]", "[[A>B]]", "[[B>A]]", "none", "[[A=B]]", "[[A=B]]"]
     judgments = [
-        Judgment(case, benchmark.verdict(shown, case, Reply(text)), Reply(text))
-        for case, text in zip(benchmark.cases(shown), texts, strict=True)
+        Judgment(item, benchmark.verdict(shown, item, Reply(text)), Reply(text))
+        for item, text in zip(benchmark.items(shown), texts, strict=True)
     ]
     figures = {one["category"]: (one["n"], one["win_rate"]) for one in benchmark.figures(shown, judgments)}
     assert figures == {"math": (2, 100.0), "creative_writing": (2, 50.0)}
@@ -334,15 +335,15 @@ def test_arena_hard_prompts_that_cannot_be_used(tmp_path: Path, files: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "says"),
+    ("name", "options", "says"),
     [
-        ("alpaca", Settings(), "did you mean 'alpaca_eval'"),
-        ("alpaca_eval", Settings(), "--baseline"),
-        ("alpaca_eval", Settings(compares=True), "--judge-prompt"),
-        ("head_to_head", Settings([Path("x")], compares=True), "takes no file"),
+        ("alpaca", BenchmarkOptions(), "did you mean 'alpaca_eval'"),
+        ("alpaca_eval", BenchmarkOptions(), "--baseline"),
+        ("alpaca_eval", BenchmarkOptions(compares=True), "--judge-prompt"),
+        ("head_to_head", BenchmarkOptions([Path("x")], compares=True), "takes no file"),
     ],
 )
-def test_settings_that_do_not_fit(name: str, settings: Settings, says: str) -> None:
+def test_options_that_do_not_fit(name: str, options: BenchmarkOptions, says: str) -> None:
     """A protocol that does not exist, or lacks what it needs, is refused with what to do."""
     with pytest.raises(InputError, match=says):
-        find_benchmark(name, settings)
+        find_benchmark(name, options)

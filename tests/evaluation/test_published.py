@@ -67,7 +67,7 @@ def test_arena_hard(verify: ModuleType) -> None:
 def test_a_missing_row_misaligns_difficulties_by_position(verify: ModuleType) -> None:
     """The instructions tell which row of gpt35_turbo_instruct is missing: 14.97, and 17.73 as published."""
     folder = FOLDER / "alpaca_eval"
-    settings = verify.Settings(
+    settings = verify.RescoreOptions(
         difficulty=folder / "df_gamed_reconstructed.csv",
         instructions=folder / "baseline_gpt4_1106_preview.json",
         mode="official",

@@ -58,3 +58,26 @@ def test_mean_reward_and_difference(tmp_path: Path) -> None:
         call(*arguments, "--output", tmp_path / "other")
     with pytest.raises(InputError, match="asks no judge"):
         call(*arguments, "--reward", "regex:pattern=a", "--judge", "judge:m", "--output", tmp_path / "other")
+
+
+def test_scores_that_are_kept_belong_to_the_columns_they_were_read_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other values in a column that the reward reads, equal answers to equal questions score anew.
+
+    The reward is 1 where an answer is the row's `solution`: all of two at first, then one of two.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "lambda completions, solution: [a[-1]['content'] == b for a, b in zip(completions, solution)]"
+    (tmp_path / "reward_of_columns.py").write_text(f"solved = {code}", encoding="utf-8")
+    answers = write(
+        tmp_path / "ours.jsonl", [{"prompt": "1+1?", "response": "2"}, {"prompt": "1+2?", "response": "3"}]
+    )
+    means = []
+    for one, two in (("2", "3"), ("2", "4"), ("2", "3")):
+        rows = [{"prompt": "1+1?", "solution": one}, {"prompt": "1+2?", "solution": two}]
+        questions = write(tmp_path / "questions.jsonl", rows)
+        reward = ("--reward", "reward_of_columns:solved")
+        call("reward", "--model", answers, "--questions", questions, *reward, "--output", tmp_path / "out")
+        means.append(json.loads((tmp_path / "out" / "results.json").read_text())[0]["mean_reward"])
+    assert means == [1.0, 0.5, 1.0]

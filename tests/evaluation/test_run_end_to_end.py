@@ -134,7 +134,7 @@ FIGURE = {"arena_hard": 50.0, "head_to_head": 50.0}
 def test_a_run_stops_resumes_and_is_rescored(server: Any, tmp_path: Path, protocol: str) -> None:
     """A server that refuses midway costs nothing twice, and the files say what `rescore` says.
 
-    Answers and verdicts are asked for once each, over all calls; a third call asks nothing.
+    ModelOutputs and verdicts are asked for once each, over all calls; a third call asks nothing.
     """
     server.reply = judged_by_length
     server.log_probs = lambda body: {"m": math.log(0.6), "M": math.log(0.4)} if body.get("logprobs") else {}

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.style_control import Answers, Style, control_style, count_style, read_answers
+from preftune.evaluation.arena_hard.style_control import (
+    Style,
+    Styles,
+    control_style,
+    count_style,
+    read_styles,
+)
 from preftune.evaluation.verdicts import Comparison, Recording
 
 PROMPTS = 200
@@ -29,7 +35,7 @@ def styles(seed: int, longer: float) -> dict[str, Style]:
     }
 
 
-ANSWERS: Answers = {"base": styles(0, 1), "plain": styles(1, 1), "showy": styles(2, 2)}
+ANSWERS: Styles = {"base": styles(0, 1), "plain": styles(1, 1), "showy": styles(2, 2)}
 """The showy one writes twice as much as the others."""
 
 
@@ -118,7 +124,7 @@ def test_answer_files_of_both_versions(tmp_path: Path) -> None:
     old = {"question_id": 1, "model_id": "old", "choices": [{"turns": [{"content": "text"}]}]}
     for name, row in {"new": new, "old": {**old, "conv_metadata": counts}}.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    found = read_answers([tmp_path / "new.jsonl", tmp_path / "old.jsonl"])
+    found = read_styles([tmp_path / "new.jsonl", tmp_path / "old.jsonl"])
     assert found["new"]["a"] == Style(5, None, {"headers": 0, "lists": 0, "bold": 1})
     assert found["old"]["1"] == Style(4, 7, {"headers": 3, "lists": 4, "bold": 5})
 
@@ -131,4 +137,4 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         control_style(recordings(), ANSWERS, ["length", "size"])
     (tmp_path / "other.jsonl").write_text('{"text": "a"}', encoding="utf-8")
     with pytest.raises(InputError, match="a row without an answer"):
-        read_answers([tmp_path / "other.jsonl"])
+        read_styles([tmp_path / "other.jsonl"])

@@ -455,3 +455,33 @@ def test_missing_input_is_named(field: str) -> None:
     objective = build({"method": "simpo", "auxiliary": {}})
     with pytest.raises(ValueError, match=f"^{field} is None"):
         objective(replace(random_responses(2), **{field: None}))
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    reward=st.floats(-40, 40, width=32),
+    value=st.floats(-2, 2, width=32),
+    temperature=st.sampled_from([0.1, 1 / 3, 1.0]),
+)
+def test_float32_keeps_the_digits_of_large_exponents(reward: float, value: float, temperature: float) -> None:
+    """Factor, loss and regression of V in float32 are those of float64 to 1e-6, for rewards of -40 to 40."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        values = torch.tensor([value], dtype=dtype, requires_grad=True)
+        responses = ScoredResponses(
+            logps=torch.tensor([-4.0], dtype=dtype, requires_grad=True),
+            lengths=torch.tensor([1]),
+            chosen=torch.tensor([], dtype=torch.int64),
+            rejected=torch.tensor([], dtype=torch.int64),
+            auxiliary=torch.tensor([reward], dtype=dtype),
+            values=values,
+        )
+        scale = Standardization(0.3, 0.7)
+        likelihood, metrics = AdvantageLikelihood(0.5, temperature, standardization=scale)(responses)
+        regression, _ = ValueRegression(1.0, 0.7, scale)(responses)
+        (gradient,) = torch.autograd.grad(regression.values.sum(), values)
+        numbers = (metrics["auxiliary/factor"], likelihood.values, regression.values, gradient)
+        assert numbers[1].dtype == dtype
+        found.append([float(number.detach()) for number in numbers])
+    # What is below the least float32 that has all its digits counts as nothing.
+    assert found[0] == pytest.approx(found[1], rel=1e-6, abs=1e-36)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from preftune.objectives import AUXILIARY, METHODS, Objective, ScoredResponses, build, resolve
+from preftune.objectives import METHODS, Auxiliary, Objective, ScoredResponses, build, options_of, resolve
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "dpo": {"beta": 0.1},
@@ -158,8 +158,8 @@ def test_every_method_is_described() -> None:
         assert "arXiv" in method.source
         assert ("Eq." in method.source) == (name != "csft")
         assert method.summary
-        assert all(option.summary for option in method.options.values())
-    assert all(option.summary for option in AUXILIARY.values())
+        assert all(option.summary for option in options_of(method).values())
+    assert all(option.summary for option in options_of(Auxiliary).values())
 
 
 REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {

@@ -72,6 +72,23 @@ def test_value_by_hand() -> None:
     assert metrics["loss/preference"].tolist() == pytest.approx(each)
 
 
+@pytest.mark.parametrize("desirable", [True, False])
+def test_a_saturated_response_still_learns_in_float32(desirable: bool) -> None:
+    """With beta = 1 and z0 = 0 the gradient at |h| = 12 and 18 is sigma(-12) and sigma(-18), on both sides.
+
+    sigma(12) sigma(-12) = 6.144137e-6 and sigma(18) sigma(-18) = 1.522998e-8; the loss is 1 less these on
+    one side and these on the other.
+    """
+    responses = responses_with([-12.0, -18.0, 12.0, 18.0], [desirable] * 4, 0.0, torch.float32)
+    _, gradient, metrics = kto(responses, beta=1.0)
+    small = [6.1441746e-6, 1.5229979e-8]
+    slopes = [6.1441369e-6, 1.5229979e-8]
+    sign = -1 if desirable else 1
+    assert (4 * sign * gradient).tolist() == pytest.approx(slopes * 2, rel=1e-6)
+    saturated = metrics["loss/preference"][2:] if desirable else metrics["loss/preference"][:2]
+    assert saturated.tolist() == pytest.approx(small, rel=1e-6)
+
+
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (4 / 3, 0.7)])
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 def test_gradient_is_the_papers(weights: tuple[float, float], beta: float) -> None:

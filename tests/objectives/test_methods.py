@@ -503,6 +503,37 @@ def test_half_precision_is_upcast(name: str, dtype: torch.dtype) -> None:
     assert torch.equal(gradient, single_gradient.to(dtype))
 
 
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_float32_keeps_its_digits(name: str, labels: bool) -> None:
+    """Over log-ratios of -40 to 40, losses and gradients in float32 are those in float64 to 1e-6."""
+    settings = {**VARIANTS[name], **({"beta": 1.0} if "beta" in VARIANTS[name] else {})}
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        ratios = torch.arange(-40, 40.25, 0.25, dtype=dtype)
+        count = len(ratios)
+        logps = torch.cat([ratios, torch.zeros(count, dtype=dtype)]).requires_grad_()
+        responses = ScoredResponses(
+            logps=logps,
+            scores=logps,
+            lengths=torch.ones(2 * count, dtype=torch.int64),
+            chosen=torch.arange(count),
+            rejected=torch.arange(count) + count,
+            reference_logps=torch.zeros(2 * count, dtype=dtype),
+            labels=torch.full((2 * count,), labels),
+            divergence=torch.zeros((), dtype=dtype),
+            auxiliary=torch.tensor([0.0, 1.0], dtype=dtype).repeat(count),
+            values=torch.full((2 * count,), 0.25, dtype=dtype),
+            margins=torch.zeros(count, dtype=dtype),
+        )
+        losses = build(settings)(responses)
+        values = torch.cat([term.weight * term.values for term in losses.terms.values()])
+        (gradient,) = torch.autograd.grad(values.sum(), logps)
+        found[dtype] = torch.cat([values.detach(), gradient])
+    expected = found[torch.float64]
+    torch.testing.assert_close(found[torch.float32].double(), expected, rtol=1e-6, atol=0)
+
+
 def test_float64_stays_float64() -> None:
     """Double inputs are computed in double."""
     for settings in VARIANTS.values():

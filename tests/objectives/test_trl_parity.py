@@ -43,9 +43,9 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
+from preftune.models import Policy
+from preftune.models.policy import own_router_loss_weight
 from preftune.objectives import Losses, ScoredResponses, build, count_units
-from preftune.policy import Policy
-from preftune.policy.policy import own_router_loss_weight
 
 ROWS = [
     {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},
@@ -404,7 +404,7 @@ def test_router_loss_equals_trl(make: MakeModel, weight: float | None, tmp_path:
         reference = Policy(theirs.reference)(batch).logps
     theirs.model.zero_grad()
     policy = Policy(theirs.model, share_prompts=True, router_loss=True)
-    scored = policy(replace(batch, reference_logps=reference))
+    scored = policy(replace(batch, numbers={**batch.numbers, "reference_logps": reference}))
     own = own_router_loss_weight(theirs.model.config) if weight is None else weight
     losses = build({"method": "dpo", "beta": 0.1, "router_loss_weight": own})(scored)
     loss = losses.total(count_units(batch.lengths, batch.chosen))

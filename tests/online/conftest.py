@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from preftune.online import outcome
-from preftune.online.configuration import load_config
+from preftune.measuring.comparison import NO_PAGES, Pages
+from preftune.online.configuration import read_iterate_config
 from preftune.online.outcome import Outcome
 from preftune.online.plan import make_plan
 from preftune.online.rounds import run_rounds
 from preftune.online.view import View
-from preftune.training import run
+from preftune.report import PAGES
 
 FILE = "rounds.yaml"
 TIMED = ("seconds", "per_second", "runtime", "rss")
@@ -63,10 +63,11 @@ def write_folder(folder: Path, model: Path, **keys: Any) -> Path:
     return folder
 
 
-def iterate(*overrides: str, overwrite: bool = False) -> Outcome:
-    """What `preftune iterate` does, in this process and the current folder."""
-    config = load_config(Path(FILE), list(overrides))
-    return run_rounds(make_plan(config, overwrite=overwrite), View(config.rounds, config.update_every))
+def iterate(*overrides: str, overwrite: bool = False, pages: Pages = NO_PAGES) -> Outcome:
+    """What `preftune iterate` does, in this process and the current folder; it draws no pages unless told."""
+    config = read_iterate_config(Path(FILE), list(overrides))
+    view = View(config.rounds, config.update_every)
+    return run_rounds(make_plan(config, overwrite=overwrite), view, pages)
 
 
 def artifacts(output: Path) -> dict[str, object]:
@@ -97,26 +98,15 @@ def _without_times(content: Any) -> Any:
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
     """A working folder in which three rounds have come to their end, uninterrupted."""
     folder = write_folder(tmp_path_factory.mktemp("rounds"), tiny_model_dir)
+    # Pages take longer to draw than all else that these rounds do: those of the rounds are drawn once, here.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", draw_nothing)
         patch.chdir(folder)
-        assert iterate().stopped is None
+        assert iterate(pages=Pages(NO_PAGES.run, PAGES.comparison)).stopped is None
     return folder
 
 
-def draw_nothing(*_: object, **__: object) -> None:
-    """In place of a page, which takes longer to draw than all else that these rounds do."""
-
-
 @pytest.fixture
-def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages are drawn once, for the finished rounds; seconds stand in them, so they are not compared."""
-    monkeypatch.setattr(run, "write_report", draw_nothing)
-    monkeypatch.setattr(outcome, "write_report", draw_nothing)
-
-
-@pytest.fixture
-def output(no_pages: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def output(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output of finished rounds, in a copy of their working folder that is the current one."""
     work = tmp_path / "work"
     shutil.copytree(finished, work, symlinks=True)
@@ -125,7 +115,7 @@ def output(no_pages: None, finished: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def empty(no_pages: None, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder, the current one, in which nothing has run."""
     folder = write_folder(tmp_path / "empty", tiny_model_dir)
     monkeypatch.chdir(folder)

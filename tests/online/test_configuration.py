@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from preftune.errors import InputError
-from preftune.online.configuration import IterateConfig, load_config
+from preftune.online.configuration import IterateConfig, read_iterate_config
 from preftune.online.plan import make_plan
 
 SLOW = pytest.mark.slow
@@ -88,7 +88,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, overrides: list[str], mes
     file = tmp_path / "rounds.yaml"
     file.write_text(yaml.safe_dump(NEEDED), encoding="utf-8")
     with pytest.raises(InputError) as wrong:
-        load_config(file, overrides)
+        read_iterate_config(file, overrides)
     assert message in str(wrong.value)
 
 
@@ -97,7 +97,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     file = tmp_path / "rounds.yaml"
     file.write_text(yaml.safe_dump({key: NEEDED[key] for key in ("model", "prompts", "held_out")}))
     with pytest.raises(InputError, match="the configuration lacks 'reward'"):
-        load_config(file, [])
+        read_iterate_config(file, [])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_is_wrong_is_refused_before_anything_is_sampled(
     (empty / "taken").mkdir()
     (empty / "taken" / "notes.txt").write_text("mine")
     with pytest.raises(InputError) as wrong:
-        make_plan(load_config(empty / "rounds.yaml", overrides))
+        make_plan(read_iterate_config(empty / "rounds.yaml", overrides))
     assert message in str(wrong.value)
     assert not (empty / "out").exists()
 
@@ -148,7 +148,7 @@ def test_what_is_wrong_is_refused_before_anything_is_sampled(
 @pytest.mark.slow
 def test_a_warmup_longer_than_a_round_is_pointed_out(empty: Path, caplog: pytest.LogCaptureFixture) -> None:
     """4 prompts in steps of 2 are 2 steps, which 100 steps of warmup never leave."""
-    make_plan(load_config(empty / "rounds.yaml", ["train.training.warmup_steps=100"]))
+    make_plan(read_iterate_config(empty / "rounds.yaml", ["train.training.warmup_steps=100"]))
     assert "a round has 2 steps of 2 prompts and train.training.warmup_steps=100" in caplog.text
     # Nothing is said of the stand-in answers that training is tried on.
     assert "prior:" not in caplog.text
@@ -161,7 +161,7 @@ def test_held_out_prompts_are_never_trained_on(empty: Path, caplog: pytest.LogCa
     )
     (empty / "held.jsonl").write_text('{"prompt": "rain"}\n{"prompt": "snow"}\n')
     plan = make_plan(
-        load_config(empty / "rounds.yaml", ["prompts=both.jsonl", "held_out=held.jsonl", "rounds=2"])
+        read_iterate_config(empty / "rounds.yaml", ["prompts=both.jsonl", "held_out=held.jsonl", "rounds=2"])
     )
     rows = [row for part in plan.prompts.parts for row in part]
     assert sorted(row["prompt"] for row in rows) == ["bread", "tea"]

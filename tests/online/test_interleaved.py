@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from preftune.errors import InputError
+from preftune.measuring.statistics import mean_interval
 from preftune.online.interleaved import COLLAPSED_BATCHES
-from preftune.online.sampling import sample_responses
-from preftune.statistics import mean_interval
-from preftune.training.configuration import load_config
-from preftune.training.run import train
+from preftune.sampling.sampler import sample_responses
+from preftune.training.configuration import read_run_config
+from preftune.training.run import run_training
 
 from ..conftest import Endpoint, response_in
 from .conftest import FILE, artifacts, iterate
@@ -48,6 +48,11 @@ def by_step(folder: Path) -> dict[int, list[dict[str, Any]]]:
     for row in lines(folder / "scored.jsonl"):
         steps[row["sampler"]["step"]].append(row)
     return steps
+
+
+def steps(folder: Path) -> list[Path]:
+    """The files of the first round's steps, a line for each."""
+    return list((folder / "out" / "round-1").glob("scored.jsonl.steps.*.part"))
 
 
 # --- what is answered, by whom ---
@@ -139,7 +144,7 @@ def test_the_reference_stays_where_it_was(reference: str, lora: str, empty: Path
     tree["data"] |= {"train": "pairs.jsonl", "evaluation": None}
     tree["training"] |= {"max_steps": 1}
     Path("offline.yaml").write_text(yaml.safe_dump(tree | {"output": "offline"}))
-    train(load_config(Path("offline.yaml"), []))
+    run_training(read_run_config(Path("offline.yaml"), []))
     expected = lines(Path("offline/metrics.jsonl"))[0]
     for name in ("loss", "logps/chosen", "logps/rejected", "rewards/chosen", "prior/gap", "tokens"):
         assert first_line[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
@@ -200,15 +205,15 @@ def test_a_batch_whose_rows_are_dropped_leaves_the_control_text(empty: Path) -> 
 def test_a_batch_that_is_missing_is_made_again(
     kept: int, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a stopped run has lost files of steps that it has taken, those steps are taken again."""
+    """Where a stopped run has lost samples of steps that it has taken, those steps are taken again."""
     fails = "number(p) == 7 and not Path('mended').exists()"
     reward = write_reward(f"missing_{kept}", f"len(c[0]['content']) / (0 if {fails} else 1)")
     with pytest.raises(InputError, match="round-1, train"):
         iterate(*BY_BATCH, reward)
-    shards = sorted((empty / "out" / "round-1" / "batches").glob("*.json"))
-    assert len(shards) > 2
-    for shard in shards[kept:] if kept else shards[:1]:
-        shard.unlink()
+    (shard,) = steps(empty)
+    taken = shard.read_text().splitlines(keepends=True)
+    assert len(taken) > 2
+    shard.write_text("".join(taken[:kept] if kept else taken[1:]))
     Path("mended").touch()
     assert iterate(*BY_BATCH, reward).last_good == 1
     healed = artifacts(empty / "out")
@@ -263,7 +268,8 @@ def test_rewards_that_tell_nothing_apart_stop_it_early(empty: Path) -> None:
     assert outcome.stopped is not None
     assert "reward collapse" in outcome.stopped["reason"]
     assert f"{COLLAPSED_BATCHES} prompts" in outcome.stopped["reason"]
-    assert len(list((empty / "out" / "round-1" / "batches").glob("*.json"))) == COLLAPSED_BATCHES
+    (shard,) = steps(empty)
+    assert shard.read_text().count("\n") == COLLAPSED_BATCHES
     assert not (empty / "out" / "model").exists()
 
 
@@ -285,18 +291,16 @@ def test_finished_rounds_are_kept_and_damaged_ones_made_again(empty: Path) -> No
 
 
 def test_a_batch_that_was_damaged_is_answered_again(empty: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where a stopped run goes on, a shard with a changed word is not trained on."""
+    """Where a stopped run goes on, samples with a changed word are not trained on."""
     fails = "number(p) == 7 and not Path('mended').exists()"
     reward = write_reward("seventh", f"len(c[0]['content']) / (0 if {fails} else 1)")
     with pytest.raises(InputError, match="round-1, train"):
         iterate(*BY_BATCH, reward)
-    shards = sorted((empty / "out" / "round-1" / "batches").glob("*.json"))
-    content = json.loads(shards[0].read_text())
-    content["rows"][0]["responses"][0] += "!"
-    shards[0].write_text(json.dumps(content))
+    (shard,) = steps(empty)
+    shard.write_text(shard.read_text().replace("Tell me", "Tell us", 1))
     Path("mended").touch()
     assert iterate(*BY_BATCH, reward).last_good == 1
-    assert f"{shards[0].relative_to(empty)} is damaged" in caplog.text
+    assert f"{shard.relative_to(empty)} is damaged" in caplog.text
     healed = artifacts(empty / "out")
     shutil.rmtree(empty / "out")
     iterate(*BY_BATCH, reward)
@@ -320,9 +324,11 @@ def test_ratings_of_a_batch_are_kept_when_the_judge_fails(empty: Path, endpoint:
         iterate(*judged)
     rated = [body["messages"][0]["content"] for body in endpoint.asked]
     rated = [message for message in rated if message not in refused]
-    batches = empty / "out" / "round-1" / "batches"
-    assert [file.name for file in batches.glob("*.json")] == ["0000001.json", "0000002.json"]
-    assert [file.name[:7] for file in batches.glob("*.part")] == ["0000003"]
+    (shard,) = steps(empty)
+    assert shard.read_text().count("\n") == 2
+    (scores,) = {*shard.parent.glob("scored.jsonl.*.part")} - {shard}
+    # Those that were asked for at the same time are kept too.
+    assert 4 <= scores.read_text().count("\n") < 6
     endpoint.asked.clear()
     endpoint.reply = rating
     assert iterate(*judged).last_good == 1

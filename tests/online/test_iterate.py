@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from preftune.data import load_groups
 from preftune.errors import InputError
+from preftune.measuring.held_out import win_rate
+from preftune.measuring.statistics import mean_interval
 from preftune.online import plan
-from preftune.online.evaluation import HeldOut, evaluate, wins
-from preftune.online.sampling import sample_responses
-from preftune.online.scoring import Reward
-from preftune.statistics import mean_interval
+from preftune.online.configuration import read_iterate_config
+from preftune.sampling.sampler import sample_responses
 
 from .conftest import FILE, artifacts, iterate
 
@@ -100,7 +99,7 @@ def test_figures_are_those_of_the_answers(finished: Path) -> None:
             "reward": [sum(row["scores"]) / 2 for row in rows],
             "drift": [sum(row["drift"]) / 2 for row in rows],
             "win_rate": [
-                wins(row["scores"], first["scores"]) for row, first in zip(rows, start, strict=True)
+                win_rate(row["scores"], first["scores"]) for row, first in zip(rows, start, strict=True)
             ],
         }
         for name, values in expected.items():
@@ -135,39 +134,6 @@ def test_seconds_stand_in_a_file_of_their_own(finished: Path) -> None:
     manifests = list((finished / "out").rglob("*.manifest.json"))
     assert len(manifests) == 16
     assert not any("seconds" in path.read_text(encoding="utf-8") for path in manifests)
-
-
-# --- what is measured, by hand ---
-
-
-def test_entropy_of_a_uniform_policy(
-    tiny_model_dir: Path, smollm2_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    """A policy with all weights zero gives every token 1 / 49152: ln 49152 = 10.8027 nats, and no drift."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    for parameter in model.parameters():
-        torch.nn.init.zeros_(parameter)
-    model.save_pretrained(tmp_path / "zero")
-    held_out = HeldOut(
-        [{"prompt": "rain falls"}, {"prompt": "bread"}],
-        n=2,
-        max_new_tokens=3,
-        seed=0,
-        rows=8,
-        dtype=torch.float32,
-    )
-    reward = Reward("lexical_diversity", smollm2_tokenizer)
-    zero = str(tmp_path / "zero")
-    figures = evaluate(tmp_path, zero, zero, held_out, smollm2_tokenizer, reward, [[2.0, 2.0], [0.5, 0.5]])
-    assert figures["entropy"]["mean"] == pytest.approx(math.log(49152), rel=1e-6)
-    assert figures["drift"]["mean"] == 0
-    # Three different words have diversity 1: less than 2, and more than 0.5.
-    assert figures["win_rate"]["mean"] == 0.5
-
-
-def test_wins_by_hand() -> None:
-    """Of 1 and 3 against 2 and 3: 1 loses twice, 3 wins once and ties once; 1.5 of 4."""
-    assert wins([1.0, 3.0], [2.0, 3.0]) == 0.375
 
 
 # --- what is kept and what is made again ---
@@ -212,34 +178,6 @@ def test_a_damaged_model_is_trained_again(output: Path, caplog: pytest.LogCaptur
     assert iterate().last_good == 3
     assert "model.safetensors is damaged: train of round-1" in caplog.text
     assert artifacts(output) == expected
-
-
-def unfinish(folder: Path, stage: str, *outputs: str) -> None:
-    """What a call leaves that was killed within a stage."""
-    manifest = folder / f"{stage}.manifest.json"
-    content = read(manifest)
-    manifest.write_text(
-        json.dumps({key: content[key] for key in content if key not in ("outputs", "figures")})
-    )
-    for name in outputs:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@pytest.mark.slow
-def test_a_corrupted_shard_is_made_again(output: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A shard of held-out answers with a changed word is thrown away, not read."""
-    expected = artifacts(output)
-    folder = output / "round-3"
-    rows = lines(folder / "held_out.jsonl")
-    unfinish(folder, "evaluate", "held_out.jsonl", "evaluation.json")
-    shard = folder / "held_out.shards" / "0.json"
-    shard.parent.mkdir()
-    shard.write_text(json.dumps({"content": "0" * 64, "rows": rows}), encoding="utf-8")
-    assert iterate().last_good == 3
-    assert "0.json is damaged and is made again" in caplog.text
-    assert artifacts(output) == expected
-    assert not shard.exists()
 
 
 @pytest.mark.slow
@@ -290,6 +228,31 @@ def test_other_prompts_behind_the_same_name_are_refused(output: Path) -> None:
     path.write_text(path.read_text().replace("rain", "snow"))
     with pytest.raises(InputError, match="what held_out holds"):
         iterate()
+
+
+def test_a_training_reward_of_other_code_is_another_source(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that `train.rewards` names decides what rounds learn: with other code they are others."""
+    monkeypatch.syspath_prepend(empty)
+    function = empty / "reward_in_training.py"
+    function.write_text("def own(completions, **_): return [len(c) for c in completions]", encoding="utf-8")
+    config = read_iterate_config(
+        Path(FILE),
+        [
+            "train.objective.auxiliary.weight=0.1",
+            "train.rewards={own: {measure: 'reward_in_training:own', goal: maximise}}",
+        ],
+    )
+    begun = plan.make_plan(config)
+    (empty / "out").mkdir()
+    (empty / "out" / "sources.json").write_text(json.dumps(plan.sources(begun)), encoding="utf-8")
+    stored = yaml.safe_dump(begun.config.model_dump(mode="json"))
+    (empty / "out" / "config.yaml").write_text(stored, encoding="utf-8")
+    plan.make_plan(config)
+    function.write_text("def own(completions, **_): return [1 for _ in completions]", encoding="utf-8")
+    with pytest.raises(InputError, match=r"what train\.rewards holds"):
+        plan.make_plan(config)
 
 
 @pytest.mark.slow

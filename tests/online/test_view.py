@@ -8,6 +8,7 @@ from rich.console import Console
 
 from preftune.online import progress
 from preftune.online.view import STAGES, View
+from preftune.storage.shards import Shards
 
 EVALUATION = {
     name: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
@@ -49,7 +50,7 @@ def test_a_terminal_shows_rounds_stage_progress_and_the_time_left(
         view.end(1, stage, 60.0)
     view.measured(1, {"evaluation": EVALUATION, "pairs": {"gap": 0.25}})
     (tmp_path / "samples.jsonl.x.part").write_text("{}\n{}\n")
-    view.begin(2, stages[0], progress.of_lines(tmp_path, "samples.jsonl.*part", 4))
+    view.begin(2, stages[0], progress.of_rows(tmp_path / "samples.jsonl", 4))
     text = shown(view)
     for words in (
         "round 1 of 2",
@@ -62,13 +63,11 @@ def test_a_terminal_shows_rounds_stage_progress_and_the_time_left(
 
 
 def test_progress_is_read_from_what_is_written(tmp_path: Path) -> None:
-    """Lines of samples, scores of shards, files of held-out answers, epochs or steps of training."""
-    (tmp_path / "s.1.part").write_text("[[0, 1.5], [1, -2.0]]\n[[2, 0.5]]\n")
-    assert progress.of_scores(tmp_path, "s.*.part", 6)() == 0.5
-    assert progress.of_shards(tmp_path, 33)() == 0
-    (tmp_path / "held_out.shards").mkdir()
-    (tmp_path / "held_out.shards" / "0.json").touch()
-    assert progress.of_shards(tmp_path, 33)() == 0.5
+    """Rows in the shards of an output, whoever writes them; epochs or steps of training."""
+    for rank, rows in ((0, {0: "a", 2: "b"}), (1, {1: "c"})):
+        Shards(tmp_path / "out.jsonl", "0123456789ab").append(rows, rank)
+    assert progress.of_rows(tmp_path / "out.jsonl", 6)() == 0.5
+    assert progress.of_rows(tmp_path / "other.jsonl", 6)() == 0
     assert progress.of_training(tmp_path, {"max_steps": 8})() == 0
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "epoch": 0.25}\n{"step": 2, "epoch": 0.5}\n{"st')
     assert progress.of_training(tmp_path, {"max_steps": 8})() == 0.25

@@ -147,6 +147,25 @@ def test_table_has_every_result(tmp_path: Path, runs: dict[str, Path]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("figure", "value", "shown"),
+    [
+        ("win_rate", 12.5, "+12.50 (+1.00 to +24.00)"),
+        ("average", 0.25, "+0.25 (+1.00 to +24.00)"),
+        ("mean_reward", -13.637, "−13.64 (+1.00 to +24.00)"),
+        ("mean_reward", 0.0, "0.00 (+1.00 to +24.00)"),
+    ],
+)
+def test_a_difference_is_shown_of_whatever_was_measured(
+    tmp_path: Path, runs: dict[str, Path], figure: str, value: float, shown: str
+) -> None:
+    """The table states the difference to a baseline, be it of win rates, averages or mean rewards."""
+    difference = {"to": "base", figure: value, "interval": [1.0, 24.0]}
+    results = {"protocol": "reward", "model": "tuned", "baseline": "base", "n": 3, figure: 10.0}
+    heads, cells = Section(render(tmp_path, runs, results | {"difference": difference})).rows
+    assert dict(zip(heads, cells, strict=True))["Difference"] == shown
+
+
 def test_bars_are_as_long_as_their_share(tmp_path: Path, runs: dict[str, Path]) -> None:
     """45 wins, 10 ties and 25 losses take 45/80, 10/80 and 25/80 of the bar."""
     page = render(tmp_path, runs, HEAD_TO_HEAD)

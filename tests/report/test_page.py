@@ -15,8 +15,10 @@ import pytest
 import yaml
 
 from preftune.errors import InputError
-from preftune.report import START, SampleRewards, SideBySide, SweepPoint, figures, write_report
-from preftune.report.formatting import format_number
+from preftune.measuring.formatting import format_number
+from preftune.measuring.samples import SampleRewards, SideBySide
+from preftune.measuring.tradeoff import START, SweepPoint
+from preftune.report import figures, write_report
 
 NOON = 1_760_000_000  # 2025-10-09, UTC
 HISTOGRAM = [0, 0, 0, 0, 2, 1, 11, 10, 12, 13]

@@ -1,5 +1,6 @@
 """Auxiliary rewards: from a configuration to numbers on a data set, and every way that can go wrong."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from preftune.rewards import (
     measure,
     measure_groups,
 )
+from preftune.rewards.policy_reward import PolicyReward
+from preftune.rewards.score_file import score_file
 
 FUNCTIONS = """
 import numpy as np
@@ -196,6 +199,56 @@ def test_a_function_without_columns_gets_none(here: Path) -> None:
         0.5,
         2.0,
     ]
+
+
+def seen_by(groups: list[Group], column: str) -> list[Any]:
+    """What a function that names a column gets, with a value for each completion."""
+    seen: list[Any] = []
+
+    def function(completions: list[str], **given: Any) -> list[float]:
+        seen.extend(given[column])
+        return [0.0] * len(completions)
+
+    measure_groups(groups, auxiliary_rewards({"own": {"measure": function}}))
+    return seen
+
+
+def test_a_column_of_responses_gives_each_completion_its_own() -> None:
+    """A list of a group, and NAME_chosen and NAME_rejected of a pair, as `column:NAME` reads them."""
+    three = tuple(map(Response, "abc"))
+    groups = [Group("ask", three, (), 0, {"kind": [1, 2, 3]}), pair("a", "b", 1, kind=["x", "y"])]
+    assert seen_by(groups, "kind") == [1, 2, 3, "x", "y"]
+    assert seen_by([pair("a", "b", kind_chosen=3, kind_rejected=1)], "kind") == [3, 1]
+    assert seen_by([pair("a", "b", kind=[1, 2]), pair("c", "d", 1)], "kind") == [1, 2, None, None]
+
+
+def test_a_column_of_the_row_is_the_same_for_all_its_completions() -> None:
+    """Text, a number, and a list that is not one of values for the responses in every row."""
+    assert seen_by([pair("a", "b", tone="ab")], "tone") == ["ab", "ab"]
+    tags = [pair("a", "b", tags=["x", "y"]), pair("c", "d", 1, tags=["x", "y", "z"])]
+    assert seen_by(tags, "tags") == [["x", "y"]] * 2 + [["x", "y", "z"]] * 2
+    alone = Group("ask", (Response("a", label=True),), (), 0, {"tags": ["x"]})
+    assert seen_by([alone], "tags") == [["x"]]
+    told = Group("ask", tuple(map(Response, "ab")), (), 0, {"tags": ["x", "y"]}, frozenset())
+    assert seen_by([told], "tags") == [["x", "y"]] * 2
+
+
+def test_a_function_sees_the_same_in_score_and_in_rounds(
+    here: Path, smollm2_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """A prompt's list stays whole in rounds, where only what sampling writes is of single responses."""
+    source = "def own(completions, tags, response_tokens): return [len(tags) * n for n in response_tokens]"
+    (here / "per_response.py").write_text(source, encoding="utf-8")
+    row = {"prompt": "ask", "tags": ["x", "y"], "responses": ["a", "b"], "response_tokens": [3, 5]}
+    reward = PolicyReward("per_response:own", smollm2_tokenizer)
+    assert reward.score([row], here / "scored.jsonl") == [[6.0, 10.0]]
+    source = "def own(completions, kind): return kind"
+    (here / "of_groups.py").write_text(source, encoding="utf-8")
+    data = here / "groups.jsonl"
+    groups = {"prompt": "ask", "responses": ["a", "b", "c"], "scores": [1, 2, 3], "kind": [7, 8, 9]}
+    data.write_text(json.dumps(groups) + "\n", encoding="utf-8")
+    score_file(str(data), here / "out.jsonl", ["of_groups:own"])
+    assert json.loads((here / "out.jsonl").read_text(encoding="utf-8"))["own"] == [7.0, 8.0, 9.0]
 
 
 def test_nothing_in_the_current_directory_hides_a_package(here: Path) -> None:

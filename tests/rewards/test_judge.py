@@ -130,8 +130,178 @@ def test_an_endpoint_that_refuses_is_named(
         ("Rating: 0", None),
         ("Seven of ten", None),
         ("", None),
+        # The scale is not the rating.
+        ("Rating (1-10): 7", 7.0),
+        ("Rating (1\u201310): 10", 10.0),
+        ("**Rating (1 to 10):** 7", 7.0),
+        ("Rating [1-10]: 7", 7.0),
+        ("Rating 1-10: 7", 7.0),
+        ("Rating from 1 to 10: 7", 7.0),
+        ("Rating on a scale of 1 to 10: 7", 7.0),
+        ("Rating (on a scale of 1-10) is 7", 7.0),
+        ("Rating (out of 10): 7", 7.0),
+        ("Rating (1 = worst, 10 = best): 7", 7.0),
+        ("Rating (overall): 7", 7.0),
+        ("Rating out of 10: 7", 7.0),
+        ("Rating: 7/10", 7.0),
+        ("Rating: 7 / 10.", 7.0),
+        ("Rating: 7 out of 10", 7.0),
+        ("Rating: **7**/10", 7.0),
+        ("Rating: 10/10", 10.0),
+        ("Rating: 1/10", 1.0),
+        ("Rating: 7 on a scale of 1 to 10", 7.0),
+        ("Rating: 7 (on a scale of 1-10)", 7.0),
+        # Another scale, or no number by itself.
+        ("Rating: 1-10", None),
+        ("Rating (1-5): 4", None),
+        ("Rating (0-100): 7", None),
+        ("Rating (out of 5): 4", None),
+        ("Rating: 4/5", None),
+        ("Rating: 4 out of 5", None),
+        ("Rating: 4 stars out of 5", None),
+        ("Rating: 4 on a scale of 1 to 5", None),
+        ("Rating: 7/100", None),
+        ("Rating: 7%", None),
+        ("Rating: 7-8", None),
+        ("Rating: 7 - 8", None),
+        ("Rating: 7\u20138", None),
+        ("Rating: **7**-**8**", None),
+        ("Rating: 7 to 8", None),
+        ("Rating: 7 or 8", None),
+        ("Rating: 7/10 or 8/10", None),
+        ("Rating: 6/10 - 7/10", None),
+        ("Rating: 7+", None),
+        ("Rating: 7.5.1", None),
+        ("Rating: 7, 8", None),
+        ("Rating: 1,000", None),
+        ("Rating: 7th", None),
+        # A sign is part of the number; a dash between spaces, or before an item of a list, is not.
+        ("Rating: -5", None),
+        ("Rating: \u22125", None),
+        ("Rating: - 5", None),
+        ("Rating -5", None),
+        ("Rating: -0.5", None),
+        ("Score: -0.5", None),
+        ("Rating: +5", 5.0),
+        ("Rating - 7", 7.0),
+        ("Rating — 7", 7.0),
+        ("Rating:\n- 7", 7.0),
+        ("Rating: 7 - a good answer", 7.0),
+        ("Rating: 7\n- 2 errors", 7.0),
+        # However it is written.
+        ("**Rating**: 8.5", 8.5),
+        ("Rating: [[7]]", 7.0),
+        ("[[Rating: 7]]", 7.0),
+        ("Rating: 7,5", 7.5),
+        ('{"rating": 7}', 7.0),
+        ('{"rating": "7"}', 7.0),
+        ("<rating>7</rating>", 7.0),
+        ("## Rating\n\n7", 7.0),
+        ("Rating:\u00a07", 7.0),
+        ("__Rating:__ 7", 7.0),
+        ("__Rating: 7__", 7.0),
+        ('{"rating": 7, "errors": 2}', 7.0),
+        ("Rating = 7", 7.0),
+        ("The rating is 7.", 7.0),
+        ("I give it a rating of 3", 3.0),
+        ("I rate it 7. Rating: 8", 8.0),
+        ("Rating: 0.5", None),
+        ("Rating: 10.5", None),
+        ("Rating: 110", None),
+        ("Operating: 7", None),
+        # The last statement decides, readable or not; the word alone is no statement.
+        ("Rating: 8\nRating: 7-8", None),
+        ("Rating: 8\nRating: 11", None),
+        ("Rating: 8. This rating takes 2 errors into account.", 8.0),
+        ("Rating: 8\nReason for the rating: it is right.", 8.0),
+        ("Rating: N, so Rating: 6", 6.0),
+        ("Rating: 8\nRating: N/A", None),
+        ("Rating: 6\nA previous rating of 3 was harsh.", 6.0),
     ],
 )
 def test_parse_rating(reply: str, rating: float | None) -> None:
-    """The last rating counts; one outside of 1 to 10 is none."""
+    """The last rating counts; what is not one number from 1 to 10, on a scale up to 10, is none."""
+    assert parse_rating(reply) == rating
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ("Rating: 7/10", 7.0),
+        ("Rating: **7** / 10", 7.0),
+        ("Rating: 10/10", 10.0),
+        ("Rating: 7 out of 10", 7.0),
+        ("Rating: 7 on a scale of 1 to 10", 7.0),
+        ("Rating: 4/5", None),
+        ("Rating: 4 stars out of 5", None),
+        ("Rating: 7 out of 100", None),
+        ("Rating (1-10): 7", 7.0),
+        ("Rating 1-10: 7", 7.0),
+        ("**Rating (1\u201310)**: 7", 7.0),
+        ("Rating on a scale from 1 to 10: 7", 7.0),
+        ("Rating (1 = bad, 10 = good): 7", 7.0),
+        ("Rating (out of 10): 7", 7.0),
+        ("Rating: (1-10) 7", 7.0),
+        ("Rating (1-5): 4", None),
+        ("Rating (out of 5): 4", None),
+        ("Rating (1-100): 7", None),
+        ("Rating: 1-10", None),
+    ],
+)
+def test_a_scale_is_no_rating(reply: str, rating: float | None) -> None:
+    """The scale that a judge writes beside its rating is not read as it; of another scale there is none."""
+    assert parse_rating(reply) == rating
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *("Rating: -5", "Rating: \u22125", "Rating -7", "Score: -0.5", "Rating: 0.5", "Rating: .5"),
+        *("Rating: 7-8", "Rating: 7 \u2013 8", "Rating: 7 to 8", "Rating: 7 or 8", "Rating: between 7 and 8"),
+        *(
+            "Rating: 7, 8",
+            "Rating: 7 and a half",
+            "Rating: 7\u00bd",
+            "Rating: 7 1/2",
+            "Rating: 7+",
+            "Rating: 7%",
+        ),
+        *("Rating: >7", "Rating: about 7", "Rating: 7.5.1", "Rating: 1,000", "Rating: 7e1"),
+        *("Rating:\n1. It is clear.\n2. It is long.", "This is my rating\n\n1. It is clear."),
+        *(
+            "It does not deserve a rating of 10.",
+            "A rating of 4, or a rating of 5.",
+            "Depth score: 8. Wit score: 6",
+        ),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_no_rating(reply: str) -> None:
+    """Signs, ranges, fractions, lists and several numbers are not cut down to a number in them."""
+    assert parse_rating(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        *(
+            ("**Rating**: 8.5", 8.5),
+            ("Rating: __6__", 6.0),
+            ("Rating: [[7]]", 7.0),
+            ("Rating: \\boxed{7}", 7.0),
+        ),
+        *(
+            ("Rating:\n7", 7.0),
+            ("### Rating\n7", 7.0),
+            ("Rating - 7", 7.0),
+            ("Rating: +7", 7.0),
+            ("RATING:7", 7.0),
+        ),
+        *(("<rating>7</rating>", 7.0), ('{"rating": 7, "why": 3}', 7.0), ("| Rating | 7 |", 7.0)),
+        *(("Rating: 7,5", 7.5), ("Rating: 7 \u2013 good", 7.0), ("Rating: 7\n- 2 strong points", 7.0)),
+        *(("I give it a rating of 3.", 3.0), ("My rating would be 6.5.", 6.5), ("Score: 8/10", 8.0)),
+        *(("Score: 3\nRating: 7", 7.0), ("Rating: 7 because 2 facts are wrong", 7.0)),
+    ],
+)
+def test_a_rating_may_be_written_in_many_ways(reply: str, rating: float) -> None:
+    """Markup, signs and words around the number change nothing."""
     assert parse_rating(reply) == rating

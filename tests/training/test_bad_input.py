@@ -10,7 +10,7 @@ import yaml
 from transformers import T5Config
 
 from preftune.errors import InputError
-from preftune.policy import loading
+from preftune.models import loading
 from preftune.training import check_config
 from preftune.training.preparation import prepare
 
@@ -175,8 +175,8 @@ def test_misspelt_key_says_which_was_meant(refused: Callable[..., str], override
         ("training.max_steps=many", "max_steps"),
         ("data.max_length=1", "data.max_length"),
         ("prior.negative_gap=ignore", "prior.negative_gap"),
-        ("justakey", "no override"),
-        ("model.deeper=1", "no mapping"),
+        ("justakey", "must be written as key=value"),
+        ("model.deeper=1", "only a mapping has keys inside"),
         ("data.evaluation_split=test", "split"),
         ("data.train=/no/such/file.jsonl", "/no/such/file.jsonl"),
         ("cache=/dev/null/no", "cache=/dev/null/no cannot be written"),

@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler
 from transformers import TrainingArguments
 
 from preftune.data import TokenizedGroup
-from preftune.policy import Policy
+from preftune.models import Policy
 from preftune.training.batches import StepSampler, StepSize, deal, fill, plan_steps
 
 TOKENS = st.lists(st.integers(1, 60), min_size=7, max_size=40)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from preftune.training.configuration import dump_yaml, load_config
+from preftune.training.configuration import dump_yaml, read_run_config
 
 VALUES = ["1e5", "no", "true", "1.5", "07", "null", "-3e2", "2026-01-01", "a: b", 1e-6, 3, True, None]
 
@@ -20,5 +20,5 @@ def test_written_values_are_read_back(value: object, tmp_path: Path) -> None:
     }
     file = tmp_path / "config.yaml"
     file.write_text(dump_yaml(tree), encoding="utf-8")
-    assert load_config(file, []).rewards["regex"]["pattern"] == value
+    assert read_run_config(file, []).rewards["regex"]["pattern"] == value
     assert yaml.safe_load(file.read_text(encoding="utf-8")) == tree

@@ -233,7 +233,7 @@ def test_shared_prompts_equal_padded_rows(
     """A whole run on padded rows ends in the weights of the same run on shared prompts."""
     config |= OBJECTIVES[name]
     shared = train(config)
-    monkeypatch.setattr("preftune.policy.policy.Policy._sharing_agrees", lambda self: False)
+    monkeypatch.setattr("preftune.models.policy.Policy._sharing_agrees", lambda self: False)
     padded = train(config, f"output={tmp_path / 'padded'}", f"cache={tmp_path / 'other-cache'}")
     assert json.loads((shared / "summary.json").read_text(encoding="utf-8"))["shares_prompts"]
     assert not json.loads((padded / "summary.json").read_text(encoding="utf-8"))["shares_prompts"]

@@ -109,8 +109,8 @@ def test_each_process_holds_its_part(tiny_model_dir: Path, tmp_path: Path) -> No
     script = tmp_path / "parts.py"
     script.write_text(
         "import torch\n"
-        "from preftune.policy import Policy, load_language_model\n"
-        "from preftune.policy.sharding import shard, whole_state\n"
+        "from preftune.models import Policy, load_language_model\n"
+        "from preftune.models.sharding import shard, whole_state\n"
         "torch.distributed.init_process_group('gloo')\n"
         f"model = load_language_model({str(tiny_model_dir)!r}, torch.float32)\n"
         "before = {name: weight.clone() for name, weight in model.state_dict().items()}\n"

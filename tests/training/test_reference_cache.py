@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
-from preftune.policy import Policy, ReferenceCache, reference_identity
+from preftune.models import Policy, ReferenceCache, reference_identity
 
 Train = Callable[..., Path]
 
@@ -150,9 +150,11 @@ def test_lora_reference_is_the_model_with_the_adapter_off(
     assert reference_identity(policy.causal_lm(), "full") == identity
     found = ReferenceCache(tmp_path / "lora", identity).fill(policy, token_groups)
     for group, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(group.reference_logps, other.reference_logps, rtol=1e-6)
+        np.testing.assert_allclose(
+            group.per_response["reference_logps"], other.per_response["reference_logps"], rtol=1e-6
+        )
     changed = policy(pack(token_groups[:1])).logps
-    assert (changed - torch.tensor(expected[0].reference_logps)).abs().max() > 0.01
+    assert (changed - torch.tensor(expected[0].per_response["reference_logps"])).abs().max() > 0.01
 
 
 def test_what_is_stored_is_the_policys_own_number(
@@ -163,7 +165,7 @@ def test_what_is_stored_is_the_policys_own_number(
     ReferenceCache(tmp_path, "id").fill(policy, token_groups)
     for group in ReferenceCache(tmp_path, "id").fill(policy, token_groups):
         alone = policy(pack([group])).logps.detach().numpy()
-        np.testing.assert_allclose(group.reference_logps, alone, rtol=1e-5)
+        np.testing.assert_allclose(group.per_response["reference_logps"], alone, rtol=1e-5)
 
 
 def test_two_runs_add_to_one_file(
@@ -192,7 +194,9 @@ def test_a_damaged_file_is_computed_again(
     again = ReferenceCache(tmp_path, "id").fill(policy, token_groups)
     assert "is damaged" in logs.text
     for group, other in zip(again, whole, strict=True):
-        np.testing.assert_array_equal(group.reference_logps, other.reference_logps)
+        np.testing.assert_array_equal(
+            group.per_response["reference_logps"], other.per_response["reference_logps"]
+        )
 
 
 def test_a_response_without_a_pair_has_no_reference(
@@ -202,4 +206,4 @@ def test_a_response_without_a_pair_has_no_reference(
     group = TokenizedGroup(token_groups[0].prompt, token_groups[0].responses, (Pair(0, 2),))
     policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
     (filled,) = ReferenceCache(tmp_path, "id").fill(policy, [group])
-    assert np.isnan(filled.reference_logps).tolist() == [False, True, False]
+    assert np.isnan(filled.per_response["reference_logps"]).tolist() == [False, True, False]

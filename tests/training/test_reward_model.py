@@ -30,8 +30,8 @@ from trl import RewardConfig, RewardTrainer
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.errors import InputError
+from preftune.models import Policy, RewardModel, load_language_model, load_reward_model, padding_token
 from preftune.objectives import build, count_units
-from preftune.policy import Policy, RewardModel, load_language_model, load_reward_model, padding_token
 
 Train = Callable[..., Path]
 Killed = Callable[[Path, int], Path]
@@ -187,7 +187,7 @@ def test_shared_prompts_change_nothing(name: str, token_groups: list[TokenizedGr
         assert (gradient - others[weight]).norm() < 1e-4 * max(others[weight].norm(), 1e-2 * scale), weight
     scores = packed(pack(token_groups)).scores.detach()
     assert scores.std() > 0.1
-    packed.restore_attention()
+    packed.restore()
     # GPT-2 has absolute positions, which transformers does not shift for padding on the left.
     for side in ("right",) if name == "gpt2" else ("right", "left"):
         plain = plain_scores(packed.causal_lm(), rows_of(token_groups), side)
@@ -478,7 +478,7 @@ def test_policies_and_reward_models_do_not_share_a_model() -> None:
     model = classifier(ARCHITECTURES["llama"])
     reward_model = RewardModel(model)
     for wrap in (RewardModel, Policy):
-        with pytest.raises(ValueError, match="restore_attention"):
+        with pytest.raises(ValueError, match="restore"):
             wrap(model)
-    reward_model.restore_attention()
+    reward_model.restore()
     RewardModel(model)

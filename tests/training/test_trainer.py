@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from preftune.objectives import Losses, Term
-from preftune.policy import Policy
+from preftune.models import Policy
+from preftune.objectives import Losses, ScoredResponses, Term, build, count_units, responses
 from preftune.training.tally import Tally
 
 
@@ -33,6 +33,49 @@ def test_tally_weighs_every_item_once() -> None:
     # a: 4 / 4 pairs = 1; b: 10 * 4 / 8 tokens = 5.
     assert means == {"loss": 6.0, "rewards/margins": 1.0}
     assert tally.means(lambda sums: sums) == {}
+
+
+def test_logged_terms_add_up_to_the_logged_loss() -> None:
+    """With token_mean `loss` is the weighted sum of `loss/...`, over micro-batches of unlike lengths too.
+
+    The chosen responses have 4 tokens at 1 nat, 1 token at 2 nats and 3 tokens at 1 nat each: 9 nats on 8
+    tokens, where the mean over pairs would be 4 / 3. The factors of the auxiliary likelihood are 1, and the
+    rejected responses have 1 token at 1 nat each: 12 nats on 11 tokens.
+    """
+    settings = {"method": "cpo", "likelihood_weight": 0.5, "auxiliary": {"weight": 0.25, "value_weight": 2.0}}
+    objective, tally = build({**settings, "router_loss_weight": 0.125}), Tally()
+    for logps, lengths, router in (
+        ([-4.0, -2.0, -1.0, -1.0], [4, 1, 1, 1], 1.0),
+        ([-3.0, -1.0], [3, 1], 2.0),
+    ):
+        pairs = len(logps) // 2
+        responses = ScoredResponses(
+            logps=torch.tensor(logps),
+            lengths=torch.tensor(lengths),
+            chosen=torch.arange(pairs),
+            rejected=torch.arange(pairs) + pairs,
+            auxiliary=torch.zeros(2 * pairs),
+            values=torch.zeros(2 * pairs),
+            router_loss=torch.tensor(router),
+        )
+        tally.add(objective(responses), count_units(responses.lengths, responses.chosen))
+    means = tally.means(lambda sums: sums)
+    assert means["loss/chosen_likelihood"] == pytest.approx(9 / 8)
+    assert means["loss/auxiliary"] == pytest.approx(12 / 11)
+    assert means["loss/router"] == pytest.approx((7 * 1 + 4 * 2) / 11)
+    weights = {"preference": 1.0, "chosen_likelihood": 0.5, "auxiliary": 0.25, "value": 2.0, "router": 0.125}
+    assert means["loss"] == pytest.approx(sum(weight * means[f"loss/{n}"] for n, weight in weights.items()))
+
+
+def test_csft_logs_nats_per_token_of_all_tokens() -> None:
+    """Its term is its loss: 4 nats on 2 tokens and 6 on 4 are 10 / 6, not the mean of 2 and 1.5."""
+    none = torch.tensor([], dtype=torch.int64)
+    labels = torch.tensor([True, False])
+    responses = ScoredResponses(torch.tensor([-4.0, -6.0]), torch.tensor([2, 4]), none, none, labels=labels)
+    tally = Tally()
+    tally.add(build({"method": "csft"})(responses), count_units(responses.lengths, none))
+    means = tally.means(lambda sums: sums)
+    assert means["loss/likelihood"] == means["loss"] == pytest.approx(10 / 6)
 
 
 def test_tally_reduces_over_processes_with_one_call() -> None:
@@ -63,6 +106,8 @@ def test_reads_and_collectives_do_not_grow_with_micro_batches(
     config["data"].pop("evaluation")
     config["objective"] = {"method": "cpo"}
     config["training"] |= {"max_steps": 2, "logging_steps": 2, "save_strategy": "no", "max_grad_norm": 0}
+    # ScoredResponses looks at values on the CPU alone, where reading them costs nothing.
+    monkeypatch.setattr(responses, "_check_values", lambda *_: None)
     calls = {"reads": 0, "collectives": 0, "rows": 0}
     for owner, name, kind in [
         *((torch.Tensor, name, "reads") for name in ("item", "tolist", "__bool__", "__float__", "__int__")),

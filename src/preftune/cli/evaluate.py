@@ -70,16 +70,16 @@ def rescore(
     - `preftune evaluate rescore alpaca_eval annotations.json --difficulty df_gamed.csv --output results.json`
     - `preftune evaluate rescore mt_bench gpt-4_single.jsonl --markdown table.md`
     """
-    import logging
+    import preftune
+    from preftune.cli.tables import print_scores
 
-    from rich.console import Console
-
-    from preftune.evaluation.rescoring import Settings, read_recordings, write_items
-    from preftune.evaluation.rescoring import rescore as recompute
-    from preftune.evaluation.tables import as_csv, as_markdown, as_table
-    from preftune.writing import write_json, write_whole
-
-    settings = Settings(
+    scores = preftune.rescore(
+        protocol,
+        files,
+        output=output,
+        csv=csv,
+        markdown=markdown,
+        items=items,
         difficulty=difficulty,
         instructions=instructions,
         by_position=difficulty_by_position,
@@ -91,25 +91,4 @@ def rescore(
         style=style.split(","),
         seed=seed,
     )
-    recordings = read_recordings(protocol, files, settings)
-    results = recompute(protocol, recordings, settings)
-    logger = logging.getLogger(__name__)
-    for one in results:
-        for warning in one.get("warnings", ()):
-            logger.warning("%s: %s", one["model"], warning)
-        if one.get("recomputed_otherwise"):
-            logger.warning(
-                "%s: %d of %d recorded verdicts are not what the judge's text says; the recorded ones count",
-                one["model"],
-                one["recomputed_otherwise"],
-                one["recomputed"],
-            )
-    Console().print(as_table(results))
-    if output is not None:
-        write_json(output, results)
-    if csv is not None:
-        write_whole(csv, as_csv(results))
-    if markdown is not None:
-        write_whole(markdown, as_markdown(results))
-    if items is not None:
-        write_items(items, recordings)
+    print_scores(scores)

@@ -39,13 +39,13 @@ def academic(
     """
     from rich.console import Console
 
-    from preftune.evaluation.academic import TASKS, Settings, evaluate_academic, find_task
+    from preftune.evaluation.academic.tasks import TASKS, AcademicOptions, evaluate_academic, find_task
     from preftune.evaluation.tables import as_csv, as_markdown, as_table
-    from preftune.writing import write_whole
+    from preftune.storage.files import write_whole
 
     tasks = [find_task(name) for name in task or TASKS]
-    settings = Settings(limit, batch_size, device, chat_template, include, seed)
-    results = evaluate_academic(model, baseline, tasks, settings, output)
+    options = AcademicOptions(limit, batch_size, device, chat_template, include, seed)
+    results = evaluate_academic(model, baseline, tasks, options, output)
     write_whole(output / "results.csv", as_csv(results))
     write_whole(output / "results.md", as_markdown(results))
     Console().print(as_table(results))

@@ -27,13 +27,14 @@ def fetch(
     """
     from rich.console import Console
 
-    from preftune.evaluation.sources import HOME, Source, licences
-    from preftune.evaluation.sources import fetch as fetch_files
+    from preftune.evaluation.fetching import HOME, licences
+    from preftune.evaluation.fetching import fetch as fetch_files
+    from preftune.evaluation.published import PublishedFile
 
     console = Console()
 
-    def announce(path: Path, source: Source) -> None:
-        console.print(f"{path} ({source.bytes / 1e3:,.0f} kB)", markup=False, soft_wrap=True)
+    def announce(path: Path, file: PublishedFile) -> None:
+        console.print(f"{path} ({file.bytes / 1e3:,.0f} kB)", markup=False, soft_wrap=True)
 
     fetched = fetch_files(benchmark, output, HOME if mirror is None else mirror, announce)
     new = sum(one.downloaded for one in fetched)

@@ -19,17 +19,17 @@ app.add_typer(human, name="human")
 @human.command()
 def page(
     model: Annotated[
-        Path, typer.Argument(metavar="A.json", help="Answers of the model.", show_default=False)
+        Path, typer.Argument(metavar="A.json", help="ModelOutputs of the model.", show_default=False)
     ],
     baseline: Annotated[
-        Path, typer.Argument(metavar="B.json", help="Answers of the other.", show_default=False)
+        Path, typer.Argument(metavar="B.json", help="ModelOutputs of the other.", show_default=False)
     ],
     output: Annotated[Path, typer.Option(help="HTML file to write; the key is written beside it.")],
     questions: Annotated[
         Path | None, typer.Option(help="The prompts, where the answers name them by an id.")
     ] = None,
     n: Annotated[int, typer.Option(help="Most prompts to show.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of draw, order and sides.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw, the shuffling and the sides.")] = 0,
 ) -> None:
     """Write a page on which people rate pairs of answers, without knowing whose they are.
 
@@ -39,7 +39,7 @@ def page(
     """
     from rich.console import Console
 
-    from preftune.evaluation.human import key_path, make_page
+    from preftune.evaluation.human.page import key_path, make_page
 
     key = make_page(model, baseline, output, questions=questions, n=n, seed=seed)
     console = Console()
@@ -66,11 +66,11 @@ def score(
 
     from rich.console import Console
 
-    from preftune.evaluation.human_scores import score as score_answers
+    from preftune.evaluation.human.figures import score_page
     from preftune.evaluation.tables import as_table
-    from preftune.writing import write_json
+    from preftune.storage.files import write_json
 
-    results = score_answers(key, answers, seed)
+    results = score_page(key, answers, seed)
     for warning in results["warnings"]:
         logging.getLogger(__name__).warning("%s", warning)
     console = Console()

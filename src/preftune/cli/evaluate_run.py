@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from preftune.cli.evaluate import app
-from preftune.errors import InputError
 
 if TYPE_CHECKING:
-    from preftune.evaluation.rehearsal import Estimate
-    from preftune.evaluation.verdicts import Results
+    from preftune.evaluation.cost_estimate import CostEstimate
 
 ASKING = "Asking an endpoint"
 
@@ -105,80 +103,50 @@ def run(
     Endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. Every reply is kept: the same call, after it
     was stopped or again, asks only for what is missing.
     """
-    from preftune.evaluation.endpoint import Limits
-    from preftune.evaluation.entrants import Asking, parse_options
-    from preftune.evaluation.prices import Budget, Price
-    from preftune.evaluation.protocols.table import REWARD
-    from preftune.evaluation.rehearsal import token_counter
-    from preftune.evaluation.running import rehearse
-    from preftune.evaluation.running import run as run_evaluation
-    from preftune.evaluation.setup import Order, judged, rewarded
+    import preftune
+    from preftune.api.evaluate import Scores
+    from preftune.cli.tables import print_scores
 
-    asking = Asking(
-        Limits(concurrency, requests_per_minute, timeout, retries),
-        Budget(max_cost),
-        Price.parse("--price", price) if price else None,
-        Price.parse("--answer-price", answer_price) if answer_price else None,
-        parse_options(judge_option or ()),
-        seed,
-    )
-    order = Order(
-        protocol=protocol,
-        model=model,
-        questions=questions,
+    found = preftune.evaluate(
+        protocol,
+        model,
+        questions,
+        output,
         judge=judge,
-        baselines=tuple(baseline or ()),
-        judge_prompts=tuple(judge_prompt or ()),
+        baseline=baseline or (),
+        judge_prompts=judge_prompt or (),
         references=references,
         reward=reward,
         n=n,
-        max_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens,
         temperature=temperature,
+        seed=seed,
         attempts=attempts,
         log_probs=not without_log_probs,
+        max_cost=max_cost,
+        price=price,
+        answer_price=answer_price,
+        concurrency=concurrency,
+        requests_per_minute=requests_per_minute,
+        timeout=timeout,
+        retries=retries,
+        judge_options=judge_option or (),
         cache=cache,
+        dry_run=dry_run,
+        tokenizer=tokenizer,
     )
-    if protocol == REWARD:
-        if dry_run:
-            raise InputError(
-                "--dry-run estimates the benchmarks' judge, which reward does not ask: leave it out"
-            )
-        results = rewarded(order, asking, output)
+    if isinstance(found, Scores):
+        print_scores(found)
     else:
-        evaluation = judged(order, asking)
-        if dry_run:
-            _print_estimates(rehearse(evaluation, token_counter(tokenizer)), tokenizer)
-            return
-        results = run_evaluation(evaluation, output)
-    _show(results, output)
+        _print_estimates(found, tokenizer)
 
 
-def _show(results: "Sequence[Results]", output: Path) -> None:
-    """Print the table, and write it beside the results."""
-    import logging
-
-    from rich.console import Console
-
-    from preftune.evaluation.tables import as_csv, as_markdown, as_table
-    from preftune.writing import write_whole
-
-    logger = logging.getLogger(__name__)
-    for one in results:
-        for warning in one.get("warnings", ()):
-            logger.warning("%s: %s", one["model"], warning)
-        if not one.get("comparable", True):
-            logger.warning("%s: not comparable: %s", one["model"], one["not_comparable_because"])
-    write_whole(output / "results.csv", as_csv(results))
-    write_whole(output / "results.md", as_markdown(results))
-    Console().print(as_table(results))
-
-
-def _print_estimates(estimates: "Sequence[Estimate]", tokenizer: str | None) -> None:
+def _print_estimates(estimates: "Sequence[CostEstimate]", tokenizer: str | None) -> None:
     """Print a line for everyone who would be asked."""
     from rich.console import Console
     from rich.table import Column, Table
 
-    from preftune.evaluation.rehearsal import CHARACTERS_PER_TOKEN
+    from preftune.api.evaluate import CHARACTERS_PER_TOKEN
 
     table = Table(
         Column("who", overflow="fold"),

@@ -42,33 +42,28 @@ def iterate(
     It ends with `summary.json`, `report.html` and `model`, the policy of the last good round. Where a
     guard stopped it the exit code is 1.
     """
-    from preftune.online.configuration import load_config
-
-    resolved = load_config(config, overrides or [])
-
-    from preftune.online.plan import make_plan
-    from preftune.online.rounds import MODEL, run_rounds
-    from preftune.online.view import View
+    import preftune
     from preftune.training.configuration import dump_yaml
 
-    plan = make_plan(resolved, overwrite=overwrite)
     if dry_run:
+        plan = preftune.plan_rounds(config, overrides or (), overwrite=overwrite)
         typer.echo(dump_yaml(plan.config.model_dump(mode="json")))
         typer.echo(plan.described())
         return
-    outcome = run_rounds(plan, View(resolved.rounds, resolved.update_every))
-    output = resolved.output
-    good = f"{output}/{MODEL} is round {outcome.last_good}'s" if outcome.last_good else "no round was good"
-    if outcome.stopped:
-        typer.echo(f"Stopped in round {outcome.stopped['round']} by {outcome.stopped['reason']}; {good}")
+    rounds = preftune.iterate(config, overrides or (), overwrite=overwrite, progress=True)
+    folder = rounds.folder
+    good = f"{folder}/model is round {rounds.last_good}'s" if rounds.last_good else "no round was good"
+    if rounds.stopped:
+        typer.echo(f"Stopped in round {rounds.stopped['round']} by {rounds.stopped['reason']}; {good}")
         raise typer.Exit(1)
-    typer.echo(f"Done: {output}/summary.json, {output}/report.html; {good}")
+    typer.echo(f"Done: {folder}/summary.json, {folder}/report.html; {good}")
 
 
 def score_samples(samples: Path, output: Path, reward: str, model: str) -> None:
     """Score a share of a round's samples; `launch` starts this in every process."""
-    from preftune.online.scoring import Reward, read_lines
-    from preftune.policy import load_tokenizer
-    from preftune.rewards.scoring import launched_processes
+    from preftune.models import load_tokenizer
+    from preftune.rewards.policy_reward import PolicyReward
+    from preftune.storage.files import read_lines
+    from preftune.storage.processes import launched_processes
 
-    Reward(reward, load_tokenizer(model)).score_share(read_lines(samples), output, launched_processes())
+    PolicyReward(reward, load_tokenizer(model)).score_share(read_lines(samples), output, launched_processes())

@@ -38,21 +38,21 @@ def sample(
     A call that was killed continues when it is started again. `torchrun -m -- preftune sample ...` shares the
     work among processes.
     """
-    from preftune.online.sample_file import sample_file
+    import preftune
 
     is_main = os.environ.get("RANK", "0") == "0"
-    written = sample_file(
+    sampled = preftune.sample(
         model,
         prompts,
-        output,
         n=n,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        top_p=top_p,
         seed=seed,
         rows=rows,
-        top_p=top_p,
         engine=engine,
+        output=output,
         progress=is_main,
     )
     if is_main:
-        typer.echo(f"Done: {written} prompts in {output}")
+        typer.echo(f"Done: {len(sampled)} prompts in {output}")

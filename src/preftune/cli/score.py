@@ -62,21 +62,21 @@ def score(
             "--list for what SPEC can be"
         )
 
-    from preftune.rewards.score_file import score_file
+    import preftune
 
     is_main = os.environ.get("RANK", "0") == "0"
-    written = score_file(
+    scored = preftune.score(
         data,
-        output,
         reward or [],
         prior=prior,
         split=split,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
+        output=output,
         progress=is_main,
     )
     if is_main:
-        typer.echo(f"Done: {written} rows in {output}")
+        typer.echo(f"Done: {len(scored)} rows in {output}")
 
 
 def _print_sources() -> None:

@@ -47,15 +47,16 @@ def sweep(
     reward of sampled responses, drift from the starting model. It ends with a table, `summary.json`, and
     `report.html` with the Pareto front.
     """
-    from preftune.sweep.evaluation import Sampling
-    from preftune.sweep.points import Shard
-    from preftune.sweep.run import run_sweep
+    # Not preftune.sweep, which is the package.
+    from preftune.api.sweep import sweep as compare_runs
 
-    run_sweep(
+    compare_runs(
         config,
         overrides,
-        Sampling(n=n, max_new_tokens=max_new_tokens, seed=seed),
-        shard=None if shard is None else Shard.parse(shard),
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        shard=shard,
         overwrite=overwrite,
         dry_run=dry_run,
     )

@@ -43,25 +43,18 @@ def train(
     - `lora.rank=16` train low-rank adapters instead of all weights
     - `output=runs/NAME` where everything goes
     """
-    from preftune.training import load_config
+    import os
 
-    resolved = load_config(config, overrides or [])
-
-    import torch
-    from accelerate import PartialState
-
+    import preftune
     from preftune.training.configuration import dump_yaml
-    from preftune.training.preparation import prepare
-    from preftune.training.run import train as run_training
 
-    # Without `cpu`, processes on a machine without accelerator would each be the main one.
-    is_main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
+    is_main = os.environ.get("RANK", "0") == "0"
     if dry_run:
-        prepared = prepare(resolved, progress=is_main)
+        prepared = preftune.check(config, overrides or (), progress=is_main)
         if is_main:
             typer.echo(dump_yaml(prepared.config.model_dump(mode="json")))
             typer.echo(json.dumps(prepared.summary(), indent=2))
         return
-    run_training(resolved, resume=resume, overwrite=overwrite, progress=is_main)
+    run = preftune.train(config, overrides or (), resume=resume, overwrite=overwrite, progress=is_main)
     if is_main:
-        typer.echo(f"Done: {resolved.output}/summary.json, {resolved.output}/model")
+        typer.echo(f"Done: {run.folder}/summary.json, {run.folder}/model")

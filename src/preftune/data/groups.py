@@ -1,11 +1,11 @@
 """The one shape of preference data inside: a prompt with its responses, and pairs among them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Int32, Shaped
 
 Message = dict[str, str]
 """A chat message: {"role": ..., "content": ...}."""
@@ -57,6 +57,8 @@ class Group:
         pairs: preferences among them, if any.
         row: where in the source it came from.
         columns: the row's other columns, for rewards that read them.
+        response_columns: which of them are a list with a value for each response; None where nobody has said,
+            and the lists' lengths must tell.
     """
 
     prompt: Text
@@ -64,6 +66,7 @@ class Group:
     pairs: tuple[Pair, ...]
     row: int = 0
     columns: Mapping[str, Any] = field(default_factory=dict)
+    response_columns: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,7 @@ class TokenizedGroup:
         prompt: token ids.
         responses: token ids of each response.
         pairs: preferences among them, if any.
-        reference_logps: log-probability of each response under the reference, where it is known.
-        labels: whether each response is desirable, where a method learns from that.
-        auxiliary: auxiliary reward R of each response, where the objective uses one.
+        per_response: numbers of each response by their names in `preftune.objectives.NUMBERS`, where known.
         mismatched: the same prompt with a response to another one, for the estimate of the divergence from
             the reference (KTO).
     """
@@ -84,15 +85,20 @@ class TokenizedGroup:
     prompt: Int32[np.ndarray, "prompt_tokens"]
     responses: tuple[Int32[np.ndarray, "_"], ...]
     pairs: tuple[Pair, ...]
-    reference_logps: Float32[np.ndarray, "responses"] | None = None
-    labels: Bool[np.ndarray, "responses"] | None = None
-    auxiliary: Float32[np.ndarray, "responses"] | None = None
+    per_response: Mapping[str, Shaped[np.ndarray, "responses"]] = field(default_factory=dict)
     mismatched: "TokenizedGroup | None" = None
+
+    @property
+    def per_pair(self) -> dict[str, Shaped[np.ndarray, "pairs"]]:
+        """Numbers of each pair by name, where every pair has one."""
+        return numbers_of(self.pairs, "pair")
 
     @property
     def packed(self) -> list[int]:
         """Indices of the responses that something is learned from; only these are packed."""
-        if self.labels is not None or self.auxiliary is not None or not self.pairs:
+        from preftune.objectives.responses import NUMBERS
+
+        if not self.pairs or any(NUMBERS[name].teaches for name in self.per_response):
             return list(range(len(self.responses)))
         return sorted({index for pair in self.pairs for index in (pair.chosen, pair.rejected)})
 
@@ -105,3 +111,28 @@ class TokenizedGroup:
     def row_tokens(self) -> int:
         """The same, or those of what is mismatched to it if they are more: a row must hold either."""
         return max(self.packed_tokens, self.mismatched.packed_tokens if self.mismatched else 0)
+
+
+def numbers_of(
+    items: Sequence[Response] | Sequence[Pair], per: Literal["response", "pair"]
+) -> dict[str, Shaped[np.ndarray, "_"]]:
+    """Registered numbers of a group's responses, or of its pairs, by name: those that all of them have."""
+    from preftune.objectives.responses import NUMBERS
+
+    registered = {name: number for name, number in NUMBERS.items() if number.per == per and number.of}
+    values = {name: [getattr(item, number.of) for item in items] for name, number in registered.items()}
+    return {
+        name: np.array(found, dtype=registered[name].dtype)
+        for name, found in values.items()
+        if None not in found
+    }
+
+
+def as_text(prompt: Any) -> Text:
+    """A prompt as groups hold it, from a row's text or list of messages."""
+    return prompt if isinstance(prompt, str) else tuple(prompt)
+
+
+def as_answer(text: str, prompt: Any) -> Text:
+    """A sampled response as groups hold it: a message where the prompt is a chat, else text."""
+    return text if isinstance(prompt, str) else ({"role": "assistant", "content": text},)

@@ -1,12 +1,12 @@
 """Groups of token ids become one row without padding, each prompt in it once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from preftune.data.groups import TokenizedGroup
@@ -43,11 +43,7 @@ class PackedBatch:
         prompt_ends: row of the last token of each response's prompt.
         chosen: each pair's preferred response, as an index into the batch's responses.
         rejected: the other one.
-        prior_gap: delta of each pair, where a prior is used.
-        margins: by how much each pair's chosen response should outscore the other, where the data says it.
-        reference_logps: log pi_ref of each response, where it is known.
-        labels: whether each response is desirable, where every group says so.
-        auxiliary: auxiliary reward R of each response, where every group has it.
+        numbers: what `preftune.objectives.NUMBERS` names, of each response or pair, where every group has it.
         mismatched: the groups' prompts with responses to other ones, where every group has some.
     """
 
@@ -60,11 +56,7 @@ class PackedBatch:
     prompt_ends: Int64[Tensor, "responses"]
     chosen: Int64[Tensor, "pairs"]
     rejected: Int64[Tensor, "pairs"]
-    prior_gap: Float32[Tensor, "pairs"] | None = None
-    margins: Float32[Tensor, "pairs"] | None = None
-    reference_logps: Float32[Tensor, "responses"] | None = None
-    labels: Bool[Tensor, "responses"] | None = None
-    auxiliary: Float32[Tensor, "responses"] | None = None
+    numbers: Mapping[str, Shaped[Tensor, "_"]] = field(default_factory=dict)
     mismatched: "PackedBatch | None" = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
@@ -75,7 +67,8 @@ class PackedBatch:
             for name, value in values.items()
             if isinstance(value, Tensor | PackedBatch)
         }
-        return replace(self, **moved)
+        numbers = {name: value.to(device, non_blocking=non_blocking) for name, value in self.numbers.items()}
+        return replace(self, numbers=numbers, **moved)
 
 
 def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
@@ -113,8 +106,6 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
             prompt_ends.append(prompt_stop - 1)
         chosen += [place[pair.chosen] for pair in group.pairs]
         rejected += [place[pair.rejected] for pair in group.pairs]
-    gaps = [pair.gap for group in groups for pair in group.pairs]
-    margins = [pair.margin for group in groups for pair in group.pairs]
     mismatched = [group.mismatched for group in groups if group.mismatched]
     return PackedBatch(
         input_ids=_join(ids),
@@ -126,11 +117,7 @@ def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
         prompt_ends=torch.tensor(prompt_ends),
         chosen=torch.tensor(chosen, dtype=torch.int64),
         rejected=torch.tensor(rejected, dtype=torch.int64),
-        prior_gap=None if None in gaps else torch.tensor(gaps, dtype=torch.float32),
-        margins=None if None in margins else torch.tensor(margins, dtype=torch.float32),
-        reference_logps=_join_packed(groups, [group.reference_logps for group in groups]),
-        labels=_join_packed(groups, [group.labels for group in groups]),
-        auxiliary=_join_packed(groups, [group.auxiliary for group in groups]),
+        numbers=_join_numbers(groups),
         mismatched=pack(mismatched) if len(mismatched) == len(groups) else None,
     )
 
@@ -139,12 +126,17 @@ def _join(parts: Sequence[np.ndarray]) -> Int64[Tensor, "tokens"]:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
 
-def _join_packed(
-    groups: Sequence[TokenizedGroup], values: Sequence[Shaped[np.ndarray, "_"] | None]
-) -> Shaped[Tensor, "responses"] | None:
-    """The packed responses' values; None where a group has none, so that none is taken for another's."""
-    present = [own[group.packed] for group, own in zip(groups, values, strict=True) if own is not None]
-    return torch.from_numpy(np.concatenate(present)) if len(present) == len(groups) else None
+def _join_numbers(groups: Sequence[TokenizedGroup]) -> dict[str, Shaped[Tensor, "_"]]:
+    """Numbers of packed responses and of pairs, without those that a group lacks."""
+    found = [
+        {name: values[group.packed] for name, values in group.per_response.items()} | group.per_pair
+        for group in groups
+    ]
+    return {
+        name: torch.from_numpy(np.concatenate([each[name] for each in found]))
+        for name in found[0]
+        if all(name in each for each in found)
+    }
 
 
 @dataclass(frozen=True)

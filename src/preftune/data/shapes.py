@@ -162,7 +162,12 @@ def _build_groups(
         except BadRow as bad:
             if report.settle(bad, number, rules) == "drop":
                 continue
-        yield replace(group, columns={name: row[name] for name in kept if name in row}) if kept else group
+        if not kept:
+            yield group
+            continue
+        own = frozenset(kept) if columns.by_prompt else None
+        others = {name: row[name] for name in kept if name in row}
+        yield replace(group, columns=others, response_columns=own)
 
 
 # --- columns ---

@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
 from itertools import accumulate
@@ -15,6 +15,9 @@ from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
 
 Row = Mapping[str, Any]
+
+GIVEN_ROWS = "the given rows"
+"""How messages call rows that a caller has in memory."""
 
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(:(?P<config>[\w.-]+))?")
 SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval")
@@ -93,9 +96,9 @@ def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "erro
     """Read a source of preference data.
 
     Args:
-        source: a `datasets.Dataset` or `DatasetDict`; a file (.jsonl, .json, either with .gz, .csv,
-            .parquet); a folder of such files or one written by `save_to_disk`; or a hub name, `org/name` or
-            `org/name:config`. What exists on disk is never looked up on the hub.
+        source: a `datasets.Dataset` or `DatasetDict`; a list of rows, each a mapping; a file (.jsonl, .json,
+            either with .gz, .csv, .parquet); a folder of such files or one written by `save_to_disk`; or a
+            hub name, `org/name` or `org/name:config`. What exists on disk is never looked up on the hub.
         split: the split to read. A `Dataset` is already one split, so it is not asked.
         unreadable_line: stop with an `error` at a line of a JSON Lines file that is no JSON object, or
             `drop` it.
@@ -121,6 +124,8 @@ def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "erro
 
 
 def _from_object(source: Any, split: str, name: str = "the given data set") -> Part:
+    if isinstance(source, list | tuple):
+        return _from_rows(source)
     import datasets
 
     if isinstance(source, datasets.DatasetDict):
@@ -129,10 +134,21 @@ def _from_object(source: Any, split: str, name: str = "the given data set") -> P
         source, name = source[split], f"{name} ({split})"
     if not isinstance(source, datasets.Dataset):
         raise InputError(
-            f"the data is a {type(source).__name__}: it must be a file, a folder, a hub name, a "
-            "datasets.Dataset or a DatasetDict. Load a streamed data set whole, or save it as JSONL."
+            f"the data is a {type(source).__name__}: it must be a file, a folder, a hub name, a list of "
+            "rows, a datasets.Dataset or a DatasetDict. Load a streamed data set whole, or save it as JSONL."
         )
     return Part(name, tuple(source.column_names), source.with_format(None))
+
+
+def _from_rows(rows: Sequence[Any]) -> Part:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InputError(
+                f"{GIVEN_ROWS}: row {number} is {shorten(row)}. Give a mapping of columns to values for "
+                "every row."
+            )
+    columns = tuple(dict.fromkeys(str(column) for row in rows for column in row))
+    return Part(GIVEN_ROWS, columns, rows)
 
 
 def _from_hub(name: str, config: str | None, split: str) -> Part:

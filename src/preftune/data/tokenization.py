@@ -9,10 +9,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int32, Shaped
+from jaxtyping import Int32
 
 from preftune.data.control import ControlTexts, split_by_label
-from preftune.data.groups import Group, Message, Response, TokenizedGroup
+from preftune.data.groups import Group, Message, Response, TokenizedGroup, numbers_of
 from preftune.data.rules import BadRow, RowReport, RowRules
 from preftune.errors import InputError
 
@@ -268,8 +268,7 @@ def _encode_groups(
                 _ids(prompt),
                 tuple(map(_ids, responses)),
                 item.group.pairs,
-                labels=_values([response.label for response in item.group.responses], np.bool_),
-                auxiliary=_values([response.auxiliary for response in item.group.responses], np.float32),
+                numbers_of(item.group.responses, "response"),
             )
         )
     return groups
@@ -300,13 +299,6 @@ def _one_eos(ids: list[int], tokenizer: "transformers.PreTrainedTokenizerBase") 
 
 def _ids(ids: list[int]) -> Int32[np.ndarray, "tokens"]:
     return np.array(ids, dtype=np.int32)
-
-
-def _values(
-    values: Sequence[bool | float | None], dtype: type[np.generic]
-) -> Shaped[np.ndarray, "responses"] | None:
-    """One value per response; None where a response has none."""
-    return None if None in values else np.array(values, dtype=dtype)
 
 
 # --- limits ---
@@ -361,18 +353,22 @@ def _keep_end(prompt: Int32[np.ndarray, "tokens"], length: int, bos: int | None)
 
 
 def fingerprint_groups(groups: Iterable[TokenizedGroup]) -> str:
-    """SHA-256 over what is trained on: token ids, pairs, gaps, margins, labels, rewards, in order."""
+    """SHA-256 over what is trained on: token ids, pairs, and the data's numbers of both, in order."""
+    from preftune.objectives.responses import NUMBERS
+
+    # What is computed of the tokens, as the reference's log-probabilities are, is no part of it.
+    of = {name: number.of for name, number in NUMBERS.items() if number.of}
     digest = hashlib.sha256()
     for group in groups:
         pairs = [(pair.chosen, pair.rejected, pair.gap) for pair in group.pairs]
         digest.update(f"group {pairs}".encode())
-        margins = [pair.margin for pair in group.pairs if pair.margin is not None]
-        if margins:
-            digest.update(f"margins {margins}".encode())
+        for name in (name for name in of if NUMBERS[name].per == "pair" and name != "prior_gap"):
+            values = [value for pair in group.pairs if (value := getattr(pair, of[name])) is not None]
+            if values:
+                digest.update(f"{name} {values}".encode())
         for ids in (group.prompt, *group.responses):
             digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
-        if group.labels is not None:
-            digest.update(b"labels" + group.labels.tobytes())
-        if group.auxiliary is not None:
-            digest.update(b"auxiliary" + group.auxiliary.astype("<f4").tobytes())
+        for name in (name for name in of if name in group.per_response):
+            numbers = group.per_response[name]
+            digest.update(name.encode() + numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

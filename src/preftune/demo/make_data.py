@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from preftune.demo.data import DATA_FILE, Row
 from preftune.demo.model import demo_model_dir
 from preftune.demo.prompts import DemoPrompt, demo_prompts
-from preftune.online.sampling import sample_responses
 from preftune.rewards.instructions import instruction_score
+from preftune.sampling.sampler import sample_responses
 
 RESPONSES_PER_PROMPT = 8
 MAX_NEW_TOKENS = 64

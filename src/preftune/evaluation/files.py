@@ -1,11 +1,12 @@
 """Files of verdicts, answers and instructions, in the shapes that other tools write."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
+from preftune.storage.files import as_lines, write_whole
 
 Row = Mapping[str, Any]
 
@@ -29,8 +30,12 @@ def read_objects(path: Path) -> list[Row]:
     return rows
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, flag: str = "") -> str:
     """Text of a file.
+
+    Args:
+        path: of a UTF-8 text.
+        flag: of the command line that names the file, for the message.
 
     Raises:
         InputError: it cannot be read.
@@ -38,7 +43,26 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}): check the path") from error
+        name = f"{flag} {path}".strip()
+        raise InputError(f"{name}: cannot be read ({error}): give the path of a UTF-8 text") from error
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines, whole."""
+    write_whole(path, as_lines(rows))
 
 
 def require(path: Path, row: Row, keys: tuple[str, ...], shape: str) -> None:

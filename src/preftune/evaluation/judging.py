@@ -5,42 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from preftune.data.rules import shorten
-from preftune.evaluation.answers import Answers
-from preftune.evaluation.asking import Interviewer, Request
+from preftune.evaluation.model_outputs import ModelOutputs
 from preftune.evaluation.questions import Question
-from preftune.evaluation.replies import Reply
-from preftune.evaluation.verdicts import Recording, Verdict, is_invalid
+from preftune.evaluation.verdicts import Comparison, Recording, Verdict, is_invalid, preference_for_model
+from preftune.serving.asking import Interviewer, Request
+from preftune.serving.replies import Reply
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What is judged.
-
-    Attributes:
-        questions: all of them, in order.
-        answers: of the model.
-        judge: its name.
-        baselines: by question, the answers that the model's are compared with; empty where nothing is.
-        references: right answers, where the judge is shown them.
-    """
-
-    questions: Sequence[Question]
-    answers: Answers
-    judge: str
-    baselines: dict[str, Answers]
-    references: Answers | None = None
-
-    @property
-    def baseline(self) -> str | None:
-        """The name of the baseline, or of all there are; None where there is none."""
-        names = dict.fromkeys(answers.model for answers in self.baselines.values())
-        return " + ".join(names) or None
-
-
-@dataclass(frozen=True)
-class Case:
+class Item:
     """One verdict to be found.
 
     Attributes:
@@ -58,74 +33,125 @@ class Case:
 
 @dataclass(frozen=True)
 class Judgment:
-    """A case, closed.
+    """An item with its verdict.
 
     Attributes:
-        case: what was asked.
+        item: what was asked.
         verdict: what was found.
         reply: the judge's last; None where it was not asked.
     """
 
-    case: Case
+    item: Item
     verdict: Verdict
     reply: Reply | None = None
 
+    @property
+    def preference(self) -> float | None:
+        """Of a comparison; None where it could not be read."""
+        return self.verdict.preference if isinstance(self.verdict, Comparison) else None
 
-def recording(contest: Contest, judgments: Sequence[Judgment]) -> Recording:
-    """The verdicts on the model."""
-    verdicts = [judgment.verdict for judgment in judgments]
-    return Recording(contest.answers.model, contest.baseline, verdicts)
-
-
-Read = Callable[[Case, Reply | None], Verdict]
-"""The verdict in a reply, or an invalid one; without a reply, that of a case without request."""
+    @property
+    def text(self) -> str:
+        """Of the judge's reply; empty where it was not asked."""
+        return self.reply.text if self.reply else ""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A respondent whose replies hold verdicts.
+class Submission:
+    """What is judged.
 
     Attributes:
-        interviewer: who is asked, through which cache.
-        attempts: replies asked for until one holds a verdict; then it counts as invalid.
+        questions: all of them, in order.
+        answers: of the model.
+        judge: its name.
+        baselines: by question, the outputs that the model's are compared with; empty where nothing is.
+        references: right answers, where the judge is shown them.
     """
 
-    interviewer: Interviewer
-    attempts: int = 3
+    questions: Sequence[Question]
+    answers: ModelOutputs
+    judge: str
+    baselines: dict[str, ModelOutputs]
+    references: ModelOutputs | None = None
 
-    def judge(self, cases: Sequence[Case], read: Read) -> list[Judgment]:
-        """Close every case, in order.
+    @property
+    def baseline(self) -> str | None:
+        """The name of the baseline, or of all there are; None where there is none."""
+        names = dict.fromkeys(answers.model for answers in self.baselines.values())
+        return " + ".join(names) or None
 
-        Raises:
-            InputError: the judge fails; what it said so far is kept.
+    def pair(self, question: Question, turn: int = 1) -> tuple[str, str]:
+        """What the model and its baseline answered to a turn."""
+        baseline = self.baselines[question.key][question]
+        return self.answers[question][turn - 1], baseline[turn - 1]
+
+    def comparison(self, item: Item, preference_of_first: float | None, weight: int = 1) -> Comparison:
+        """The verdict on an item.
+
+        Args:
+            item: a comparison of two answers.
+            preference_of_first: from 0 to 1, for the answer that was shown first; None if it is not known.
+            weight: games that it counts for.
         """
-        closed = {
-            index: Judgment(case, read(case, None)) for index, case in enumerate(cases) if not case.request
-        }
-        open_cases = [index for index in range(len(cases)) if index not in closed]
-        for attempt in range(self.attempts):
-            asked = [index for index in open_cases if attempt == 0 or self._may_differ(cases[index])]
-            requests = [
-                replace(request, attempt=attempt) for index in asked if (request := cases[index].request)
-            ]
-            title = "verdicts" + (f", attempt {attempt + 1}" if attempt else "")
-            if not requests:
-                break
-            for index, reply in zip(asked, self.interviewer.ask(requests, title), strict=True):
-                closed[index] = Judgment(cases[index], read(cases[index], reply), reply)
-            open_cases = [index for index in asked if is_invalid(closed[index].verdict)]
-        judgments = [closed[index] for index in range(len(cases))]
-        _warn_of_invalid(judgments)
-        return judgments
-
-    def _may_differ(self, case: Case) -> bool:
-        """Whether the judge may reply something else when it is asked again."""
-        request = case.request
-        if request is None:
-            return False
-        return not self.interviewer.respondent.repeats_itself or (
-            request.temperature > 0 and not request.labels
+        ours, theirs = self.pair(item.question, item.turn)
+        return Comparison(
+            item.question.key,
+            preference_for_model(preference_of_first, item.model_first),
+            item.model_first,
+            weight,
+            item.turn,
+            item.question.category,
+            len(ours),
+            len(theirs),
         )
+
+    def recording(self, judgments: Sequence[Judgment]) -> Recording:
+        """The verdicts on the model."""
+        return Recording(self.answers.model, self.baseline, [judgment.verdict for judgment in judgments])
+
+
+Read = Callable[[Item, Reply | None], Verdict]
+"""The verdict in a reply, or an invalid one; without a reply, that of an item without request."""
+
+
+def judge(client: Interviewer, items: Sequence[Item], read: Read, attempts: int = 3) -> list[Judgment]:
+    """Find every verdict.
+
+    Args:
+        client: asks the judge.
+        items: what to judge.
+        read: finds the verdict in a reply.
+        attempts: replies asked for until one holds a verdict; then it counts as invalid.
+
+    Returns:
+        A judgment for each item, in order.
+
+    Raises:
+        InputError: the judge fails; what it said so far is kept.
+    """
+    judged = {index: Judgment(item, read(item, None)) for index, item in enumerate(items) if not item.request}
+    missing = [index for index in range(len(items)) if index not in judged]
+    for attempt in range(attempts):
+        asked = [
+            (index, replace(request, attempt=attempt))
+            for index in missing
+            if (request := items[index].request) and (attempt == 0 or _may_differ(client, request))
+        ]
+        if not asked:
+            break
+        title = "verdicts" + (f", attempt {attempt + 1}" if attempt else "")
+        replies = client.ask([request for _, request in asked], title)
+        for (index, _), reply in zip(asked, replies, strict=True):
+            judged[index] = Judgment(items[index], read(items[index], reply), reply)
+        missing = [index for index, _ in asked if is_invalid(judged[index].verdict)]
+    judgments = [judged[index] for index in range(len(items))]
+    _warn_of_invalid(judgments)
+    return judgments
+
+
+def _may_differ(client: Interviewer, request: Request) -> bool:
+    """Whether the judge may reply something else when it is asked again."""
+    return not client.respondent.repeats_itself or (request.temperature > 0 and not request.labels)
 
 
 def _warn_of_invalid(judgments: Iterable[Judgment]) -> None:

@@ -8,13 +8,13 @@ upstream's `length_controlled_minimal`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from preftune.errors import InputError
 from preftune.evaluation.logistic import fit_logistic, influences, sigmoid
+from preftune.evaluation.resampling import REACH
 
 OFFICIAL = "official"
 MAXIMUM_LIKELIHOOD = "maximum_likelihood"
@@ -67,7 +67,7 @@ class LengthControlled:
     @property
     def interval(self) -> tuple[float, float]:
         """95%, by the normal approximation, within 0 and 100."""
-        half = NormalDist().inv_cdf(0.975) * self.standard_error
+        half = REACH * self.standard_error
         return max(0.0, self.win_rate - half), min(100.0, self.win_rate + half)
 
 
@@ -78,6 +78,16 @@ class _Rows:
     features: Float64[np.ndarray, "rows columns"]
     target: Float64[np.ndarray, "rows"]
     weight: Float64[np.ndarray, "rows"]
+
+
+def small_sample_warnings(prompts: int) -> list[str]:
+    """That prompts are few; empty where they are not."""
+    if prompts >= SMALL_SAMPLE:
+        return []
+    return [
+        f"{prompts} prompts are few for length control, which needs about {SMALL_SAMPLE} to tell the effect "
+        "of length from chance"
+    ]
 
 
 def control_length(

@@ -7,10 +7,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from preftune.errors import InputError
-from preftune.evaluation.asking import Keep, Request
-from preftune.evaluation.prices import Usage
-from preftune.evaluation.replies import Reply
-from preftune.rewards.model_content import model_content
+from preftune.models.content import model_content
+from preftune.serving.asking import Keep, Request
+from preftune.serving.prices import Usage
+from preftune.serving.replies import Reply
 
 if TYPE_CHECKING:
     import torch
@@ -43,9 +43,9 @@ class LocalModel:
         Raises:
             InputError: it is no causal language model, or has no chat template.
         """
-        from preftune.policy import load_config, load_tokenizer
+        from preftune.models import load_model_config, load_tokenizer
 
-        self._config = load_config(model)
+        self._config = load_model_config(model)
         self._tokenizer = load_tokenizer(model)
         if not self._tokenizer.chat_template:
             raise InputError(
@@ -79,7 +79,7 @@ class LocalModel:
                     keep(index, reply)
 
     def _load(self) -> "PreTrainedModel":
-        from preftune.policy import generation_device, generation_dtype, load_language_model
+        from preftune.models import generation_device, generation_dtype, load_language_model
 
         if self._loaded is None:
             device = generation_device()
@@ -87,7 +87,7 @@ class LocalModel:
         return self._loaded
 
     def _tokens(self, request: Request) -> list[int]:
-        from preftune.online.sampling import prompt_tokens
+        from preftune.sampling.sampler import prompt_tokens
 
         tokens = prompt_tokens(self._tokenizer, request.messages)
         longest = getattr(self._config, "max_position_embeddings", None) or math.inf
@@ -103,7 +103,7 @@ class LocalModel:
         return tokens
 
     def _sample(self, model: "PreTrainedModel", requests: Sequence[Request]) -> list[Reply]:
-        from preftune.online.sampling import sample_responses
+        from preftune.sampling.sampler import sample_responses
 
         first = requests[0]
         lengths = [len(self._tokens(request)) for request in requests]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float64
@@ -11,6 +12,8 @@ from preftune.evaluation.verdicts import Comparison, Results, Verdict
 
 RESAMPLES = 2_000
 LEVEL = 0.95
+REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Standard errors from the middle of an interval to its ends, by the normal approximation."""
 
 Tally = Mapping[str, tuple[float, float]]
 """For each prompt the sum of its verdicts and their number, both weighted by games."""
@@ -30,6 +33,13 @@ class Estimate:
     standard_error: float | None
     interval: tuple[float, float] | None
 
+    def results(self, scale: float = 1.0) -> Results:
+        """Standard error and interval for the results; a scale of 100 makes percent of shares."""
+        return {
+            "standard_error": None if self.standard_error is None else scale * self.standard_error,
+            "interval": None if self.interval is None else [scale * end for end in self.interval],
+        }
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -48,6 +58,16 @@ class Difference:
     better: int
     worse: int
     p_value: float
+
+    def results(self, name: str, scale: float = 1.0) -> Results:
+        """For the results; a scale of 100 makes percent of shares."""
+        return {
+            name: scale * self.estimate.value,
+            "interval": self.estimate.results(scale)["interval"],
+            "better": self.better,
+            "worse": self.worse,
+            "p_value": self.p_value,
+        }
 
 
 def tally(verdicts: Iterable[Verdict]) -> Tally:
@@ -122,8 +142,7 @@ def decided_by_prompt(counted: Tally, seed: int = 0) -> Results:
     return {
         "n": len(prompts),
         "win_rate": 100 * estimate.value,
-        "standard_error": None if estimate.standard_error is None else 100 * estimate.standard_error,
-        "interval": None if estimate.interval is None else [100 * end for end in estimate.interval],
+        **estimate.results(100.0),
         "wins": wins,
         "ties": len(prompts) - wins - losses,
         "losses": losses,

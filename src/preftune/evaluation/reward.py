@@ -3,21 +3,27 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from preftune.data import fingerprint_rows
 from preftune.data.groups import Group, Response
-from preftune.evaluation.answers import Answers, check_complete, write_lines, write_responses
-from preftune.evaluation.asking import hash_of
-from preftune.evaluation.entrants import Entrant, Exam
+from preftune.evaluation.files import write_lines
+from preftune.evaluation.model_outputs import ModelOutputs, check_complete, write_responses
+from preftune.evaluation.models import Generation, ModelOrOutputs
 from preftune.evaluation.questions import Question
 from preftune.evaluation.resampling import difference, mean, tally
 from preftune.evaluation.verdicts import Rating, Results
-from preftune.rewards.scoring import Answer, Processes, Shards, score_missing
+from preftune.rewards.scoring import Answer, score_missing, scored_content
 from preftune.rewards.sources import Scoring
-from preftune.writing import write_json
+from preftune.serving.asking import hash_of
+from preftune.storage.files import write_json
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards
 
 
 def evaluate_reward(
-    exam: Exam, model: Entrant, baseline: Entrant | None, scoring: Scoring, output: Path
+    generation: Generation,
+    model: ModelOrOutputs,
+    baseline: ModelOrOutputs | None,
+    scoring: Scoring,
+    output: Path,
 ) -> list[Results]:
     """Answer, score the first answer to every question, and write the files.
 
@@ -25,7 +31,7 @@ def evaluate_reward(
     same call goes on.
 
     Args:
-        exam: what is asked.
+        generation: what is asked, and how it is answered.
         model: whose answers are scored.
         baseline: another, for the difference.
         scoring: from `resolve_source`.
@@ -35,13 +41,12 @@ def evaluate_reward(
         The figures: the mean reward with its interval over prompts; with a baseline, its mean and the
         difference on the same prompts.
     """
-    questions = exam.questions
-    entrants = [model, *([baseline] if baseline else [])]
-    models = [exam.sit(entrant, exam.interview) for entrant in entrants]
+    questions = generation.questions
+    models = [generation.outputs(one) for one in (model, baseline) if one is not None]
     for each in models:
         check_complete(each, questions)
     write_responses(output / "answers.jsonl", questions, models[0])
-    scores = [_score(questions, each, scoring, output, exam.progress) for each in models]
+    scores = [_score(questions, each, scoring, output, generation.progress) for each in models]
     ratings = [
         [
             Rating(question.key, score, category=question.category)
@@ -58,19 +63,14 @@ def evaluate_reward(
         "reward": scoring.name,
         "n": len(questions),
         "mean_reward": own_mean.value,
-        "standard_error": own_mean.standard_error,
-        "interval": own_mean.interval,
+        **own_mean.results(),
     }
     if baseline:
         compared = difference(tallies[0], tallies[1])
         results["baseline_mean_reward"] = mean(tallies[1]).value
         results["difference"] = {
             "to": models[1].model,
-            "mean_reward": compared.estimate.value,
-            "interval": compared.estimate.interval,
-            "better": compared.better,
-            "worse": compared.worse,
-            "p_value": compared.p_value,
+            **compared.results("mean_reward"),
         }
     rows = (
         {
@@ -88,7 +88,7 @@ def evaluate_reward(
 
 
 def _score(
-    questions: Sequence[Question], answers: Answers, scoring: Scoring, output: Path, progress: bool
+    questions: Sequence[Question], answers: ModelOutputs, scoring: Scoring, output: Path, progress: bool
 ) -> list[float]:
     groups = [
         Group(
@@ -97,10 +97,11 @@ def _score(
             (),
             row,
             dict(question.row or {}),
+            frozenset(),
         )
         for row, question in enumerate(questions)
     ]
-    shards = Shards(output / "scores", hash_of([fingerprint_rows(groups), repr(scoring.content)])[:12])
+    shards = Shards(output / "scores", hash_of([scored_content(groups), repr(scoring.content)])[:12])
     title = f"{scoring.name} of {answers.model}"
     score_missing(
         scoring.scorer,
@@ -110,5 +111,4 @@ def _score(
         title=title,
         progress=progress,
     )
-    found = shards.scores()
-    return [found[index] for index in range(len(groups))]
+    return shards.in_order(len(groups))

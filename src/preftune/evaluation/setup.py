@@ -4,23 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preftune.cache import cache_dir
 from preftune.errors import InputError
-from preftune.evaluation.answers import read_answers
-from preftune.evaluation.entrants import Asking, Exam, find_entrant, find_judge
-from preftune.evaluation.protocols.benchmark import Benchmark
-from preftune.evaluation.protocols.head_to_head import HeadToHead
-from preftune.evaluation.protocols.table import Settings, find_benchmark
+from preftune.evaluation.benchmark import Benchmark, BenchmarkOptions
+from preftune.evaluation.model_outputs import Temperature, read_outputs
+from preftune.evaluation.models import Asking, Generation, find_judge, find_model
 from preftune.evaluation.questions import read_questions
 from preftune.evaluation.reward import evaluate_reward
-from preftune.evaluation.running import Evaluation
+from preftune.evaluation.running import BenchmarkRun
+from preftune.evaluation.table import find_benchmark
 from preftune.evaluation.verdicts import Results
 from preftune.rewards.sources import resolve_source
+from preftune.storage.cache import cache_dir
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked for, as `preftune evaluate run` has it; see its help."""
+class RunOptions:
+    """What `preftune evaluate run` can be told; see its help."""
 
     protocol: str
     model: str
@@ -38,65 +37,70 @@ class Order:
     cache: Path | None = None
 
 
-def judged(order: Order, asking: Asking) -> Evaluation:
+def judged(options: RunOptions, asking: Asking) -> BenchmarkRun:
     """A judged benchmark, ready to run.
 
     Raises:
         InputError: something that was asked for does not exist, or does not fit the protocol.
     """
-    settings = Settings(order.judge_prompts, bool(order.baselines), order.log_probs)
-    benchmark = find_benchmark(order.protocol, settings)
-    if order.judge is None:
-        raise InputError(f"{order.protocol} needs a --judge: judge:NAME at an endpoint, or local:MODEL")
-    if order.reward is not None:
-        raise InputError(f"--reward {order.reward}: {order.protocol} has a judge and no reward: leave it out")
-    if order.attempts < 1:
-        raise InputError(f"--attempts {order.attempts}: it must be at least 1")
-    if not order.log_probs and not hasattr(benchmark, "log_probs"):
-        raise InputError(f"--without-log-probs: {order.protocol} uses none: leave it out")
-    return Evaluation(
+    protocol = options.protocol
+    benchmark = find_benchmark(
+        protocol, BenchmarkOptions(options.judge_prompts, bool(options.baselines), options.log_probs)
+    )
+    if options.judge is None:
+        raise InputError(f"{protocol} needs a --judge: judge:NAME at an endpoint, or local:MODEL")
+    if options.reward is not None:
+        raise InputError(f"--reward {options.reward}: {protocol} has a judge and no reward: leave it out")
+    if options.attempts < 1:
+        raise InputError(f"--attempts {options.attempts}: it must be at least 1")
+    return BenchmarkRun(
         benchmark,
-        _exam(order, benchmark),
-        find_entrant(order.model, asking),
-        find_judge(order.judge, asking),
-        [find_entrant(baseline, asking) for baseline in order.baselines],
-        read_answers(order.references) if order.references else None,
-        order.attempts,
+        _generation(options, benchmark),
+        find_model(options.model, asking),
+        find_judge(options.judge, asking),
+        [find_model(baseline, asking) for baseline in options.baselines],
+        read_outputs(options.references) if options.references else None,
+        options.attempts,
     )
 
 
-def rewarded(order: Order, asking: Asking, output: Path) -> list[Results]:
+def rewarded(options: RunOptions, asking: Asking, output: Path) -> list[Results]:
     """Run the benchmark without a judge.
 
     Raises:
         InputError: as `judged`, or the reward cannot be measured.
     """
-    if order.reward is None:
+    if options.reward is None:
         raise InputError("reward needs --reward SPEC: what `preftune score` takes (`preftune score --list`)")
-    for flag, given in {"--judge": order.judge, "--judge-prompt": order.judge_prompts}.items():
+    for flag, given in {"--judge": options.judge, "--judge-prompt": options.judge_prompts}.items():
         if given:
             raise InputError(f"{flag}: reward asks no judge: leave it out, or name it as --reward judge:NAME")
-    if len(order.baselines) > 1:
+    if len(options.baselines) > 1:
         raise InputError("--baseline: reward compares with one: give the others a run of their own")
-    scoring = resolve_source("--reward", order.reward)
-    baseline = find_entrant(order.baselines[0], asking) if order.baselines else None
-    exam = _exam(order, HeadToHead())
-    return evaluate_reward(exam, find_entrant(order.model, asking), baseline, scoring, output)
+    scoring = resolve_source("--reward", options.reward)
+    baseline = find_model(options.baselines[0], asking) if options.baselines else None
+    model = find_model(options.model, asking)
+    return evaluate_reward(_generation(options), model, baseline, scoring, output)
 
 
-def _exam(order: Order, benchmark: Benchmark) -> Exam:
-    if order.max_tokens is not None and order.max_tokens < 1:
-        raise InputError(f"--max-new-tokens {order.max_tokens}: it must be at least 1")
-    fixed = order.temperature
-    if fixed is not None and not fixed >= 0:
-        raise InputError(f"--temperature {fixed:g}: it must be 0 (greedy) or more")
-    return Exam(
+def _generation(options: RunOptions, benchmark: Benchmark | None = None) -> Generation:
+    """What is asked, by the benchmark's habits; without one, by those that `Benchmark` has by itself."""
+    habits = benchmark or Benchmark
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise InputError(f"--max-new-tokens {options.max_tokens}: it must be at least 1")
+    temperature: Temperature = benchmark.temperature if benchmark else lambda question: 0.0
+    if options.temperature is not None:
+        fixed = options.temperature
+        if not fixed >= 0:
+            raise InputError(f"--temperature {fixed:g}: it must be 0 (greedy) or more")
+        temperature = lambda question: fixed  # noqa: E731
+    return Generation(
         [
-            replace(question, followups=question.followups[: benchmark.turns - 1])
-            for question in read_questions(order.questions, order.n)
+            replace(question, followups=question.followups[: habits.turns - 1])
+            for question in read_questions(options.questions, options.n)
         ],
-        order.max_tokens or benchmark.answer_tokens,
-        benchmark.temperature if fixed is None else lambda question: fixed,
-        order.cache or cache_dir(),
+        options.max_tokens or habits.answer_tokens,
+        temperature,
+        options.cache or cache_dir(),
         progress=True,
     )

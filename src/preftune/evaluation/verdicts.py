@@ -4,10 +4,12 @@ Each protocol reads its files into these records and aggregates them, whether th
 tool or asked for here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
+
+Shown = TypeVar("Shown")
 
 Results = dict[str, Any]
 """Figures of one model, ready for JSON: protocol, model, baseline, n, win_rate in percent, ..."""
@@ -90,16 +92,16 @@ class Recording:
         return [verdict for verdict in self.verdicts if isinstance(verdict, Rating)]
 
 
-Turn = tuple[str, int]
-"""A question and a turn of it."""
+def preference_for_model(preference_of_first: float | None, model_first: bool | None) -> float | None:
+    """Turn the preference for the response that was shown first into that for the model's."""
+    if preference_of_first is None or model_first:
+        return preference_of_first
+    return 1 - preference_of_first
 
 
-def by_turn(comparisons: Iterable[Comparison]) -> Mapping[Turn, list[Comparison]]:
-    """The verdicts on each question and turn: one for each order that was asked."""
-    found: dict[Turn, list[Comparison]] = {}
-    for comparison in comparisons:
-        found.setdefault((comparison.question, comparison.turn), []).append(comparison)
-    return found
+def as_shown(model: Shown, baseline: Shown, model_first: bool | None) -> tuple[Shown, Shown]:
+    """The model's and the baseline's, the one that is shown first before the other."""
+    return (model, baseline) if model_first else (baseline, model)
 
 
 def invalid_rate(verdicts: Sequence[Verdict]) -> float:
@@ -117,8 +119,11 @@ def both_orders(comparisons: Iterable[Comparison]) -> list[tuple[Comparison, Com
 
     Several verdicts in one order, as after repeated runs, are paired in the order they come in.
     """
+    by_turn: dict[tuple[str, int], list[Comparison]] = {}
+    for comparison in comparisons:
+        by_turn.setdefault((comparison.question, comparison.turn), []).append(comparison)
     pairs: list[tuple[Comparison, Comparison]] = []
-    for verdicts in by_turn(comparisons).values():
+    for verdicts in by_turn.values():
         orders = [
             [verdict for verdict in verdicts if verdict.model_first is first] for first in (True, False)
         ]

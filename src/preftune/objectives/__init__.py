@@ -15,20 +15,18 @@ MaPPO's DPO (arXiv 2507.21183, Eq. 8) on one pair: h_w = 1, h_l = -1, delta = 0.
 >>> print(f"{losses.total(count_units(lengths, pair['chosen'])):.4f}")
 0.6210
 
-A method is one line of METHODS, made of a score, a link and a prior; a new one adds a line there and,
-where it needs a new idea, a function in `scores`, `links`, `priors` or `parts`.
+A method is one dataclass in `methods`, made of a score, a link and a prior. A new one is one more there and,
+where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` that says what it needs.
 """
 
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
 from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
-from preftune.objectives.methods import (
-    AUXILIARY,
-    METHODS,
-    Method,
+from preftune.objectives.methods import METHODS, Auxiliary, Method, published
+from preftune.objectives.needs import needing, needs_of
+from preftune.objectives.objective import (
     Objective,
-    Option,
     Settings,
     build,
     label_balance,
@@ -43,12 +41,22 @@ from preftune.objectives.offline_rl import (
     SoftValueRegression,
     importance_ratio,
 )
+from preftune.objectives.options import Option, options_of
 from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part
-from preftune.objectives.priors import PRIORS, Prior
-from preftune.objectives.responses import Losses, Need, ScoredResponses, Term, Unit, count_units
+from preftune.objectives.priors import PRIORS, Prior, prior
+from preftune.objectives.responses import (
+    NEEDS,
+    NUMBERS,
+    Losses,
+    Need,
+    Number,
+    ScoredResponses,
+    Term,
+    Unit,
+    count_units,
+)
 from preftune.objectives.router import RouterBalance
 from preftune.objectives.scores import (
-    SCORE_NEEDS,
     Score,
     log_likelihood,
     log_ratio,
@@ -58,11 +66,12 @@ from preftune.objectives.scores import (
 )
 
 __all__ = [
-    "AUXILIARY",
     "METHODS",
+    "NEEDS",
+    "NUMBERS",
     "PRIORS",
-    "SCORE_NEEDS",
     "AdvantageLikelihood",
+    "Auxiliary",
     "Centring",
     "ChosenLikelihood",
     "ClippedSurrogate",
@@ -76,6 +85,7 @@ __all__ = [
     "Margin",
     "Method",
     "Need",
+    "Number",
     "Objective",
     "Option",
     "Part",
@@ -102,6 +112,11 @@ __all__ = [
     "mean_log_likelihood",
     "mean_log_ratio",
     "methods_without_pairs",
+    "needing",
+    "needs_of",
+    "options_of",
+    "prior",
+    "published",
     "resolve",
     "reward_score",
 ]

@@ -40,8 +40,17 @@ class Standardization:
 
     def advantage(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
         """A = (R - mean) / scale - V(x), in standard units; its gradient reaches V."""
+        return self.exact_advantage(responses).to(_dtype(responses))
+
+    def exact_advantage(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
+        """The same in float64: R and V are nearly equal where V is good, and an exponent needs its digits."""
         reward, value = cast(Tensor, responses.auxiliary), cast(Tensor, responses.values)
-        return (reward - self.mean) / self.scale - value
+        return (reward.double() - self.mean) / self.scale - value.double()
+
+
+def _dtype(responses: ScoredResponses) -> torch.dtype:
+    """What an operation on R and V gives."""
+    return torch.promote_types(cast(Tensor, responses.auxiliary).dtype, cast(Tensor, responses.values).dtype)
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,10 @@ class AdvantageLikelihood:
 
     def factor(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
         """exp(A / temperature) of every response, without gradient."""
-        advantage = self.standardization.advantage(responses).detach()
+        advantage = self.standardization.exact_advantage(responses).detach()
         factor = torch.exp((advantage / self.temperature).clamp(max=LARGEST_EXPONENT))
-        return factor if self.cap is None else factor.clamp(max=self.cap)
+        factor = factor if self.cap is None else factor.clamp(max=self.cap)
+        return factor.to(_dtype(responses))
 
 
 @dataclass(frozen=True)
@@ -129,11 +139,12 @@ class ValueRegression:
         advantage = self.standardization.advantage(responses)
         values = (self.expectile - (advantage < 0).to(advantage.dtype)).abs() * advantage**2
         shown = advantage * self.standardization.scale
-        reward = cast(Tensor, responses.auxiliary)
+        scale, value = self.standardization, cast(Tensor, responses.values)
         metrics = {
             f"loss/{self.name}": values,
-            "auxiliary/reward": reward,
-            "auxiliary/value": reward - shown,
+            "auxiliary/reward": cast(Tensor, responses.auxiliary),
+            # Not R - A, which has no digits of V left where R is far from it.
+            "auxiliary/value": scale.mean + scale.scale * value,
             "auxiliary/advantage": shown,
             "auxiliary/squared_error": shown**2,
         }

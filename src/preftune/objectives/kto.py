@@ -65,8 +65,7 @@ class ProspectUtility:
         divergence = cast(Float[Tensor, ""], responses.divergence).detach()
         ratio = log_ratio(responses)
         gain = torch.where(desirable, ratio - divergence, divergence - ratio)
-        # 1 - sigma(x) = sigma(-x), which keeps its digits where sigma(x) is nearly 1.
-        lost = torch.sigmoid(-self.beta * gain)
+        lost = _one_minus_sigmoid(self.beta * gain)
         values = torch.where(desirable, self.desirable_weight * lost, self.undesirable_weight * lost)
         reward, logps = self.beta * ratio, log_likelihood(responses)
         metrics = {
@@ -106,3 +105,12 @@ class ProspectUtility:
             f"desirable responses weigh {ratio:.3g} times the undesirable ones, where {low:g} to {high:.3g} "
             f"is advised (KTO, first version, Eq. 8): set objective.{fix}",
         )
+
+
+def _one_minus_sigmoid(x: Float[Tensor, "responses"]) -> Float[Tensor, "responses"]:
+    """1 - sigma(x), which keeps its digits and those of its gradient on both sides.
+
+    Autograd computes the gradient of sigma as sigma (1 - sigma), and 1 - sigma has no digits left once sigma
+    is nearly 1. So sigma is taken of the negative side, where it is small: 1 - sigma(x) = sigma(-x).
+    """
+    return torch.where(x > 0, torch.sigmoid(-x), 1 - torch.sigmoid(x))

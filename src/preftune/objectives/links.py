@@ -11,7 +11,10 @@ from torch.nn import functional
 
 @runtime_checkable
 class Link(Protocol):
-    """A margin to a loss, pair by pair."""
+    """A margin to a loss, pair by pair.
+
+    It sees the margin alone, so that there is nothing it could need of the responses.
+    """
 
     @property
     def beta(self) -> float:

@@ -29,7 +29,8 @@ def importance_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     Its gradient is q grad log pi, where it is held too: a bad response is never too likely to be unlearned.
     """
     ratio = log_ratio(responses)
-    return torch.exp(ratio - (ratio - LARGEST_EXPONENT).clamp(min=0).detach())
+    # The difference is 0 and carries the gradient; taking the excess from a large ratio would round.
+    return torch.exp(ratio.detach().clamp(max=LARGEST_EXPONENT) + (ratio - ratio.detach()))
 
 
 @dataclass(frozen=True)

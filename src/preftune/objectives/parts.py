@@ -7,15 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftune.objectives.links import Link
+from preftune.objectives.needs import needs_of
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Need, ScoredResponses, Term, Unit
-from preftune.objectives.scores import (
-    SCORE_NEEDS,
-    Score,
-    log_likelihood,
-    mean_log_likelihood,
-    reward_score,
-)
+from preftune.objectives.scores import Score, log_likelihood, mean_log_likelihood, reward_score
 
 Reduction = Literal["token_mean", "sum"]
 """Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
@@ -62,6 +57,9 @@ class Margin:
         prior: where delta comes from.
         reward: the score that `rewards/*` report as beta * score; `score` itself unless given.
         data_margin: whether s_w must exceed s_l by the pair's own margin, as the data gives it.
+
+    Raises:
+        ValueError: a score does not say what it needs.
     """
 
     score: Score
@@ -70,6 +68,9 @@ class Margin:
     reward: Score | None = None
     data_margin: bool = False
 
+    def __post_init__(self) -> None:
+        _ = self.needs
+
     @property
     def name(self) -> str:
         """The term's name."""
@@ -77,10 +78,10 @@ class Margin:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Pairs, and what score and prior need; a score that is not in SCORE_NEEDS checks for itself."""
-        scores = (self.score, self.reward or self.score)
-        own: frozenset[Need] = frozenset({"pairs", "margin"}) if self.data_margin else frozenset({"pairs"})
-        return own.union(self.prior.needs, *(SCORE_NEEDS.get(score, frozenset()) for score in scores))
+        """Pairs, and what score and prior need."""
+        own = {"pairs", "margin"} if self.data_margin else {"pairs"}
+        scores = needs_of(self.score) | needs_of(self.reward or self.score)
+        return scores.union(self.prior.needs, own)
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The preference term per pair, and the implicit rewards, which the prior leaves alone."""

@@ -1,33 +1,58 @@
-"""What an objective sees: scored responses, and nothing of models, files or devices."""
+"""What an objective sees: scored responses, and nothing of models, files or devices.
 
-from dataclasses import dataclass
-from typing import Literal
+The fields of ScoredResponses are the registry of numbers: what an objective can need, for each response or
+each pair, is one line there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Need = Literal[
-    "pairs",
-    "reference",
-    "prior_gap",
-    "router_loss",
-    "labels",
-    "divergence",
-    "auxiliary",
-    "value",
-    "score",
-    "margin",
-]
-"""What a part of an objective cannot work without, beyond the policy's own log-probabilities.
+Need = str
+"""What a part of an objective cannot work without, beyond the policy's own log-probabilities: one of NEEDS.
 
 With "score" it works without those: what is trained is a reward model.
 """
+
+_COUNTS_AND_INDICES = ("lengths", "chosen", "rejected")
+"""They say how many responses and pairs there are, and are checked before the rest."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A field of ScoredResponses.
+
+    Attributes:
+        per: what has one.
+        dtype: of its values; "float32" also stands for the other floating-point dtypes.
+        need: the name by which a part asks for it; empty for what every batch has.
+        of: the attribute of the data's Response or Pair that it is read from; empty where it is computed.
+        teaches: a response that has it is learned from, with or without a pair.
+        is_given: the batch brings it, while the others come from the model that reads the batch.
+    """
+
+    per: Literal["response", "pair", "batch"]
+    dtype: Literal["float32", "bool", "int64"] = "float32"
+    need: Need = ""
+    of: str = ""
+    teaches: bool = False
+    is_given: bool = False
+
+
+def _is(*number: Any, **more: Any) -> Mapping[str, Number]:
+    return {"number": Number(*number, **more)}
 
 
 @dataclass(frozen=True)
 class ScoredResponses:
     """Responses with their log-probabilities or scores, and the pairs among them.
+
+    Shapes and dtypes are checked when it is made; values too where a tensor is on the CPU, since reading
+    one from another device would wait for it.
 
     Attributes:
         logps: log pi_theta(y given x) summed over response tokens, in nats; None from a reward model.
@@ -44,21 +69,108 @@ class ScoredResponses:
         values: V(x) of each response's prompt, in standard units of R.
         scores: what the reward model that is trained gives each response.
         margins: by how much each pair's chosen response should outscore the rejected one.
+
+    Raises:
+        ValueError: a field has a shape, a dtype or a value that does not fit.
     """
 
-    logps: Float[Tensor, "responses"] | None
-    lengths: Int[Tensor, "responses"]
-    chosen: Int[Tensor, "pairs"]
-    rejected: Int[Tensor, "pairs"]
-    reference_logps: Float[Tensor, "responses"] | None = None
-    prior_gap: Float[Tensor, "pairs"] | None = None
-    router_loss: Float[Tensor, ""] | None = None
-    labels: Bool[Tensor, "responses"] | None = None
-    divergence: Float[Tensor, ""] | None = None
-    auxiliary: Float[Tensor, "responses"] | None = None
-    values: Float[Tensor, "responses"] | None = None
-    scores: Float[Tensor, "responses"] | None = None
-    margins: Float[Tensor, "pairs"] | None = None
+    logps: Float[Tensor, "responses"] | None = field(metadata=_is("response"))
+    lengths: Int[Tensor, "responses"] = field(metadata=_is("response", "int64"))
+    chosen: Int[Tensor, "pairs"] = field(metadata=_is("pair", "int64", "pairs"))
+    rejected: Int[Tensor, "pairs"] = field(metadata=_is("pair", "int64"))
+    reference_logps: Float[Tensor, "responses"] | None = field(
+        default=None, metadata=_is("response", "float32", "reference", is_given=True)
+    )
+    prior_gap: Float[Tensor, "pairs"] | None = field(
+        default=None, metadata=_is("pair", "float32", "prior_gap", of="gap", is_given=True)
+    )
+    router_loss: Float[Tensor, ""] | None = field(
+        default=None, metadata=_is("batch", "float32", "router_loss")
+    )
+    labels: Bool[Tensor, "responses"] | None = field(
+        default=None, metadata=_is("response", "bool", "labels", of="label", teaches=True, is_given=True)
+    )
+    divergence: Float[Tensor, ""] | None = field(default=None, metadata=_is("batch", "float32", "divergence"))
+    auxiliary: Float[Tensor, "responses"] | None = field(
+        default=None,
+        metadata=_is("response", "float32", "auxiliary", of="auxiliary", teaches=True, is_given=True),
+    )
+    values: Float[Tensor, "responses"] | None = field(
+        default=None, metadata=_is("response", "float32", "value")
+    )
+    scores: Float[Tensor, "responses"] | None = field(
+        default=None, metadata=_is("response", "float32", "score")
+    )
+    margins: Float[Tensor, "pairs"] | None = field(
+        default=None, metadata=_is("pair", "float32", "margin", of="margin", is_given=True)
+    )
+
+    # Tests check every annotation at run time; here they must meet the messages that people meet.
+    __no_type_check__ = True
+
+    def __post_init__(self) -> None:
+        for name in dict.fromkeys((*_COUNTS_AND_INDICES, *FIELDS)):
+            value = getattr(self, name)
+            if value is None and name not in _COUNTS_AND_INDICES:
+                continue
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} = {value!r} must be a tensor: convert it with torch.tensor")
+            _check_dtype(name, value)
+            _check_shape(name, value, self)
+            if value.device.type == "cpu":
+                _check_values(name, value, len(self.lengths))
+
+
+FIELDS: Mapping[str, Number] = {each.name: each.metadata["number"] for each in fields(ScoredResponses)}
+"""Every field of ScoredResponses."""
+
+NUMBERS: Mapping[str, Number] = {name: number for name, number in FIELDS.items() if number.is_given}
+"""What a batch brings for its responses or pairs, by name."""
+
+NEEDS: Mapping[Need, str] = {number.need: name for name, number in FIELDS.items() if number.need}
+"""What a part can need, and the field that has it."""
+
+
+def _check_dtype(field: str, value: Tensor) -> None:
+    if FIELDS[field].dtype == "bool":
+        fits, rule = value.dtype == torch.bool, "torch.bool"
+    elif FIELDS[field].dtype == "int64":
+        fits, rule = value.dtype in (torch.int32, torch.int64), "torch.int64 or torch.int32"
+    else:
+        fits, rule = value.is_floating_point(), "a floating-point dtype"
+    if not fits:
+        raise ValueError(f"{field} has dtype {value.dtype}, and must have {rule}: convert it")
+
+
+def _check_shape(field: str, value: Tensor, responses: ScoredResponses) -> None:
+    shape = tuple(value.shape)
+    if field in _COUNTS_AND_INDICES and value.dim() != 1:
+        raise ValueError(f"{field} has shape {shape}, and must have one dimension: flatten it")
+    if FIELDS[field].per == "response":
+        expected, rule = tuple(responses.lengths.shape), "one number for each response, as lengths has"
+    elif FIELDS[field].per == "pair":
+        expected, rule = tuple(responses.chosen.shape), "one number for each pair, as chosen has"
+    else:
+        expected, rule = (), "a single number without dimensions"
+    if shape != expected:
+        raise ValueError(f"{field} has shape {shape}, and must have {expected}: give {rule}")
+
+
+def _check_values(field: str, value: Tensor, count: int) -> None:
+    """Values that a mistake makes; NaN in what a model computes is left to whoever trains it."""
+    if field in ("chosen", "rejected"):
+        wrong, rule = (value < 0) | (value >= count), f"an index of one of the {count} responses, from 0 on"
+    elif field == "lengths":
+        wrong, rule = value < 0, "a number of tokens >= 0"
+    elif field == "prior_gap":
+        wrong, rule = ~((value >= 0) & (value <= 1)), "a gap in [0, 1]: calibrate the data's scores"
+    elif field == "divergence":
+        wrong, rule = value < 0, "an estimate >= 0: clamp it at 0"
+    else:
+        return
+    if wrong.any():
+        place = f"[{int(wrong.nonzero()[0, 0])}]" if value.dim() else ""
+        raise ValueError(f"{field}{place} = {value[wrong][0].item():g} must be {rule}")
 
 
 Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens"]

@@ -1,19 +1,26 @@
 """What a response is scored by.
 
 Log-probabilities in nats, summed or per token, with or without reference; or the number a reward model gives.
+A new score is one function under `@needing`. One with a parameter is a `functools.partial` of such a function
+or an object with the attribute `needs`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftune.objectives.responses import Need, ScoredResponses
+from preftune.objectives.needs import needing
+from preftune.objectives.responses import ScoredResponses
 
 Score = Callable[[ScoredResponses], Float[Tensor, "responses"]]
-"""One number per response: what the policy is trained to make larger for chosen than for rejected."""
+"""One number per response: what the policy is trained to make larger for chosen than for rejected.
+
+It says what it needs (`needs_of`).
+"""
 
 
+@needing()
 def log_likelihood(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     """Sum l = log pi_theta(y given x) over response tokens.
 
@@ -25,11 +32,13 @@ def log_likelihood(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     return responses.logps
 
 
+@needing()
 def mean_log_likelihood(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     """Mean l / n over response tokens."""
     return log_likelihood(responses) / _token_counts(responses)
 
 
+@needing("reference")
 def log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     """Sum h = l - rho over response tokens.
 
@@ -41,6 +50,7 @@ def log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     return log_likelihood(responses) - responses.reference_logps
 
 
+@needing("reference")
 def mean_log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     """Mean h / n over response tokens.
 
@@ -50,6 +60,7 @@ def mean_log_ratio(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     return log_ratio(responses) / _token_counts(responses)
 
 
+@needing("score")
 def reward_score(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     """What the reward model that is trained gives each response.
 
@@ -59,15 +70,6 @@ def reward_score(responses: ScoredResponses) -> Float[Tensor, "responses"]:
     if responses.scores is None:
         raise ValueError("scores is None, but a reward model's loss needs it: score with a reward model")
     return responses.scores
-
-
-SCORE_NEEDS: Mapping[Score, frozenset[Need]] = {
-    log_likelihood: frozenset(),
-    mean_log_likelihood: frozenset(),
-    log_ratio: frozenset({"reference"}),
-    mean_log_ratio: frozenset({"reference"}),
-    reward_score: frozenset({"score"}),
-}
 
 
 def _token_counts(responses: ScoredResponses) -> Int[Tensor, "responses"]:

@@ -169,14 +169,23 @@ def _with_prior(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, An
     return ({"prior": prior} if prior in method.priors else {}) | given
 
 
-def load_config(path: Path, overrides: list[str]) -> IterateConfig:
+def read_iterate_config(path: Path, overrides: list[str]) -> IterateConfig:
     """Read a YAML file and apply `key.path=value` overrides (values are YAML).
 
     Raises:
         InputError: naming the key, the value, the rule and, for a misspelt key, the one that was meant.
     """
+    return check_iterate_config(read_tree(path, overrides))
+
+
+def check_iterate_config(tree: dict[str, Any]) -> IterateConfig:
+    """Validate a configuration given as a mapping.
+
+    Raises:
+        InputError: as `read_iterate_config`.
+    """
     try:
-        return IterateConfig.model_validate(read_tree(path, overrides))
+        return IterateConfig.model_validate(tree)
     except ValidationError as error:
         raise InputError("\n".join(_explain(problem) for problem in error.errors())) from None
 

@@ -7,7 +7,7 @@ import copy
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,33 +22,33 @@ from transformers import TrainerCallback
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
 from preftune.errors import InputError, NothingLeftError
+from preftune.measuring.held_out import PromptRow
+from preftune.models import PackedReader, Policy, load_language_model, with_reference
 from preftune.online.configuration import SamplingSection
 from preftune.online.guards import GuardStop, reward_collapse
-from preftune.online.manifest import Figures
-from preftune.online.prompts import PromptRow
 from preftune.online.quiet import quiet
-from preftune.online.sample_file import answered
-from preftune.online.scoring import Reward, as_lines, read_lines
-from preftune.online.settings import SamplingSettings
-from preftune.online.shards import Row, read_shard, write_shard
 from preftune.online.stages import (
     PAIRS_FILE,
     SCORED_FILE,
     PairSettings,
-    pair,
+    pair_round,
     paired_groups,
     reward_of_samples,
     usable_scores,
 )
-from preftune.online.transformers_engine import sampler
-from preftune.policy import PackedReader, Policy, load_language_model, with_reference
+from preftune.rewards.policy_reward import AnsweredRow, PolicyReward
+from preftune.sampling.sample_file import answered
+from preftune.sampling.settings import SamplingSettings
+from preftune.sampling.transformers_engine import sampler
+from preftune.storage.files import as_lines, read_lines, write_whole
+from preftune.storage.manifest import Figures
+from preftune.storage.shards import Shards
 from preftune.training.batches import StepSampler, StepSize, fill
+from preftune.training.policy import training_precision
 from preftune.training.preparation import PreparedData, PreparedRun
-from preftune.training.run import training_precision
-from preftune.training.trainer import Batch, Counts, PreferenceTrainer, Step
-from preftune.writing import write_whole
+from preftune.training.rows import Batch, Counts, Step
+from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
-BATCHES_FOLDER = "batches"
 SCALE_FILE = "scale.jsonl"
 """What calibration and standardisation are fitted to: pairs of the starting model's held-out answers."""
 COLLAPSED_BATCHES = 8
@@ -76,46 +76,29 @@ class Interleaved:
     sampling: SamplingSection
     seed: int
     pairs: PairSettings
-    reward: Reward
+    reward: PolicyReward
 
-    def shard(self, number: int) -> Path:
-        """Where the samples and scores of a step are kept."""
-        return self.folder / BATCHES_FOLDER / f"{number:07d}.json"
+    @property
+    def steps(self) -> Shards:
+        """The samples and scores of each step; the stage's manifest says what they were made from."""
+        return Shards(self.folder / SCORED_FILE, "steps")
 
-    def damaged(self, steps: int) -> list[Path]:
-        """Files that are missing, or not as they were trained on.
+    def missing(self, steps: int) -> list[int]:
+        """Steps whose samples are missing, or not as they were trained on.
 
         Args:
             steps: that have been taken for certain.
         """
-        there = [int(file.stem) for file in self._shards()]
-        files = map(self.shard, range(1, max([steps, *there]) + 1))
-        return [file for file in files if read_shard(file) is None]
-
-    def kept(self, shards: Iterable[Path]) -> list[Row]:
-        """The rows of steps that are over.
-
-        Raises:
-            InputError: a file was damaged while this process trained.
-        """
-        rows: list[Row] = []
-        for file in shards:
-            found = read_shard(file)
-            if found is None:
-                raise InputError(f"{file} is damaged or missing, and has been trained on")
-            rows += found
-        return rows
-
-    def _shards(self) -> list[Path]:
-        return sorted((self.folder / BATCHES_FOLDER).glob("*.json"))
+        found = self.steps.rows()
+        return [number for number in range(1, max([steps, *found]) + 1) if number not in found]
 
     def trainer(
         self,
         prepared: PreparedRun,
         policy: PackedReader,
-        evaluation_groups: list[TokenizedGroup] | None,
-        callbacks: list[TrainerCallback],
-    ) -> PreferenceTrainer:
+        evaluation_groups: HeldOutGroups | None,
+        callbacks: Sequence[TrainerCallback],
+    ) -> PackedTrainer:
         """What trains on a batch as soon as it is made."""
         assert isinstance(policy, Policy)
         make = _Batches(self, prepared, policy, _reference(prepared, policy))
@@ -126,10 +109,17 @@ class Interleaved:
 
         Raises:
             GuardStop: there are none.
+            InputError: samples were damaged while this process trained.
         """
-        rows = self.kept(self._shards())
+        if missing := self.missing(0):
+            raise InputError(
+                f"{self.folder}: the samples of step {missing[0]} are damaged, and have been trained on; "
+                "start the call again"
+            )
+        steps = self.steps.rows()
+        rows = [row for number in sorted(steps) for row in steps[number]]
         write_whole(self.folder / SCORED_FILE, as_lines(rows))
-        if not pair(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
+        if not pair_round(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
             raise GuardStop(
                 reward_collapse(usable_scores(rows))
                 or "no pair: the responses' rewards differ, and train.data.length_penalty makes them equal"
@@ -144,7 +134,7 @@ class Interleaved:
             by_prompt[json.dumps(row["prompt"])] += row["scores"]
         return {
             "samples": reward_of_samples(list(by_prompt.values())),
-            "pairs": pair(self.folder, scored, (), self.pairs),
+            "pairs": pair_round(self.folder, scored, (), self.pairs),
         }
 
 
@@ -164,18 +154,18 @@ class _Batches:
     ) -> None:
         self._source, self._prepared = source, prepared
         self._policy, self._reference = policy, reference
+        self._steps: dict[int, list[AnsweredRow]] = source.steps.rows()
 
     def __call__(self, number: int, epoch: int, places: Sequence[int]) -> Made:
         """The batch of a step; its samples and scores are those of an earlier call where there was one."""
         source, began = self._source, time.perf_counter()
-        shard = source.shard(number)
-        rows = read_shard(shard)
-        if rows is None:
+        if number not in self._steps:
             answers = self._answers([source.prompts[place] for place in places], number, epoch)
-            scores = source.reward.score(answers, shard)
-            rows = [row | {"scores": own} for row, own in zip(answers, scores, strict=True)]
-            write_shard(shard, rows)
-            source.reward.forget(answers, shard)
+            scores = source.reward.score(answers, source.folder / SCORED_FILE)
+            self._steps[number] = [row | {"scores": own} for row, own in zip(answers, scores, strict=True)]
+            source.steps.append({number: self._steps[number]})
+            source.reward.forget(answers, source.folder / SCORED_FILE)
+        rows = self._steps[number]
         paired = paired_groups(rows, source.pairs)
         if not paired:
             self._guard(number)
@@ -200,17 +190,15 @@ class _Batches:
             answered(row, group, about | asdict(settings)) for row, group in zip(asked, groups, strict=True)
         ]
 
-    def _groups(self, paired: Sequence[Row]) -> list[TokenizedGroup]:
+    def _groups(self, paired: Sequence[AnsweredRow]) -> list[TokenizedGroup]:
         """What is trained on; none where nothing can be learned from the batch."""
         prepared = self._prepared
         # The divergence is estimated on responses to other prompts.
         if len(paired) < (2 if "divergence" in prepared.objective.needs else 1):
             return []
-        file = self._source.folder / BATCHES_FOLDER / PAIRS_FILE
-        write_whole(file, as_lines(paired))
         with quiet():
             try:
-                groups = prepared.read(str(file)).groups
+                groups = prepared.read(paired).groups
             except NothingLeftError:
                 return []
         if self._reference is None:
@@ -221,8 +209,9 @@ class _Batches:
         """Stop where the last batches have taught nothing."""
         if number < COLLAPSED_BATCHES:
             return
-        recent = map(self._source.shard, range(number - COLLAPSED_BATCHES + 1, number + 1))
-        if reason := reward_collapse(usable_scores(self._source.kept(recent))):
+        recent = range(number - COLLAPSED_BATCHES + 1, number + 1)
+        rows = [row for step in recent for row in self._steps[step]]
+        if reason := reward_collapse(usable_scores(rows)):
             raise GuardStop(reason)
 
 
@@ -239,7 +228,7 @@ class _PromptNumbers(Dataset[list[int]]):
         return row
 
 
-class InterleavedTrainer(PreferenceTrainer):
+class InterleavedTrainer(PackedTrainer):
     """Takes prompts where the usual trainer takes groups; a step's are made when it begins.
 
     A step takes `per_device_train_batch_size` times `gradient_accumulation_steps` prompts, in rows of the
@@ -252,8 +241,8 @@ class InterleavedTrainer(PreferenceTrainer):
         prompts: int,
         prepared: PreparedRun,
         policy: Policy,
-        evaluation_groups: Sequence[TokenizedGroup] | None,
-        callbacks: list[TrainerCallback],
+        evaluation_groups: HeldOutGroups | None,
+        callbacks: Sequence[TrainerCallback],
     ) -> None:
         arguments = copy.copy(prepared.arguments)
         self._row = arguments.per_device_train_batch_size

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preftune.measuring.comparison import ModelComparison, Pages, side_by_side
+from preftune.measuring.samples import SampleRewards
+from preftune.measuring.statistics import ends_of
+from preftune.measuring.tradeoff import START, SweepPoint
 from preftune.online.evaluation import ANSWERS_FILE
-from preftune.online.manifest import Figures
-from preftune.online.scoring import read_lines
 from preftune.online.training import RUN_FOLDER
-from preftune.report import START, SampleRewards, SideBySide, SweepPoint, write_report
-from preftune.statistics import Interval
-from preftune.writing import write_json
+from preftune.storage.files import read_lines, write_json
+from preftune.storage.manifest import Figures
 
-PROMPTS_SHOWN = 3
 NOTES = (
     "A run is the training of one round, on pairs of what the policy answered at the round's start. Changes "
     "of log-probability are within the round, on pairs of the starting model's answers to held-out prompts.",
@@ -42,7 +42,9 @@ class Outcome:
     stopped: dict[str, Any] | None = None
 
 
-def write_outcome(output: Path, outcome: Outcome, folders: Mapping[int, Path], start: Path) -> None:
+def write_outcome(
+    output: Path, outcome: Outcome, folders: Mapping[int, Path], start: Path, pages: Pages
+) -> None:
     """Write the summary, and the page once a round has been measured."""
     summary = {
         "rounds": outcome.rounds,
@@ -64,20 +66,22 @@ def write_outcome(output: Path, outcome: Outcome, folders: Mapping[int, Path], s
     notes = list(NOTES)
     if outcome.stopped:
         notes.append("Stopped in round {round} by {reason}.".format(**outcome.stopped))
-    before = _triple(outcome.start["reward"])
+    before = ends_of(outcome.start["reward"])
     every = {START: (start, outcome.start), **measured}
-    write_report(
-        output / "report.html",
-        f"Online rounds: {len(outcome.figures)} of {outcome.rounds}",
-        {name: folder / RUN_FOLDER for name, (folder, _) in measured.items()},
+    comparison = ModelComparison(
+        title=f"Online rounds: {len(outcome.figures)} of {outcome.rounds}",
+        runs={name: folder / RUN_FOLDER for name, (folder, _) in measured.items()},
         rewards={
-            name: SampleRewards(before=before, after=_triple(figures["reward"]))
+            name: SampleRewards(before=before, after=ends_of(figures["reward"]))
             for name, (_, figures) in measured.items()
         },
-        samples=_side_by_side({name: folder for name, (folder, _) in every.items()}),
+        samples=side_by_side(
+            {name: read_lines(folder / ANSWERS_FILE) for name, (folder, _) in every.items()}, "scores"
+        ),
         notes=notes,
-        tradeoff=[_point(name, figures) for name, (_, figures) in every.items()],
+        points=[_point(name, figures) for name, (_, figures) in every.items()],
     )
+    pages.comparison(output / "report.html", comparison)
 
 
 def _point(name: str, figures: Figures) -> SweepPoint:
@@ -85,27 +89,7 @@ def _point(name: str, figures: Figures) -> SweepPoint:
     return SweepPoint(
         name=name,
         accuracy=None,
-        drift=_triple(figures["drift"]),
-        reward=_triple(figures["reward"]),
-        measurements={figure.replace("_", " "): _triple(figures[figure]) for figure in shown},
+        drift=ends_of(figures["drift"]),
+        reward=ends_of(figures["reward"]),
+        measurements={figure.replace("_", " "): ends_of(figures[figure]) for figure in shown},
     )
-
-
-def _triple(interval: Mapping[str, float]) -> Interval:
-    return interval["mean"], interval["low"], interval["high"]
-
-
-def _side_by_side(folders: Mapping[str, Path]) -> list[SideBySide]:
-    """Prompts evenly over the held-out ones and the first response to each: as they came, not picked."""
-    rows = {name: read_lines(folder / ANSWERS_FILE) for name, folder in folders.items()}
-    answers = list(zip(*rows.values(), strict=True))
-    shown = []
-    for same in answers[:: max(1, len(answers) // PROMPTS_SHOWN)][:PROMPTS_SHOWN]:
-        prompt = same[0]["prompt"]
-        shown.append(
-            SideBySide(
-                prompt if isinstance(prompt, str) else prompt[-1]["content"],
-                {name: (row["responses"][0], row["scores"][0]) for name, row in zip(rows, same, strict=True)},
-            )
-        )
-    return shown

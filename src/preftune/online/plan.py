@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,22 @@ from transformers import PreTrainedTokenizerBase
 
 from preftune import objectives
 from preftune.data.pairing import Pairing
+from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
+from preftune.models import generation_device, has_fast_bfloat16, load_model_config, load_tokenizer
+from preftune.models.content import model_content
 from preftune.online.configuration import IterateConfig
-from preftune.online.engines import build_engine
-from preftune.online.manifest import hash_json
 from preftune.online.prompts import Prompts, read_prompts
 from preftune.online.quiet import quiet
-from preftune.online.scoring import Reward, as_lines
 from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
-from preftune.policy import generation_device, has_fast_bfloat16, load_config, load_tokenizer
-from preftune.rewards.model_content import model_content
+from preftune.rewards.policy_reward import PolicyReward
+from preftune.rewards.sources import rewards_content
+from preftune.sampling.engines import build_engine
+from preftune.storage.hashing import hash_json
+from preftune.storage.locks import LOCK_FILE
 from preftune.training.configuration import RunConfig
+from preftune.training.given import Given
 from preftune.training.preparation import prepare
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ class Plan:
     config: IterateConfig
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
-    reward: Reward
+    reward: PolicyReward
     start: Model
     needs: frozenset[str]
 
@@ -143,7 +146,7 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
         _check_batches(config)
     if config.launch and shutil.which(config.launch[0]) is None:
         raise InputError(f"launch={config.launch}: there is no program {config.launch[0]!r} to be found")
-    model_config = load_config(config.model)
+    model_config = load_model_config(config.model)
     tokenizer = load_tokenizer(config.model)
     config = _with_precision(config)
     # Where its defaults are, every key of it is seen to be right; no round reads these names.
@@ -158,7 +161,7 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
     if config.sampling.engine != "transformers":
         build_engine(config.sampling.engine, config.model, config.sampling.rows)
     needs = _needs(tried)
-    reward = Reward(config.reward, tokenizer)
+    reward = PolicyReward(config.reward, tokenizer)
     prompts = read_prompts(config, tokenizer, tried.data.max_prompt_length)
     start = Model(config.model, model_content(config.model))
     plan = Plan(config, tokenizer, prompts, reward, start, needs)
@@ -183,7 +186,7 @@ def _check_batches(config: IterateConfig) -> None:
         ),
         "train.fully_sharded": (
             config.train.get("fully_sharded"),
-            "one process has nothing to divide; remove it",
+            "one process has nothing to shard; remove it",
         ),
         "train.training.fp16": (
             dict(config.train.get("training") or {}).get("fp16"),
@@ -243,16 +246,14 @@ def _try_training(plan: Plan) -> None:
         {**row, "responses": ["Yes.", "No."], "scores": [1.0, 0.0]}
         for row in plan.prompts.parts[0][:ROWS_TRIED]
     ]
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        file = Path(folder) / PAIRS_FILE
-        file.write_text(as_lines(rows), encoding="utf-8")
-        config = plan.run_config(1, plan.start, file)
-        # Of an earlier call.
-        data = config.data.model_copy(update={"evaluation": None})
-        try:
-            arguments = prepare(config.model_copy(update={"data": data})).arguments
-        except InputError as error:
-            raise InputError(f"train: {str(error).replace(str(file), 'a round')}") from None
+    config = plan.run_config(1, plan.start, Path(PAIRS_FILE))
+    # Of an earlier call.
+    data = config.data.model_copy(update={"evaluation": None})
+    try:
+        with quiet():
+            arguments = prepare(config.model_copy(update={"data": data}), given=Given(train=rows)).arguments
+    except InputError as error:
+        raise InputError(f"train: {str(error).replace(GIVEN_ROWS, 'a round')}") from None
     if arguments.max_steps > 0 or config.batches:
         return
     in_a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
@@ -266,7 +267,7 @@ def _try_training(plan: Plan) -> None:
     if warmup >= steps:
         logger.warning(
             "a round has %d steps of %d prompts and train.training.warmup_steps=%g: the learning rate never "
-            "gets to its height; lower warmup_steps, or the prompts in a step",
+            "reaches its maximum; lower warmup_steps, or the prompts in a step",
             steps,
             in_a_step,
             arguments.warmup_steps,
@@ -300,9 +301,6 @@ def _check_folder(plan: Plan, overwrite: bool) -> None:
         )
 
 
-LOCK_FILE = ".lock"
-
-
 def sources(plan: Plan) -> dict[str, Any]:
     """Hashes of what the configuration names."""
     return {
@@ -310,4 +308,5 @@ def sources(plan: Plan) -> dict[str, Any]:
         "prompts": hash_json(plan.prompts.parts),
         "held_out": hash_json(plan.prompts.held_out),
         "reward": plan.reward.identity,
+        "train.rewards": hash_json(rewards_content(plan.config.train.get("rewards") or {}, plan.tokenizer)),
     }

@@ -1,35 +1,21 @@
 """How far a stage is, read from what it has written so far: whatever process writes it."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from preftune.online.evaluation import PROMPTS_PER_SHARD, SHARDS_FOLDER
-
 Progress = Callable[[], float | None]
 """The share of the work that is done, from 0 to 1; None where it cannot be told."""
 
-SCORE = re.compile(rb"\[\d")
-"""Where an answer's score begins in a shard of `preftune score`."""
 LAST_BYTES = 4096
 
 
-def of_lines(folder: Path, pattern: str, total: int) -> Progress:
-    """Lines of the files that match, of so many."""
-    return lambda: sum(path.read_bytes().count(b"\n") for path in folder.glob(pattern)) / total
-
-
-def of_scores(folder: Path, pattern: str, total: int) -> Progress:
-    """Scored responses in the shards that match, of so many."""
-    return lambda: sum(len(SCORE.findall(path.read_bytes())) for path in folder.glob(pattern)) / total
-
-
-def of_shards(folder: Path, prompts: int) -> Progress:
-    """Finished shards of held-out answers."""
-    total = -(-prompts // PROMPTS_PER_SHARD)
-    return lambda: len(list((folder / SHARDS_FOLDER).glob("*.json"))) / total
+def of_rows(output: Path, total: int) -> Progress:
+    """Finished rows in the shards of an output, of so many."""
+    return lambda: (
+        sum(path.read_bytes().count(b"\n") for path in output.parent.glob(f"{output.name}.*part")) / total
+    )
 
 
 def of_training(run: Path, training: Mapping[str, Any]) -> Progress:

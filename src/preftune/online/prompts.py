@@ -11,14 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from preftune.data import load_groups, read_rows
 from preftune.errors import InputError
+from preftune.measuring.held_out import PromptRow
 from preftune.online.configuration import IterateConfig
-from preftune.online.sample_file import ABOUT_RESPONSES, is_prompt
-from preftune.online.sampling import prompt_tokens
+from preftune.sampling.sample_file import ABOUT_RESPONSES, is_prompt
+from preftune.sampling.sampler import prompt_tokens
 
 logger = logging.getLogger(__name__)
-
-PromptRow = dict[str, Any]
-"""`prompt`, and the columns that say more about it."""
 
 
 @dataclass(frozen=True)

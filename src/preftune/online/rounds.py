@@ -1,14 +1,11 @@
 """Online rounds: sample, score, pair, train and evaluate, from wherever an earlier call was stopped."""
 
 import errno
-import fcntl
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +14,24 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from preftune.errors import InputError
+from preftune.measuring.comparison import NO_PAGES, Pages
+from preftune.measuring.held_out import HeldOut
+from preftune.models import generation_device, generation_dtype, load_tokenizer
 from preftune.online import evaluation, progress, stages
-from preftune.online.evaluation import HeldOut
 from preftune.online.guards import GuardStop, policy_beyond_bounds, reward_collapse
-from preftune.online.interleaved import BATCHES_FOLDER, SCALE_FILE, Interleaved
-from preftune.online.manifest import Figures, Finished, Stage, finish, hash_file, hash_json
+from preftune.online.interleaved import SCALE_FILE, Interleaved
 from preftune.online.outcome import Outcome, write_outcome
-from preftune.online.plan import CONFIG_FILE, LOCK_FILE, SOURCES_FILE, Model, Plan, sources
+from preftune.online.plan import CONFIG_FILE, SOURCES_FILE, Model, Plan, sources
 from preftune.online.progress import Progress
-from preftune.online.scoring import as_lines, read_lines
 from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, steps_taken, train_round
 from preftune.online.view import View
-from preftune.policy import load_tokenizer
+from preftune.rewards.sources import rewards_content
+from preftune.sampling.settings import SamplingSettings
+from preftune.storage.files import as_lines, read_lines, replaced, write_json, write_whole
+from preftune.storage.hashing import hash_file, hash_json
+from preftune.storage.locks import locked
+from preftune.storage.manifest import Figures, Finished, Stage, finish
 from preftune.training.configuration import RunConfig, dump_yaml
-from preftune.writing import write_json, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,13 @@ MODEL = "model"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
-def run_rounds(plan: Plan, view: View) -> Outcome:
+def run_rounds(plan: Plan, view: View, pages: Pages = NO_PAGES) -> Outcome:
     """Run every round that is not finished, and leave `summary.json`, `report.html` and `model`.
 
     Args:
         plan: what is run.
         view: shows it.
+        pages: writes the pages of rounds and of their runs.
 
     Returns:
         What became of the rounds.
@@ -54,17 +56,16 @@ def run_rounds(plan: Plan, view: View) -> Outcome:
     Raises:
         InputError: a stage failed; the message names it, and the same call goes on there.
     """
-    plan.output.mkdir(parents=True, exist_ok=True)
     # Models load dozens of times, and the view shows how far everything is.
     disable_progress_bar()
-    with _alone(plan.output / LOCK_FILE), view:
+    with locked(plan.output, "iterate"), view:
         try:
             for aside in plan.output.glob("*.part"):
                 aside.unlink()
             # The configuration last: with it the folder is this call's.
             write_json(plan.output / SOURCES_FILE, sources(plan))
             write_whole(plan.output / CONFIG_FILE, dump_yaml(plan.config.model_dump(mode="json")))
-            return _Rounds(plan, view).run()
+            return _Rounds(plan, view, pages).run()
         except (OSError, SafetensorError, RuntimeError) as error:
             if _is_no_room(error):
                 raise InputError(
@@ -77,8 +78,8 @@ def run_rounds(plan: Plan, view: View) -> Outcome:
 class _Rounds:
     """The rounds in order; what is finished of them is kept."""
 
-    def __init__(self, plan: Plan, view: View) -> None:
-        self._plan, self._view = plan, view
+    def __init__(self, plan: Plan, view: View, pages: Pages) -> None:
+        self._plan, self._view, self._pages = plan, view, pages
         self._outcome = Outcome(rounds=plan.config.rounds)
         self._made = False
 
@@ -102,7 +103,7 @@ class _Rounds:
             # Drawing the page takes a second, and kept rounds change nothing in it.
             if self._made or outcome.stopped or number == plan.config.rounds:
                 folders = {number: plan.folder(number) for number in outcome.figures}
-                write_outcome(plan.output, outcome, folders, plan.folder(0))
+                write_outcome(plan.output, outcome, folders, plan.folder(0), self._pages)
                 self._made = False
             if outcome.stopped:
                 logger.warning("stopped in round %(round)d by %(reason)s", outcome.stopped)
@@ -162,8 +163,8 @@ class _Rounds:
         return self._finish(
             number,
             stage,
-            lambda: stages.sample(folder, before.path, prompts, sampling, seed, plan.config.launch),
-            progress.of_lines(folder, f"{stages.SAMPLES_FILE}.*part", len(prompts)),
+            lambda: stages.sample_round(folder, before.path, prompts, sampling, seed, plan.config.launch),
+            progress.of_rows(folder / stages.SAMPLES_FILE, len(prompts)),
         )
 
     def _score(self, number: int, sampled: Finished) -> Finished:
@@ -179,8 +180,8 @@ class _Rounds:
         return self._finish(
             number,
             stage,
-            lambda: stages.score(folder, plan.reward, plan.start.path, plan.config.launch),
-            progress.of_scores(folder, f"{stages.SCORED_FILE}.*part", sampled.figures["responses"]),
+            lambda: stages.score_round(folder, plan.reward, plan.start.path, plan.config.launch),
+            progress.of_rows(folder / stages.SCORED_FILE, sampled.figures["responses"]),
         )
 
     def _pair(self, number: int, scored: Finished) -> Finished:
@@ -196,7 +197,7 @@ class _Rounds:
             settings=asdict(settings),
             outputs=(stages.PAIRS_FILE,),
         )
-        return self._finish(number, stage, lambda: stages.pair(stage.folder, own, earlier, settings))
+        return self._finish(number, stage, lambda: stages.pair_round(stage.folder, own, earlier, settings))
 
     def _train(self, number: int, before: Model, paired: Finished, start: Finished) -> Finished:
         plan, folder = self._plan, self._plan.folder(number)
@@ -206,7 +207,7 @@ class _Rounds:
         return self._finish(
             number,
             stage,
-            lambda: train_round(config, folder / MODEL, plan.config.launch),
+            lambda: train_round(config, folder / MODEL, plan.config.launch, write_page=self._pages.run),
             progress.of_training(folder / RUN_FOLDER, config.training),
         )
 
@@ -216,14 +217,22 @@ class _Rounds:
         return Stage(
             folder=plan.folder(number),
             name="train",
-            inputs={"start": plan.start.content, "before": before.content, "held_out": start.content},
+            inputs={
+                "start": plan.start.content,
+                "before": before.content,
+                "held_out": start.content,
+                **{
+                    f"rewards.{name}": hash_json(content)
+                    for name, content in rewards_content(config.rewards, plan.tokenizer).items()
+                },
+            },
             settings={
                 "start_from": plan.config.start_from,
                 "reference": plan.config.reference,
                 **_without_places(config),
             },
             outputs=(MODEL,),
-            works=(*WORKS, BATCHES_FOLDER, SCALE_FILE),
+            works=(*WORKS, SCALE_FILE),
             records=RECORDS,
         )
 
@@ -257,13 +266,10 @@ class _Rounds:
             write_whole(folder / stages.PROMPTS_FILE, as_lines(prompts))
             live = Interleaved(folder, prompts, sampling, seed, plan.pair_settings, plan.reward)
             with plan.reward.loaded():
-                if damaged := live.damaged(steps_taken(folder / RUN_FOLDER)):
-                    # Training begins anew, and comes by the steps whose files these are. The run goes first:
-                    # a call that is killed in between finds them damaged again.
+                if live.missing(steps_taken(folder / RUN_FOLDER)):
+                    # Training begins anew, and comes by the steps that are missing.
                     shutil.rmtree(folder / RUN_FOLDER, ignore_errors=True)
-                    for file in damaged:
-                        file.unlink(missing_ok=True)
-                training = train_round(config, folder / MODEL, (), live)
+                training = train_round(config, folder / MODEL, (), live, self._pages.run)
             return live.figures() | {"training": training}
 
         trained = self._finish(
@@ -284,14 +290,13 @@ class _Rounds:
         folder = stage.folder
 
         def work() -> Figures:
-            figures = evaluation.evaluate(
-                folder, plan.start.path, plan.start.path, held_out, plan.tokenizer, plan.reward, None
-            )
+            start = plan.start.path
+            figures = evaluation.evaluate_policy(folder, start, start, held_out, plan.reward, None)
             pairs = stages.paired_groups(read_lines(folder / evaluation.ANSWERS_FILE), settings)
             write_whole(folder / stages.PAIRS_FILE, as_lines(pairs))
             return figures
 
-        return self._finish(0, stage, work, progress.of_shards(folder, len(held_out.prompts)))
+        return self._finish(0, stage, work, self._evaluated(folder))
 
     def _evaluate(self, number: int, model: Model, start: Finished) -> Finished:
         plan = self._plan
@@ -300,29 +305,41 @@ class _Rounds:
 
         def work() -> Figures:
             answers = read_lines(plan.folder(0) / evaluation.ANSWERS_FILE)
-            return evaluation.evaluate(
+            return evaluation.evaluate_policy(
                 stage.folder,
                 model.path,
                 plan.start.path,
-                held_out,
                 # Not the start's: a method that is conditioned on a text has left that in the template.
-                load_tokenizer(model.path),
+                replace(held_out, tokenizer=load_tokenizer(model.path)),
                 plan.reward,
                 [row["scores"] for row in answers],
             )
 
-        return self._finish(number, stage, work, progress.of_shards(stage.folder, len(held_out.prompts)))
+        return self._finish(number, stage, work, self._evaluated(stage.folder))
+
+    def _evaluated(self, folder: Path) -> Progress:
+        """Of the held-out prompts: each is answered once, and each of its responses is scored."""
+        plan = self._plan
+        total = len(plan.prompts.held_out) * (1 + plan.config.evaluation.n)
+        return progress.of_rows(folder / evaluation.ANSWERS_FILE, total)
 
     def _evaluation(self, number: int, model: Model) -> tuple[HeldOut, Stage]:
         """What a policy is asked, and the stage of its answers."""
         plan, config = self._plan, self._plan.config
-        held_out = HeldOut(
-            prompts=plan.prompts.held_out,
+        device = generation_device()
+        settings = SamplingSettings(
             n=config.evaluation.n,
             max_new_tokens=config.evaluation.max_new_tokens or config.sampling.max_new_tokens,
             seed=plan.seed(0),
-            rows=config.sampling.rows,
+        )
+        held_out = HeldOut(
+            plan.prompts.held_out,
+            plan.tokenizer,
+            settings,
             dtype=plan.dtype,
+            device=device,
+            rows=config.sampling.rows,
+            decoding_dtype=generation_dtype(device),
         )
         stage = Stage(
             folder=plan.folder(number),
@@ -333,13 +350,12 @@ class _Rounds:
                 "reward": plan.reward.identity,
             },
             settings={
-                "n": held_out.n,
-                "max_new_tokens": held_out.max_new_tokens,
-                "seed": held_out.seed,
+                "n": settings.n,
+                "max_new_tokens": settings.max_new_tokens,
+                "seed": settings.seed,
                 "dtype": str(held_out.dtype),
             },
             outputs=(evaluation.ANSWERS_FILE, evaluation.EVALUATION_FILE),
-            works=(evaluation.SHARDS_FOLDER,),
         )
         return held_out, stage
 
@@ -387,27 +403,8 @@ def _without_places(config: RunConfig) -> dict[str, Any]:
 
 def _point(link: Path, model: Path) -> None:
     """Make `link` name a model's folder, at once."""
-    aside = link.with_name(f"{link.name}.{os.getpid()}.part")
-    aside.symlink_to(model.relative_to(link.parent), target_is_directory=True)
-    os.replace(aside, link)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-                raise
-            raise InputError(
-                f"output={lock.parent} is in use by another preftune iterate, or by a training that it left "
-                "behind; wait for it, or end it"
-            ) from None
-        # Training processes hold it too: one that outlives this process still writes there.
-        os.set_inheritable(file.fileno(), True)
-        yield
+    with replaced(link) as aside:
+        aside.symlink_to(model.relative_to(link.parent), target_is_directory=True)
 
 
 def _is_no_room(error: Exception) -> bool:

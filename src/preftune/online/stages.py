@@ -1,28 +1,29 @@
 """The stages between two policies that are no training: samples, their rewards, and pairs of them."""
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from preftune.data.groups import as_answer, as_text
 from preftune.data.pairing import Pairing
+from preftune.measuring.held_out import PromptRow
+from preftune.measuring.statistics import mean_interval, named_interval
+from preftune.models.allocator import free_memory
 from preftune.online.configuration import SamplingSection
-from preftune.online.manifest import Figures
-from preftune.online.processes import run_verb
-from preftune.online.prompts import PromptRow
-from preftune.online.sample_file import ABOUT_RESPONSES, sample_file
-from preftune.online.scoring import Reward, Row, as_answer, as_lines, as_text, read_lines
-from preftune.statistics import mean_interval
-from preftune.writing import write_whole
+from preftune.rewards.policy_reward import AnsweredRow, PolicyReward
+from preftune.sampling.sample_file import ABOUT_RESPONSES, sample_file
+from preftune.storage.files import as_lines, read_lines, write_whole
+from preftune.storage.manifest import Figures
+from preftune.storage.processes import run_verb
 
 PROMPTS_FILE, SAMPLES_FILE = "prompts.jsonl", "samples.jsonl"
 SAMPLE_LOG_FILE, SCORE_LOG_FILE = "sampling.log", "scoring.log"
 SCORED_FILE, PAIRS_FILE = "scored.jsonl", "pairs.jsonl"
 
 
-def sample(
+def sample_round(
     folder: Path,
     model: str,
     prompts: Sequence[PromptRow],
@@ -54,7 +55,7 @@ def sample(
             )
         else:
             sample_file(model, asked, sampled, **options)
-            gc.collect()
+            free_memory()
     rows = read_lines(sampled)
     counts = [count for row in rows for count in row["response_tokens"]]
     return {
@@ -64,7 +65,7 @@ def sample(
     }
 
 
-def score(folder: Path, reward: Reward, model: str, launch: Sequence[str]) -> Figures:
+def score_round(folder: Path, reward: PolicyReward, model: str, launch: Sequence[str]) -> Figures:
     """Write the samples with their `scores`.
 
     Args:
@@ -88,7 +89,7 @@ def reward_of_samples(scores: Sequence[Sequence[float]]) -> Figures:
     """Mean and 95% interval, in which a prompt counts once."""
     means = [fmean(own) for own in scores]
     interval = mean_interval(means) if len(means) > 1 else (means[0],) * 3
-    return dict(zip(("mean", "low", "high"), interval, strict=True))
+    return named_interval(interval)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class PairSettings:
     keeps_all: bool
 
 
-def pair(folder: Path, own: Path, earlier: Sequence[Path], settings: PairSettings) -> Figures:
+def pair_round(folder: Path, own: Path, earlier: Sequence[Path], settings: PairSettings) -> Figures:
     """Write the groups that training reads: this round's, and those of earlier rounds that are replayed.
 
     A group keeps the responses that the rule pairs, with their scores, so that training finds the same pairs.
@@ -130,7 +131,7 @@ def pair(folder: Path, own: Path, earlier: Sequence[Path], settings: PairSetting
     }
 
 
-def paired_groups(rows: Sequence[Row], settings: PairSettings) -> list[dict[str, Any]]:
+def paired_groups(rows: Sequence[AnsweredRow], settings: PairSettings) -> list[dict[str, Any]]:
     """Each row that the rule makes a pair of, with the responses that are trained on."""
     groups = []
     for row in rows:
@@ -150,7 +151,7 @@ def paired_groups(rows: Sequence[Row], settings: PairSettings) -> list[dict[str,
     return groups
 
 
-def usable_scores(rows: Sequence[Row]) -> list[list[float]]:
+def usable_scores(rows: Sequence[AnsweredRow]) -> list[list[float]]:
     """The rewards of the responses that can be trained on, by prompt."""
     return [[row["scores"][place] for place in _usable(row)] for row in rows]
 

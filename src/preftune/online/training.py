@@ -1,24 +1,24 @@
 """The training stage of a round: `preftune train`, here or in other processes, and a model to go on from."""
 
-import gc
 import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from preftune.online.manifest import Figures
-from preftune.online.processes import run_verb
-from preftune.policy import load_language_model, load_tokenizer
+from preftune.models import load_language_model, load_tokenizer
+from preftune.models.allocator import free_memory
+from preftune.storage.files import write_json, write_whole
+from preftune.storage.manifest import Figures
+from preftune.storage.processes import run_verb
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.preparation import CHECKPOINT_FOLDER, with_objective_defaults
-from preftune.training.run import MODEL_FOLDER, LiveData, last_checkpoint, train
-from preftune.writing import write_json, write_whole
+from preftune.training.run import MODEL_FOLDER, LiveData, last_checkpoint, run_training
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,11 @@ FIGURES = ("steps", "accuracy", "chosen_logp_change", "rejected_logp_change")
 
 
 def train_round(
-    config: RunConfig, target: Path, launch: Sequence[str], live: LiveData | None = None
+    config: RunConfig,
+    target: Path,
+    launch: Sequence[str],
+    live: LiveData | None = None,
+    write_page: Callable[[Path], None] | None = None,
 ) -> Figures:
     """Train, going on at the last whole checkpoint, and leave a whole model at `target`.
 
@@ -46,7 +50,8 @@ def train_round(
         config: the run; its output folder is only used for it.
         target: where the model goes.
         launch: words before `-m -- preftune`; none trains in this process.
-        live: see `preftune.training.run.train`; only in this process.
+        live: see `run_training`; only in this process.
+        write_page: called with the finished run folder; other processes write their page themselves.
 
     Raises:
         InputError: training failed.
@@ -61,8 +66,8 @@ def train_round(
             write_whole(file, dump_yaml(config.model_dump(mode="json")))
             run_verb(launch, ["train", str(file), "--resume" if resume else "--overwrite"], log)
         else:
-            train(config, resume=resume, overwrite=not resume, live=live)
-            _free()
+            run_training(config, resume=resume, overwrite=not resume, live=live, write_page=write_page)
+            free_memory()
     _place_model(config, run / MODEL_FOLDER, target)
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     prior = summary["train"]["prior"]
@@ -119,7 +124,7 @@ def _place_model(config: RunConfig, trained: Path, target: Path) -> None:
         PeftModel.from_pretrained(base, trained).merge_and_unload().save_pretrained(aside)
         load_tokenizer(str(trained)).save_pretrained(aside)
         del base
-        _free()
+        free_memory()
     else:
         shutil.copytree(trained, aside, copy_function=_link)
     aside.rename(target)
@@ -131,10 +136,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _free() -> None:
-    """Give back what training held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

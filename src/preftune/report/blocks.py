@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from preftune.measuring.formatting import format_number
+from preftune.measuring.samples import SampleRewards
+from preftune.measuring.tradeoff import SweepPoint, planes, tradeoff_table
 from preftune.report.evaluation import Evaluated, controlled_interval, evaluation_table
 from preftune.report.evaluation_panels import (
     Categories,
@@ -25,9 +28,6 @@ from preftune.report.figures import (
     value_range,
 )
 from preftune.report.folders import RunRecord
-from preftune.report.formatting import format_number
-from preftune.report.samples import SampleRewards
-from preftune.report.tradeoff import SweepPoint, planes, tradeoff_table
 from preftune.rewards.reliability import share_interval
 
 

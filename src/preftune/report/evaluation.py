@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
-from preftune.report.formatting import format_number
+from preftune.measuring.formatting import format_number
 
 Ends = tuple[float, float]
 
@@ -116,8 +116,9 @@ def _difference(one: Evaluated) -> str:
     found = one.results.get("difference")
     if isinstance(found, Mapping):
         inner = Evaluated(one.name, one.index, found)
-        value = inner.number("win_rate")
-        return _written(inner.number("average") if value is None else value, 2, inner.interval(), signed=True)
+        figures = map(inner.number, ("win_rate", "average", "mean_reward"))
+        value = next((figure for figure in figures if figure is not None), None)
+        return _written(value, 2, inner.interval(), signed=True)
     return _written(one.number("difference"), 2, one.interval("difference_interval"), signed=True)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from preftune.measuring.formatting import format_number
 from preftune.report.drawing import GRID, INK, MUTED, PAPER, colour, marker, panel, short, svg
-from preftune.report.formatting import format_number
 
 Ends = tuple[float, float]
 

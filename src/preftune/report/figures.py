@@ -9,12 +9,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from preftune.measuring.formatting import format_number
+from preftune.measuring.tradeoff import AXES, Plane, SweepPoint
 from preftune.report.drawing import HEIGHT, INK, MUTED, PAPER, panel, short, svg
 from preftune.report.drawing import colour as _colour
 from preftune.report.drawing import marker as _marker
 from preftune.report.folders import Series
-from preftune.report.formatting import Number, format_number
-from preftune.report.tradeoff import AXES, Plane, SweepPoint
 
 LABEL_GAP = 0.085
 """Least distance of two labels in a panel of this height, as a share of its axes."""
@@ -118,7 +118,7 @@ def rewards_panel(key: str, title: str, rows: Sequence[RewardRow]) -> str:
         return svg(figure, key, f"{title}: {described}.")
 
 
-def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: Number) -> str:
+def gap_panel(key: str, title: str, index: int, histogram: Sequence[int], mean: int | float) -> str:
     """Number of pairs per tenth of the prior gap, with the mean gap."""
     bins = len(histogram)
     with panel(title) as (figure, axes):

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
+from preftune.measuring.comparison import ModelComparison, Pages
+from preftune.measuring.formatting import NOT_MEASURED, format_number
+from preftune.measuring.samples import SampleRewards, SideBySide
+from preftune.measuring.tradeoff import START, SweepPoint
 from preftune.report.evaluation import Evaluated, read_evaluations
 from preftune.report.folders import RunRecord, read_run
-from preftune.report.formatting import NOT_MEASURED, Number, format_number
-from preftune.report.samples import SampleRewards, SideBySide
-from preftune.report.tradeoff import START, SweepPoint
-from preftune.writing import write_whole
+from preftune.storage.files import write_whole
+
+REPORT_FILE = "report.html"
 
 
 def write_report(
@@ -53,6 +56,36 @@ def write_report(
     records = [read_run(name, index, Path(folder)) for index, (name, folder) in enumerate(runs.items())]
     evaluated = read_evaluations(evaluations, list(runs))
     write_whole(path, _render(title, records, rewards, samples, notes, tradeoff, evaluated))
+
+
+def write_run_page(folder: Path) -> None:
+    """The page of one run, in its folder.
+
+    Raises:
+        InputError: the folder lacks a file.
+    """
+    write_report(folder / REPORT_FILE, f"Run {folder.name}", {folder.name: folder})
+
+
+def write_comparison(path: Path, comparison: ModelComparison) -> None:
+    """The page of several models.
+
+    Raises:
+        InputError: as `write_report`.
+    """
+    write_report(
+        path,
+        comparison.title,
+        dict(comparison.runs),
+        rewards=dict(comparison.rewards),
+        samples=comparison.samples,
+        notes=comparison.notes,
+        tradeoff=comparison.points,
+    )
+
+
+PAGES = Pages(write_run_page, write_comparison)
+"""What online rounds and sweeps are given."""
 
 
 def _render(
@@ -173,9 +206,9 @@ def _interval(estimate: tuple[float, float, float] | None) -> str:
     return format_number(mean, 2, interval=(low, high))
 
 
-def _seconds(seconds: Number | None) -> str:
+def _seconds(seconds: int | float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{format_number(seconds, 0)} s"
 
 
-def _memory(mebibytes: Number | None) -> str:
+def _memory(mebibytes: int | float | None) -> str:
     return NOT_MEASURED if mebibytes is None else f"{format_number(mebibytes / 1024, 1)} GiB"

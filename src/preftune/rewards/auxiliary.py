@@ -14,7 +14,15 @@ from jaxtyping import Float64
 from preftune.data.groups import Text
 from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
-from preftune.rewards.functions import REFERENCE, Columns, call_function, import_function
+from preftune.rewards.functions import (
+    REFERENCE,
+    Columns,
+    RewardFunction,
+    call_function,
+    check_function,
+    function_name,
+    import_function,
+)
 from preftune.rewards.measures import MEASURES, Goal, Option, TextMeasure, is_finite_number
 
 if TYPE_CHECKING:
@@ -210,15 +218,19 @@ def resolve_reward(
     options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise InputError(f"{path}={options!r} must be a mapping of options, such as {{weight: 1.0}}")
-    source = str(options.get("measure", name))
-    _check_source(path, source)
+    own = options.get("measure")
+    source = function_name(own) if callable(own) else str(options.get("measure", name))
+    if not callable(own):
+        _check_source(path, source)
     known = MEASURES[source].options if source in MEASURES else {}
     check_options(path, source, options, {**OF_EVERY_REWARD, **known})
     goal, target = _aim(path, source, options)
     clip = options.get("clip")
     return AuxiliaryReward(
         name,
-        _measure(path, source, {key: options[key] for key in known if key in options}, tokenizer),
+        _of_function(check_function(own))
+        if callable(own)
+        else _measure(path, source, {key: options[key] for key in known if key in options}, tokenizer),
         float(options.get("weight", 1.0)),
         goal,
         target,
@@ -290,10 +302,7 @@ def _measure(
         return lambda _, completions, columns: columns[source.removeprefix(COLUMN_PREFIX)]
     try:
         if source not in MEASURES:
-            function = import_function(source)
-            return lambda prompts, completions, columns: call_function(
-                function, prompts, completions, columns
-            )
+            return _of_function(import_function(source))
         built_in = MEASURES[source]
         if built_in.needs_tokenizer and tokenizer is None:
             raise InputError(
@@ -303,6 +312,12 @@ def _measure(
         return _of_text(built_in.build(**tokens, **options))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error.__cause__
+
+
+def _of_function(
+    function: RewardFunction,
+) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+    return lambda prompts, completions, columns: call_function(function, prompts, completions, columns)
 
 
 def _of_text(text_measure: TextMeasure) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
@@ -330,7 +345,9 @@ def _is_target(value: object) -> bool:
 
 OF_EVERY_REWARD: Mapping[str, Option] = {
     "measure": Option(
-        "a measure's name", lambda value: isinstance(value, str), "what is measured (the name)"
+        "a measure's name, or a function",
+        lambda value: isinstance(value, str) or callable(value),
+        "what is measured (the name)",
     ),
     "weight": Option(
         "a finite number that is not 0", lambda value: is_finite_number(value) and value != 0, "w_k (1)"

@@ -1,5 +1,6 @@
 """Reward functions of the user's own, in the signature that TRL calls them with."""
 
+import hashlib
 import importlib
 import inspect
 import re
@@ -48,16 +49,42 @@ def import_function(reference: str) -> RewardFunction:
             f"the module {module_name!r} has no function {name!r}{suggest(name, functions)}; it has "
             f"{', '.join(functions) or 'none'}"
         )
+    return check_function(function, reference)
+
+
+def check_function(function: RewardFunction, name: str | None = None) -> RewardFunction:
+    """The function itself.
+
+    Raises:
+        InputError: it is async, or cannot be called with `prompts` and `completions`.
+    """
+    name = name or function_name(function)
     if inspect.iscoroutinefunction(function):
-        raise InputError(f"{reference} is an async function: give one that returns the numbers")
+        raise InputError(f"{name} is an async function: give one that returns the numbers")
     try:
         inspect.signature(function).bind_partial(completions=None)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{reference} cannot be called with completions ({error}): define it as "
+            f"{name} cannot be called with completions ({error}): define it as "
             "function(prompts, completions, **columns)"
         ) from None
     return function
+
+
+def function_content(function: RewardFunction) -> str:
+    """A hash of what a function does: its source, or its code where that has none to read."""
+    try:
+        text = inspect.getsource(function if inspect.isroutine(function) else type(function))
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        text = repr((code.co_code, code.co_consts, code.co_names)) if code else function_name(function)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def function_name(function: RewardFunction) -> str:
+    """`module:function` of a function of the user's own; of an object that is called, its class's."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def call_function(

@@ -7,7 +7,7 @@ from typing import Any
 
 from preftune.data import LengthLimits, RowReport, RowRules, TokenizedGroup, tokenize_groups
 from preftune.errors import InputError
-from preftune.rewards.model_content import Precision, model_content, scoring_precision
+from preftune.models.content import Precision, model_content, scoring_precision
 from preftune.rewards.scoring import Answer, ScoreUnit, Unit
 
 TRUNCATED = RowRules({"prompt_too_long": "truncate", "response_too_long": "truncate"})
@@ -46,10 +46,10 @@ class ImplicitReward:
         Raises:
             InputError: a model cannot be read, or the two do not share a vocabulary.
         """
-        from preftune.policy import load_config, load_tokenizer
+        from preftune.models import load_model_config, load_tokenizer
 
         for name in (model, reference):
-            load_config(name)
+            load_model_config(name)
         self._models = (model, reference)
         self._tokenizer = load_tokenizer(model)
         if self._tokenizer.get_vocab() != load_tokenizer(reference).get_vocab():
@@ -102,7 +102,7 @@ class ImplicitReward:
         import torch
 
         from preftune.data.packing import pack
-        from preftune.policy import Policy, load_language_model
+        from preftune.models import Policy, load_language_model
 
         policy, reference = (
             Policy(load_language_model(name, self._dtype).to(self._device)).eval() for name in self._models

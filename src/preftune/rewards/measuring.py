@@ -139,11 +139,36 @@ def _measurements(
 
 
 def _columns(groups: Sequence[Group], reward: AuxiliaryReward, locate: Where) -> dict[str, list[Any]]:
-    """A value for each response: its number where a column is the reward, else the row's own columns."""
+    """A value for each response: its number where a column is the reward, else the row's own columns.
+
+    A column that has a value for each response, as `column:NAME` reads it, gives each its own: a list for a
+    group, NAME_chosen and NAME_rejected for a pair. Any other value is the row's, and the same for all.
+    """
     if reward.column:
         return {reward.column: [number for g in groups for number in _numbers(g, reward, locate) or ()]}
     names = dict.fromkeys(name for group in groups for name in group.columns if name not in NOT_COLUMNS)
-    return {name: [group.columns.get(name) for group in groups for _ in group.responses] for name in names}
+    found = {name: _values(groups, name) for name in names}
+    paired = [name.removesuffix("_chosen") for name in names if name.endswith("_chosen")]
+    for name in paired:
+        free = name not in names and name not in NOT_COLUMNS and f"{name}_rejected" in names
+        if free and all(len(group.responses) == 2 and group.response_columns is None for group in groups):
+            found[name] = [group.columns.get(column) for group in groups for column in _of_pair(name)]
+    return found
+
+
+def _values(groups: Sequence[Group], name: str) -> list[Any]:
+    """A column's value for each response of the groups."""
+    told = all(group.response_columns is not None for group in groups)
+    lists = [(group.columns[name], group) for group in groups if group.columns.get(name) is not None]
+    fits = any(len(group.responses) > 1 for _, group in lists) and all(
+        isinstance(values, list | tuple) and len(values) == len(group.responses) for values, group in lists
+    )
+    found: list[Any] = []
+    for group in groups:
+        value, count = group.columns.get(name), len(group.responses)
+        own = name in (group.response_columns or ()) if told else fits
+        found += value if own and value is not None else [value] * count
+    return found
 
 
 # --- columns of numbers ---

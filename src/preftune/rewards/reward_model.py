@@ -12,7 +12,7 @@ import numpy as np
 from preftune.data import LengthLimits, RowReport, tokenize_groups
 from preftune.data.rules import shorten
 from preftune.errors import InputError
-from preftune.rewards.model_content import TEMPLATE_KEY, Precision, model_content, scoring_precision
+from preftune.models.content import TEMPLATE_KEY, Precision, model_content, scoring_precision
 from preftune.rewards.scoring import Answer, ScoreUnit, Unit
 
 if TYPE_CHECKING:

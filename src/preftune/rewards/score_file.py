@@ -1,34 +1,37 @@
 """Scores of a data set's responses, written into it as the columns that a run's prior and rewards read."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from preftune.data import Group, LoadedGroups, fingerprint_rows, load_groups, read_rows
+from preftune.data import LoadedGroups, load_groups, read_rows
 from preftune.data.shapes import GROUP_COLUMNS
+from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.scoring import Answer, Shards, launched_processes, score_missing
-from preftune.rewards.sources import Scoring, resolve_source
-from preftune.writing import write_whole
+from preftune.rewards.scoring import Answer, score_missing, scored_content
+from preftune.rewards.sources import Scoring, Specification, resolve_source
+from preftune.storage.files import as_lines
+from preftune.storage.processes import launched_processes
+from preftune.storage.shards import Shards, refuse_existing, write_joined
 
 logger = logging.getLogger(__name__)
 
-KEY_LENGTH = 12
 SCORES_OF = dict(reversed(GROUP_COLUMNS))
 """The column that a run reads the scores of a group from, by the column of its responses."""
 
 
 def score_file(
-    data: str,
+    data: Any,
     output: Path,
-    rewards: Sequence[str] = (),
+    rewards: Sequence[Specification] = (),
     *,
-    prior: str | None = None,
+    names: Sequence[str] | None = None,
+    prior: Specification | None = None,
     split: str = "train",
     tokenizer: str | None = None,
     trust_remote_code: bool = False,
@@ -48,6 +51,7 @@ def score_file(
         data: any source that `load_groups` reads.
         output: JSON Lines.
         rewards: what to score by, see `resolve_source`.
+        names: of their columns; their own unless given.
         prior: the same for the prior.
         split: the split to read.
         tokenizer: folder or hub name, for measures that count tokens.
@@ -60,20 +64,20 @@ def score_file(
     Raises:
         InputError: a specification, the data or the output cannot be used.
     """
-    if output.exists():
-        raise InputError(f"--output {output} exists; move it, or give another name")
+    refuse_existing(output)
     processes = launched_processes()
     loaded_tokenizer = None
     if tokenizer is not None:
-        from preftune.policy import load_tokenizer
+        from preftune.models import load_tokenizer
 
         loaded_tokenizer = load_tokenizer(tokenizer)
     table = read_rows(data, split)
 
-    def resolve(flag: str, specification: str) -> Scoring:
+    def resolve(flag: str, specification: Specification, name: str | None = None) -> Scoring:
         return resolve_source(
             flag,
             specification,
+            name=name,
             tokenizer=loaded_tokenizer,
             locate=table.locate,
             trust_remote_code=trust_remote_code,
@@ -81,7 +85,10 @@ def score_file(
 
     _check_rewards(rewards)
     _check_prior(prior)
-    scorings = [resolve("--reward", specification) for specification in rewards]
+    scorings = [
+        resolve("--reward", specification, name)
+        for specification, name in zip(rewards, names or repeat(None, len(rewards)), strict=True)
+    ]
     loaded = load_groups(data, split=split, needs_pairs=False, keep_columns=True)
     columns = [_reward_columns(scoring.name, loaded) for scoring in scorings]
     if prior is not None:
@@ -92,7 +99,7 @@ def score_file(
         logger.warning("%s", loaded.report.summary())
 
     answers = [Answer(group, place) for group in loaded.groups for place in range(len(group.responses))]
-    content = _fingerprint(loaded.groups)
+    content = scored_content(loaded.groups)
     shards = [Shards(output, _key(content, scoring)) for scoring in scorings]
     # Nobody writes the output before everybody has seen that there is none.
     processes.wait()
@@ -100,23 +107,23 @@ def score_file(
         score_missing(scoring.scorer, answers, finished, processes, title=scoring.name, progress=progress)
     processes.wait()
     if processes.rank == 0:
-        scores = [_in_order(finished.scores(), len(answers)) for finished in shards]
+        scores = [finished.in_order(len(answers)) for finished in shards]
         plain = prior is not None and not _is_plain(loaded)
-        write_whole(output, "".join(_lines(list(table), loaded, columns, scores, plain=plain)))
-        for finished in shards:
-            finished.remove()
+        write_joined(output, as_lines(_rows(list(table), loaded, columns, scores, plain=plain)), shards)
+    # Whoever returns finds the output.
+    processes.wait()
     return len(loaded.groups)
 
 
-def _lines(
+def _rows(
     rows: Sequence[Mapping[str, Any]],
     loaded: LoadedGroups,
     columns: Sequence[tuple[str, ...]],
     scores: Sequence[Sequence[float]],
     *,
     plain: bool,
-) -> Iterable[str]:
-    """The rows with their scores, as JSON Lines."""
+) -> Iterable[dict[str, Any]]:
+    """The rows with their scores."""
     stop = 0
     for group in loaded.groups:
         start, stop = stop, stop + len(group.responses)
@@ -129,11 +136,7 @@ def _lines(
                 row.update(zip(names, own, strict=True))
             else:
                 row[names[0]] = own if loaded.columns.shape == "groups" else own[0]
-        yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
-
-
-def _in_order(scores: Mapping[int, float], count: int) -> list[float]:
-    return [scores[index] for index in range(count)]
+        yield row
 
 
 # --- columns ---
@@ -158,11 +161,12 @@ def _is_plain(loaded: LoadedGroups) -> bool:
     return columns.shape != "groups" or (columns.prompt == "prompt" and columns.responses[0] in SCORES_OF)
 
 
-def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], data: str) -> None:
+def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], data: Any) -> None:
     written = [name for names in columns for name in names]
     taken = [name for name in written if name in found]
     if taken:
-        raise InputError(f"{data} has the column {taken[0]!r} already: rename or remove it")
+        source = data if isinstance(data, str | Path) else GIVEN_ROWS
+        raise InputError(f"{source} has the column {taken[0]!r} already: rename or remove it")
     twice = [name for name in written if written.count(name) > 1]
     if twice:
         raise InputError(
@@ -171,17 +175,17 @@ def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], dat
         )
 
 
-def _check_rewards(rewards: Sequence[str]) -> None:
+def _check_rewards(rewards: Sequence[Specification]) -> None:
     for specification in rewards:
-        if specification.startswith(COLUMN_PREFIX):
+        if isinstance(specification, str) and specification.startswith(COLUMN_PREFIX):
             raise InputError(
                 f"--reward {specification}: the data has that column, and a run reads it as it is; leave it "
                 "out (--prior takes columns)"
             )
 
 
-def _check_prior(prior: str | None) -> None:
-    name = (prior or "").partition(":")[0]
+def _check_prior(prior: Specification | None) -> None:
+    name = prior.partition(":")[0] if isinstance(prior, str) else ""
     if name in MEASURES and MEASURES[name].goal != "maximise":
         raise InputError(
             f"--prior {prior}: more {name} is not better, and a prior's score is higher for the better "
@@ -192,13 +196,5 @@ def _check_prior(prior: str | None) -> None:
 # --- what decides the scores ---
 
 
-def _fingerprint(groups: Sequence[Group]) -> str:
-    """A hash of all that a scorer may read of the data."""
-    digest = hashlib.sha256(fingerprint_rows(groups).encode())
-    for group in groups:
-        digest.update(json.dumps(group.columns, default=str).encode() + b"\n")
-    return digest.hexdigest()
-
-
 def _key(content: str, scoring: Scoring) -> str:
-    return hashlib.sha256(repr((content, scoring.content)).encode()).hexdigest()[:KEY_LENGTH]
+    return hashlib.sha256(repr((content, scoring.content)).encode()).hexdigest()

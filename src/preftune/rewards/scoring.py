@@ -1,20 +1,20 @@
 """Scoring that can be killed at any moment: what is finished stands beside the output and is found again."""
 
+import hashlib
 import json
 import logging
 import math
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from preftune.data import fingerprint_rows
 from preftune.data.groups import Group, Text
 from preftune.errors import InputError
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,15 @@ class Unit:
 
     places: tuple[int, ...]
     inputs: Any
+
+
+def scored_content(groups: Iterable[Group]) -> str:
+    """A hash of all that a scorer may read of groups: what is asked and answered, and the other columns."""
+    groups = list(groups)
+    digest = hashlib.sha256(fingerprint_rows(groups).encode())
+    for group in groups:
+        digest.update(json.dumps(group.columns, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 ScoreUnit = Callable[[Unit], list[float]]
@@ -74,85 +83,6 @@ class Scorer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Processes:
-    """The processes that score together.
-
-    Attributes:
-        rank: this one's number.
-        count: how many there are.
-        wait: returns once all have called it.
-    """
-
-    rank: int = 0
-    count: int = 1
-    wait: Callable[[], None] = lambda: None
-
-
-def launched_processes() -> Processes:
-    """Those that `torchrun` or `accelerate launch` started; without them, one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes()
-    import torch
-    from accelerate import PartialState
-
-    # One process may have finished hours before another.
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
-    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
-
-
-class Shards:
-    """Finished scores in append-only files beside the output, one for each process.
-
-    A line holds a finished unit as [index, score] pairs. Every process reads the files of all, so a restart
-    may have another number of them. A line that was cut when its process died is no JSON and is passed over.
-    """
-
-    def __init__(self, output: Path, key: str) -> None:
-        """Name the files.
-
-        Args:
-            output: what the scores are for.
-            key: a hash of all that decides them; another key never reads these files.
-        """
-        self._folder = output.parent
-        self._stem = f"{output.name}.{key}"
-
-    def scores(self) -> dict[int, float]:
-        """What is finished, by the answer's index."""
-        found: dict[int, float] = {}
-        for file in self._files():
-            for line in file.read_bytes().split(b"\n"):
-                try:
-                    found.update(json.loads(line))
-                except ValueError:
-                    continue
-        return found
-
-    def append(self, rank: int, results: Iterator[tuple[Unit, list[float]]]) -> None:
-        """Write each result as soon as it is there."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / f"{self._stem}.{rank}.part").open("ab") as file:
-            # Ends the line that an earlier process may have left cut.
-            start = b"\n" if file.tell() else b""
-            for unit, scores in results:
-                pairs = [list(pair) for pair in zip(unit.places, scores, strict=True)]
-                file.write(start + json.dumps(pairs).encode() + b"\n")
-                file.flush()
-                start = b""
-
-    def remove(self) -> None:
-        """Delete the files, once the scores are in the output."""
-        for file in self._files():
-            file.unlink()
-
-    def _files(self) -> list[Path]:
-        if not self._folder.is_dir():
-            return []
-        named = re.compile(rf"{re.escape(self._stem)}\.\d+\.part")
-        return sorted(file for file in self._folder.iterdir() if named.fullmatch(file.name))
-
-
 def score_missing(
     scorer: Scorer,
     answers: Sequence[Answer],
@@ -177,7 +107,7 @@ def score_missing(
     Raises:
         InputError: a score is no finite number.
     """
-    finished = shards.scores()
+    finished = shards.rows()
     if finished or ready is None:
         logger.info("%s: %d of %d responses are scored", title, len(finished), len(answers))
     if len(finished) == len(answers):
@@ -190,7 +120,8 @@ def score_missing(
         with nullcontext(ready) if ready else scorer.ready() as score:
             results = _finite(title, answers, _results(score, missing, scorer.workers))
             bar = track(results, f"Scoring {title}", len(missing), disable=not progress)
-            shards.append(processes.rank, iter(bar))
+            for unit, scores in bar:
+                shards.append(dict(zip(unit.places, scores, strict=True)), processes.rank)
 
 
 def _finite(

@@ -13,18 +13,20 @@ import yaml
 
 from preftune.data.rules import suggest
 from preftune.errors import InputError
+from preftune.models.content import model_content
 from preftune.rewards.auxiliary import (
+    COLUMN_PREFIX,
     OF_EVERY_REWARD,
     AuxiliaryReward,
     Where,
     check_options,
     resolve_reward,
 )
+from preftune.rewards.functions import function_content, function_name
 from preftune.rewards.implicit import ImplicitReward
 from preftune.rewards.judge import Judge
 from preftune.rewards.measures import MEASURES, Option, is_finite_number
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
-from preftune.rewards.model_content import model_content
 from preftune.rewards.reward_model import TOKENS, RewardModel
 from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, Unit
 
@@ -145,10 +147,15 @@ class Scoring:
     content: tuple[Any, ...]
 
 
+Specification = str | Callable[..., Any]
+"""What scores: a source as the command line names it, or a function."""
+
+
 def resolve_source(
     flag: str,
-    specification: str,
+    specification: Specification,
     *,
+    name: str | None = None,
     tokenizer: "transformers.PreTrainedTokenizerBase | None" = None,
     locate: Where = "row {}".format,
     trust_remote_code: bool = False,
@@ -158,7 +165,8 @@ def resolve_source(
     Args:
         flag: where it was given, for messages.
         specification: the source is a prefix in `SOURCES` with what it takes, a name in `MEASURES`,
-            `column:NAME` or `module:function`.
+            `column:NAME` or `module:function`; or a function itself.
+        name: of the column; the specification's own unless given.
         tokenizer: for measures that count tokens.
         locate: names a row of the data for messages.
         trust_remote_code: run code of models that have their own.
@@ -166,7 +174,11 @@ def resolve_source(
     Raises:
         InputError: there is no such source, an option does not fit it, or what it names cannot be loaded.
     """
+    if callable(specification):
+        return _of_function(flag, specification, name, locate)
     text, options = _parse(flag, specification)
+    if name is not None:
+        options["name"] = name
     path = f"{flag} {text}"
     prefix, _, rest = text.partition(":")
     if prefix in SOURCES and rest:
@@ -189,6 +201,15 @@ def resolve_source(
             resolve_reward(path, name, settings, tokenizer), text, options, tokenizer, locate
         )
     return Scoring(name, scorer, (text, sorted(options.items()), scorer.identity))
+
+
+def _of_function(flag: str, function: Callable[..., Any], name: str | None, locate: Where) -> Scoring:
+    """What a function of the caller's own scores."""
+    title = name or function_name(function).rpartition(":")[2]
+    settings = {"measure": function, "goal": "maximise"}
+    reward = resolve_reward(f"{flag} {title}", title, settings, None)
+    scorer = Measurement(reward, function_name(function), {}, None, locate, function_content(function))
+    return Scoring(title, scorer, (function_name(function), [], scorer.identity))
 
 
 def _parse(flag: str, specification: str) -> tuple[str, dict[str, Any]]:
@@ -219,15 +240,11 @@ class Measurement:
         options: Mapping[str, Any],
         tokenizer: "transformers.PreTrainedTokenizerBase | None",
         locate: Where,
+        identity: str | None = None,
     ) -> None:
         self._reward = reward
         self._locate = locate
-        parts = [_code(source) if source not in MEASURES and not reward.column else b""]
-        if source in MEASURES and "model" in options:
-            parts.append(model_content(str(options["model"])).encode())
-        if source in MEASURES and MEASURES[source].needs_tokenizer and tokenizer is not None:
-            parts.append(hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).digest())
-        self.identity = repr(parts)
+        self.identity = _measured_by(source, options, tokenizer) if identity is None else identity
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
         """Whole groups, as many as a measure gets at once in training."""
@@ -250,6 +267,36 @@ class Measurement:
             return [float(number) for number in measured.measurements[self._reward.name].tolist()]
 
         yield score
+
+
+def rewards_content(
+    section: Mapping[str, Any], tokenizer: "transformers.PreTrainedTokenizerBase | None" = None
+) -> dict[str, str]:
+    """What decides the rewards of a section `rewards` besides its options and the data, by name.
+
+    Whoever keeps what was measured by them keeps it by this too: a function's code or a model's files may
+    change behind their name.
+    """
+    settings = {name: dict(options or {}) for name, options in section.items()}
+    return {
+        name: function_content(measure)
+        if callable(measure := options.get("measure", name))
+        else _measured_by(str(measure), options, tokenizer)
+        for name, options in settings.items()
+    }
+
+
+def _measured_by(
+    source: str, options: Mapping[str, Any], tokenizer: "transformers.PreTrainedTokenizerBase | None"
+) -> str:
+    """What decides measurements besides the options and the data."""
+    is_function = source not in MEASURES and not source.startswith(COLUMN_PREFIX)
+    parts = [_code(source) if is_function else b""]
+    if source in MEASURES and "model" in options:
+        parts.append(model_content(str(options["model"])).encode())
+    if source in MEASURES and MEASURES[source].needs_tokenizer and tokenizer is not None:
+        parts.append(hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).digest())
+    return repr(parts)
 
 
 def _code(reference: str) -> bytes:

@@ -96,7 +96,7 @@ class _Classifier:
         """The label's probability for each text, whose end is cut where the model has no more positions."""
         import torch
 
-        from preftune.policy import generation_device
+        from preftune.models import generation_device
 
         places = [place for place, text in enumerate(texts) if text.strip()]
         if not places:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,28 +17,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from preftune.errors import InputError
-from preftune.report import (
-    START,
-    SampleRewards,
-    SideBySide,
-    SweepPoint,
-    planes,
-    tradeoff_table,
-    write_report,
-)
-from preftune.rewards.model_content import model_content
-from preftune.statistics import Interval
-from preftune.sweep.evaluation import Evaluation, HeldOut, Sampling, evaluate, read_held_out
+from preftune.measuring.comparison import NO_PAGES, ModelComparison, Pages, side_by_side
+from preftune.measuring.samples import SampleRewards
+from preftune.measuring.statistics import ends_of
+from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_table
+from preftune.models.content import model_content
+from preftune.rewards.sources import rewards_content
+from preftune.sampling.settings import SamplingSettings
+from preftune.storage.files import as_lines, read_lines, write_json, write_whole
+from preftune.storage.manifest import Figures, Stage, finish
+from preftune.sweep.evaluation import RewardedPrompts, measure_run, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
-from preftune.training.configuration import RunConfig, dump_yaml, load_config
+from preftune.training.configuration import RunConfig, dump_yaml, read_run_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
 from preftune.training.run import MODEL_FOLDER, last_checkpoint
-from preftune.writing import write_json, write_whole
 
 START_FOLDER = "start"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
-PROMPTS_SHOWN = 3
+REPORT_FILE = "report.html"
 POINTS_ACROSS = 4
 """Of a table, in a terminal of 80 columns."""
 
@@ -73,12 +70,13 @@ class PlannedRun:
 def run_sweep(
     file: Path,
     overrides: Sequence[str],
-    sampling: Sampling,
+    settings: SamplingSettings,
     *,
     shard: Shard | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> None:
+    pages: Pages = NO_PAGES,
+) -> Path | None:
     """Train the run at every combination of the swept values, and weigh what each gains and pays.
 
     What an earlier call has finished, runs and evaluations, is kept.
@@ -86,11 +84,15 @@ def run_sweep(
     Args:
         file: configuration of the run.
         overrides: `key=value` for every point, `key=value,value` to sweep the key.
-        sampling: how held-out prompts are answered.
+        settings: how held-out prompts are answered, at temperature 1.
         shard: train and measure these points alone, the last shard the starting model too, and compare none;
             several shards may run at once.
         overwrite: replace runs in the output folder that were trained with another configuration.
         dry_run: check every point and print the plan, write nothing.
+        pages: writes the sweep's page.
+
+    Returns:
+        The sweep's folder, once its runs are compared.
 
     Raises:
         InputError: a point, its data or its folder is wrong, before the first is trained; or training failed.
@@ -98,7 +100,7 @@ def run_sweep(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
     points = sweep_points(overrides)
-    configs = [(point, load_config(file, list(point.overrides))) for point in points]
+    configs = [(point, read_run_config(file, list(point.overrides))) for point in points]
     _check_distinct(configs)
     # Other shards' folders are not looked at: they may be writing them.
     share = shard.of(configs) if shard else configs
@@ -106,36 +108,39 @@ def run_sweep(
     # Once more, with what preparing has resolved.
     _check_distinct([(run.point, run.config) for run in planned])
     output = planned[0].folder.parent
-    held_out = read_held_out(planned[0].config, sampling)
+    asked = read_held_out(planned[0].config, settings, planned[0].device, progress=True)
     console = Console()
     if dry_run:
         console.print(_plan_table(planned))
-        console.print(f"{len(held_out.groups)} held-out prompts, {sampling.n} responses each")
-        return
+        console.print(f"{len(asked.groups)} held-out prompts, {settings.n} responses each")
+        return None
     for place, run in enumerate(planned, 1):
         console.rule(f"{place} of {len(planned)}: {run.point.name} is {WHAT_HAPPENS[run.status]}")
         if run.status != "finished":
             _train(run)
-    console.rule(f"Measuring on {len(held_out.groups)} held-out prompts")
+    console.rule(f"Measuring on {len(asked.groups)} held-out prompts")
     # Hashed once: weights are large, and every point started from the same.
     started = model_content(planned[0].config.model)
     records = {}
     for place, run in enumerate(planned, 1):
         console.print(f"{place} of {len(planned)}: {run.point.name}")
         trained, control = run.folder / MODEL_FOLDER, run.config.data.control
-        asked = read_held_out(run.config, sampling, control.good) if control else held_out
-        records[run.point.label] = _evaluate(run.folder, run, trained, asked, sampling, started)
+        own = (
+            read_held_out(run.config, settings, run.device, control.good, progress=True) if control else asked
+        )
+        records[run.point.label] = _evaluate(run.folder, run, trained, own, started)
     if shard is None or shard.is_last:
         console.print(START)
-        start = _evaluate(output / START_FOLDER, planned[0], None, held_out, sampling, started)
+        start = _evaluate(output / START_FOLDER, planned[0], None, asked, started)
     if shard:
         console.print("when all shards have ended, the same call without --shard compares their runs")
-        return
+        return None
     measured = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
-    _write(output, planned, measured, start, records, sampling)
+    _write(output, planned, measured, start, records, settings, pages)
     for table in _tables(measured):
         console.print(table)
-    console.print(f"{output / 'report.html'} shows it", soft_wrap=True)
+    console.print(f"{output / REPORT_FILE} shows it", soft_wrap=True)
+    return output
 
 
 # --- before training ---
@@ -229,69 +234,45 @@ def _train(run: PlannedRun) -> None:
 
 
 def _evaluate(
-    folder: Path,
-    run: PlannedRun,
-    trained: Path | None,
-    held_out: HeldOut,
-    sampling: Sampling,
-    started: str,
-) -> dict[str, Any]:
+    folder: Path, run: PlannedRun, trained: Path | None, asked: RewardedPrompts, started: str
+) -> Figures:
     """The evaluation in a folder, made now where there is none of this model, these prompts and settings.
 
     `started` is the hash of the starting model's content.
     """
     # Its seconds tell a run that was trained again from the one that was measured.
     summary = (folder / "summary.json").read_text(encoding="utf-8") if trained else "{}"
-    asked = [(group.prompt, dict(group.columns)) for group in held_out.groups]
+    held_out = asked.held_out
+    prompts = [(group.prompt, dict(group.columns)) for group in asked.groups]
+    settings = {name: getattr(held_out.settings, name) for name in ("n", "max_new_tokens", "seed")}
     about = (
         summary,
         started,
         run.config.model_dtype,
         run.config.rewards,
-        asdict(sampling),
-        asked,
-        held_out.tokens,
+        settings,
+        prompts,
+        held_out.tokens(),
+        rewards_content(run.config.rewards, held_out.tokenizer),
     )
     identity = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
-    stored = folder / EVALUATION_FILE
-    if stored.exists() and (folder / SAMPLES_FILE).exists():
-        before = _stored(stored)
-        if before.get("identity") == identity:
-            return before
-    found = evaluate(run.config, trained, held_out, sampling, run.device, progress=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows]
-    write_whole(folder / SAMPLES_FILE, "".join(lines))
-    record = {"identity": identity, "prompts": len(held_out.groups), **asdict(sampling)}
-    record |= {"accuracy": json.loads(summary).get("accuracy"), **_figures(found)}
-    write_json(stored, record)
-    return record
+    stage = Stage(
+        folder=folder,
+        name="evaluate",
+        inputs={"identity": identity},
+        settings=settings,
+        outputs=(SAMPLES_FILE, EVALUATION_FILE),
+    )
 
+    def work() -> Figures:
+        rows, figures = measure_run(run.config, trained, asked)
+        write_whole(folder / SAMPLES_FILE, as_lines(rows))
+        record = {"identity": identity, "prompts": len(asked.groups), **settings}
+        record |= {"accuracy": json.loads(summary).get("accuracy"), **figures}
+        write_json(folder / EVALUATION_FILE, record)
+        return record
 
-def _stored(file: Path) -> dict[str, Any]:
-    """An evaluation on disk; nothing where the file is damaged, so that it is made again."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _figures(found: Evaluation) -> dict[str, Any]:
-    return {
-        "drift": _named(found.drift),
-        "reward": found.reward and _named(found.reward),
-        "tokens": _named(found.tokens),
-        "finished": _named(found.finished),
-        "measurements": {name: _named(interval) for name, interval in found.measurements.items()},
-    }
-
-
-def _named(interval: Interval) -> dict[str, float]:
-    return dict(zip(("mean", "low", "high"), interval, strict=True))
-
-
-def _triple(interval: dict[str, float]) -> Interval:
-    return interval["mean"], interval["low"], interval["high"]
+    return finish(stage, work).figures
 
 
 # --- the end ---
@@ -302,9 +283,9 @@ def _sweep_point(name: str, record: dict[str, Any]) -> SweepPoint:
     return SweepPoint(
         name=name,
         accuracy=record["accuracy"],
-        drift=_triple(record["drift"]),
-        reward=record["reward"] and _triple(record["reward"]),
-        measurements={name: _triple(interval) for name, interval in measurements.items()},
+        drift=ends_of(record["drift"]),
+        reward=record["reward"] and ends_of(record["reward"]),
+        measurements={name: ends_of(interval) for name, interval in measurements.items()},
     )
 
 
@@ -314,7 +295,8 @@ def _write(
     points: Sequence[SweepPoint],
     start: dict[str, Any],
     records: dict[str, dict[str, Any]],
-    sampling: Sampling,
+    settings: SamplingSettings,
+    pages: Pages,
 ) -> None:
     keys = list(planned[0].point.values)
     names = {START: START, **{run.point.label: run.point.name for run in planned}}
@@ -337,42 +319,26 @@ def _write(
     }
     write_json(output / "summary.json", summary)
     rewards = {
-        name: SampleRewards(before=_triple(start["reward"]), after=_triple(record["reward"]))
+        name: SampleRewards(before=ends_of(start["reward"]), after=ends_of(record["reward"]))
         for name, record in records.items()
         if record["reward"]
     }
-    write_report(
-        output / "report.html",
-        f"Sweep of {', '.join(keys)}",
-        {run.point.label: run.folder for run in planned},
+    folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
+    comparison = ModelComparison(
+        title=f"Sweep of {', '.join(keys)}",
+        runs={run.point.label: run.folder for run in planned},
         rewards=rewards,
-        samples=_side_by_side(output, planned),
+        samples=side_by_side(
+            {name: read_lines(folder / SAMPLES_FILE) for name, folder in folders.items()}, "rewards"
+        ),
         notes=(
             f"Runs are named by {', '.join(keys)}.",
-            f"{sampling.n} responses of at most {sampling.max_new_tokens} tokens were sampled to each of "
+            f"{settings.n} responses of at most {settings.max_new_tokens} tokens were sampled to each of "
             f"{start['prompts']} held-out prompts, at temperature 1.",
         ),
-        tradeoff=points,
+        points=points,
     )
-
-
-def _side_by_side(output: Path, planned: Sequence[PlannedRun]) -> list[SideBySide]:
-    """Prompts evenly over the held-out ones and the first response to each: as they came, not picked."""
-    folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
-    rows = {}
-    for name, folder in folders.items():
-        # Not splitlines: responses may hold other line separators than the file's.
-        lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-        rows[name] = [json.loads(line) for line in lines[:: max(1, len(lines) // PROMPTS_SHOWN)]]
-    shown = []
-    for same in list(zip(*rows.values(), strict=True))[:PROMPTS_SHOWN]:
-        prompt = same[0]["prompt"]
-        answers = {
-            name: (row["responses"][0], row["rewards"][0] if "rewards" in row else None)
-            for name, row in zip(rows, same, strict=True)
-        }
-        shown.append(SideBySide(prompt if isinstance(prompt, str) else prompt[-1]["content"], answers))
-    return shown
+    pages.comparison(output / REPORT_FILE, comparison)
 
 
 def _tables(points: Sequence[SweepPoint]) -> Iterator[Table]:

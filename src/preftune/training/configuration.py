@@ -14,11 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
 from preftune.data.pairing import COUNTED_RULES
 from preftune.errors import InputError
+from preftune.rewards.functions import function_name
 
 
 class _Loader(yaml.SafeLoader):
@@ -162,7 +164,7 @@ class RunConfig(_Section):
         model: a folder, or a name on the hub.
         model_dtype: data type of the weights.
         reference: what the policy is compared with, a folder or hub name; None for the model it starts from.
-        fully_sharded: divide weights, gradients and optimizer state over the processes (FSDP2).
+        fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
@@ -186,6 +188,13 @@ class RunConfig(_Section):
     output: LocalOrHub = "runs/train"
     cache: LocalOrHub | None = None
 
+    @field_serializer("rewards", when_used="json")
+    def _name_functions(self, rewards: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {key: function_name(value) if callable(value) else value for key, value in options.items()}
+            for name, options in rewards.items()
+        }
+
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-6,
@@ -205,7 +214,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
-_WHOLE = "start several processes with torchrun, and divide the model over them by fully_sharded=true"
+_WHOLE = "start several processes with torchrun, and shard the model over them by fully_sharded=true"
 _NOT_PUSHED = "it is about pushing checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
@@ -264,12 +273,12 @@ TRAINING_OWNED: dict[str, str] = {
 
 
 def dump_yaml(tree: dict[str, Any]) -> str:
-    """YAML that `load_config` reads back as the same values."""
+    """YAML that `read_run_config` reads back as the same values."""
     text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
     return text
 
 
-def load_config(path: Path, overrides: list[str]) -> RunConfig:
+def read_run_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a YAML file and apply `key.path=value` overrides (values are YAML).
 
     Raises:
@@ -301,7 +310,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     path, separator, value = override.partition("=")
     keys = path.split(".")
     if not separator or not all(keys):
-        raise InputError(f"'{override}' is no override; write key=value, such as objective.beta=0.05")
+        raise InputError(f"'{override}' must be written as key=value, such as objective.beta=0.05")
     try:
         parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
@@ -313,7 +322,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if child is None:
             child = tree[key] = {}
         if not isinstance(child, dict):
-            raise InputError(f"'{override}' goes inside '{key}', which is the value {child!r} and no mapping")
+            raise InputError(
+                f"'{override}' goes inside '{key}', which holds the value {child!r}: only a mapping has keys "
+                "inside"
+            )
         tree = child
     tree[keys[-1]] = parsed
 

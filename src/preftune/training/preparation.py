@@ -1,8 +1,9 @@
 """Everything about a run that can be checked without weights: configuration, model name, data, prior."""
 
+import copy
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -30,9 +31,10 @@ from preftune.data import (
     set_control,
     tokenize_groups,
 )
+from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
+from preftune.models import has_fast_bfloat16, own_router_loss_weight
 from preftune.objectives import Standardization
-from preftune.policy import has_fast_bfloat16, load_config, load_tokenizer, own_router_loss_weight
 from preftune.rewards import (
     AuxiliaryReward,
     Calibration,
@@ -48,16 +50,27 @@ from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
+    TRL_KEYS,
     ControlSection,
     DataSection,
     PriorSection,
     RunConfig,
     unknown_key,
 )
+from preftune.training.given import NOTHING_GIVEN, Given
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
+EVALUATION = "evaluation"
+"""Name of the held-out set where there is one."""
+ARGUMENTS_LEFT = frozenset(
+    {
+        *("output_dir", "remove_unused_columns", "label_names", "dataloader_pin_memory", "disable_tqdm"),
+        *("logging_nan_inf_filter", "resume_from_checkpoint", "accelerator_config"),
+    }
+)
+"""Fields of a caller's own arguments that do no harm, or are set below."""
 DIVISIBLE = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad"})
 """Optimizers that update a part of a weight as they update the whole."""
 RESOLVED = 1e-5
@@ -102,13 +115,15 @@ class PreparedData:
     @cached_property
     def auxiliary(self) -> Float64[np.ndarray, "responses"]:
         """Auxiliary reward R of every response; empty where the objective uses none."""
-        found = [group.auxiliary for group in self.groups if group.auxiliary is not None]
+        found = [
+            group.per_response["auxiliary"] for group in self.groups if "auxiliary" in group.per_response
+        ]
         return np.concatenate(found).astype(np.float64) if found else np.empty(0)
 
     @property
     def labels(self) -> dict[str, int] | None:
         """Number of responses by label, where the objective learns from labels."""
-        found = [group.labels for group in self.groups if group.labels is not None]
+        found = [group.per_response["labels"] for group in self.groups if "labels" in group.per_response]
         if not found:
             return None
         labels = np.concatenate(found)
@@ -140,7 +155,9 @@ class PreparedRun:
     Attributes:
         standardization: of the auxiliary reward, over the training split; None where there is none.
         label_balance: of the training split, where the objective learns from labels.
+        held_out: what is evaluated on, by name; a single set is named "evaluation".
         reader: what read the splits.
+        given: the caller's own objects.
     """
 
     config: RunConfig
@@ -151,11 +168,12 @@ class PreparedRun:
     standardization: Standardization | None
     label_balance: objectives.LabelBalance | None
     train: PreparedData
-    evaluation: PreparedData | None
+    held_out: Mapping[str, PreparedData]
     reader: "SplitReader"
+    given: Given
 
-    def read(self, source: str) -> PreparedData:
-        """Another source, read as the training split was; what was fitted to that stays.
+    def read(self, source: Any) -> PreparedData:
+        """Another source or other rows, read as the training split was; what was fitted to that stays.
 
         Raises:
             NothingLeftError: every row was dropped.
@@ -167,8 +185,24 @@ class PreparedRun:
     @property
     def splits(self) -> dict[str, PreparedData]:
         """What there is, by name."""
-        splits = {"train": self.train, "evaluation": self.evaluation}
-        return {name: data for name, data in splits.items() if data}
+        return {"train": self.train, **self.held_out}
+
+    def held_out_groups(
+        self, groups: Mapping[str, Sequence[TokenizedGroup]]
+    ) -> Sequence[TokenizedGroup] | Mapping[str, Sequence[TokenizedGroup]] | None:
+        """What the trainer evaluates on: the single set, several by name, or None.
+
+        Args:
+            groups: of every split, with what was added to them since.
+        """
+        if self.held_out.keys() <= {EVALUATION}:
+            return groups.get(EVALUATION)
+        return {name: groups[name] for name in self.held_out}
+
+    @property
+    def has_new_adapter(self) -> bool:
+        """Whether the run puts an adapter on the model; without it the model is the reference."""
+        return self.config.lora is not None or self.given.adapter is not None
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -186,9 +220,10 @@ class PreparedRun:
         steps = self.arguments.max_steps
         if steps <= 0:
             steps = ceil(self.steps_per_epoch * self.arguments.num_train_epochs)
+        held_out = {name: data.summary() for name, data in self.held_out.items()}
         return {
             "train": self.train.summary(),
-            "evaluation": self.evaluation.summary() if self.evaluation else None,
+            "evaluation": (held_out if held_out.keys() - {EVALUATION} else held_out.get(EVALUATION)) or None,
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "standardization": asdict(self.standardization) if self.standardization else None,
             "label_balance": asdict(self.label_balance) if self.label_balance else None,
@@ -198,32 +233,44 @@ class PreparedRun:
         }
 
 
-def prepare(config: RunConfig, progress: bool = False, *, is_live: bool = False) -> PreparedRun:
+def prepare(
+    config: RunConfig, progress: bool = False, *, is_live: bool = False, given: Given = NOTHING_GIVEN
+) -> PreparedRun:
     """Check everything that can be checked without weights.
 
     Args:
         config: the run.
         progress: show bars.
         is_live: what is trained on is made later, and `data.train` is only what scales are fitted to.
+        given: objects in place of what the configuration names.
 
     Raises:
         InputError: something in the configuration or the data is wrong.
     """
-    config = with_objective_defaults(config)
-    objective = objectives.build(config.objective)
-    arguments = _training_arguments(config)
-    model_config = load_config(config.model)
-    tokenizer = load_tokenizer(config.model)
+    config = with_objective_defaults(config, given)
+    objective = given.objective or objectives.build(config.objective)
+    if given.arguments is None:
+        arguments = training_arguments(config, bool(config.data.evaluation or given.held_out))
+    else:
+        arguments = own_arguments(given.arguments)
+    _check_precision(config, arguments)
+    model_config = given.model_config(config.model)
+    tokenizer = given.tokenizer_of(config.model)
     rewards = _rewards(config, objective, tokenizer)
-    splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, progress)
-    train, calibration = splits.read(config.data.train, config.data.train_split, config.data.pair_rule)
-    evaluation = None
-    if config.data.evaluation:
-        # What is fitted, is fitted on the training data alone.
-        rule = config.data.evaluation_pair_rule or config.data.pair_rule
-        evaluation, _ = splits.read(config.data.evaluation, config.data.evaluation_split, rule, calibration)
+    context = _context(model_config)
+    splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, context, progress)
+    data = config.data
+    source = data.train if given.train is None else given.train
+    train, calibration = splits.read(source, data.train_split, data.pair_rule)
+    # What is fitted, is fitted on the training data alone.
+    rule = data.evaluation_pair_rule or data.pair_rule
+    sources = given.held_out or ({EVALUATION: data.evaluation} if data.evaluation else {})
+    held_out = {
+        name: splits.read(other, data.evaluation_split, rule, calibration)[0]
+        for name, other in sources.items()
+    }
     standardization = _standardization(train) if rewards else None
-    objective = objectives.build(config.objective, standardization)
+    objective = given.objective or objectives.build(config.objective, standardization)
     prepared = PreparedRun(
         config=config,
         objective=objective,
@@ -233,8 +280,9 @@ def prepare(config: RunConfig, progress: bool = False, *, is_live: bool = False)
         standardization=standardization,
         label_balance=_label_balance(objective, train),
         train=train,
-        evaluation=evaluation,
+        held_out=held_out,
         reader=splits,
+        given=given,
     )
     _check_sizes(prepared, model_config)
     if not is_live:
@@ -242,17 +290,21 @@ def prepare(config: RunConfig, progress: bool = False, *, is_live: bool = False)
     return prepared
 
 
-def with_objective_defaults(config: RunConfig) -> RunConfig:
+def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     """The configuration with every option of its objective, so that a later default changes no finished run.
+
+    An objective of the caller's own has no options.
 
     Raises:
         InputError: an option or its value is wrong, or the model cannot be found or lacks what it asks for.
     """
+    if given.objective is not None:
+        return config
     try:
         objective = objectives.resolve(config.objective)
     except ValueError as error:
         raise InputError(f"objective: {error}") from None
-    own_weight = own_router_loss_weight(load_config(config.model))
+    own_weight = own_router_loss_weight(given.model_config(config.model))
     if own_weight:
         objective.setdefault("router_loss_weight", own_weight)
     elif own_weight is None and objective.get("router_loss_weight"):
@@ -283,12 +335,21 @@ def _check_launcher() -> None:
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
             raise InputError(
-                f"accelerate was started with {name}: choose a configuration without it, and divide the "
+                f"accelerate was started with {name}: choose a configuration without it, and shard the "
                 "model over the processes by fully_sharded=true (FSDP2)"
             )
 
 
-def _training_arguments(config: RunConfig) -> TrainingArguments:
+def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArguments:
+    """The Trainer's arguments of a configuration.
+
+    Args:
+        config: the run.
+        is_evaluated: whether there are held-out data.
+
+    Raises:
+        InputError: a field is unknown, has a wrong value, or is preftune's to set.
+    """
     known = [field.name for field in fields(TrainingArguments) if field.init]
     hints = get_type_hints(TrainingArguments)
     chosen = dict(TRAINING_DEFAULTS)
@@ -304,9 +365,9 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
         except ValidationError as error:
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
             raise InputError(f"training.{key}={value!r}: {reasons}") from None
-    if config.data.evaluation is None:
+    if not is_evaluated:
         chosen["eval_strategy"] = "no"
-    # Without this, bf16 is refused on a machine that has nothing but its processor.
+    # Without this, bf16 is refused on a machine that has nothing but its CPU.
     chosen.setdefault("use_cpu", not torch.accelerator.is_available())
     chosen.setdefault("per_device_eval_batch_size", 2 * chosen["per_device_train_batch_size"])
     try:
@@ -320,9 +381,39 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
         )
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"training: {error}") from None
+    return arguments
+
+
+def own_arguments(given: TrainingArguments) -> TrainingArguments:
+    """A copy of a caller's own arguments, with what packed batches need.
+
+    Raises:
+        InputError: a field is set that preftune decides, or the arguments are another trainer's.
+    """
+    foreign = {field.name for field in fields(given)} - {field.name for field in fields(TrainingArguments)}
+    if foreign:
+        hints = [f"{name} is {TRL_KEYS[name]}" for name in sorted(foreign) if name in TRL_KEYS]
+        raise InputError(
+            f"args is a {type(given).__name__}: give transformers' TrainingArguments, and the rest by "
+            f"preftune's own keywords ({'; '.join(hints) or 'see PreferenceTrainer'})"
+        )
+    plain = TrainingArguments(output_dir=given.output_dir)
+    for name, reason in TRAINING_OWNED.items():
+        if name in ARGUMENTS_LEFT or not hasattr(plain, name):
+            continue
+        if getattr(given, name) != getattr(plain, name):
+            raise InputError(f"args.{name}={getattr(given, name)!r} is preftune's own to set: {reason}")
+    arguments = copy.copy(given)
+    arguments.remove_unused_columns = False
+    arguments.dataloader_pin_memory = torch.cuda.is_available()
+    arguments.logging_nan_inf_filter = False
+    return arguments
+
+
+def _check_precision(config: RunConfig, arguments: TrainingArguments) -> None:
     if arguments.bf16 and not has_fast_bfloat16(arguments.device):
         logger.warning(
-            "training.bf16=true: on a processor without AMX products in bfloat16 can take longer than in "
+            "training.bf16=true: on a CPU without AMX products in bfloat16 can take longer than in "
             "float32, up to 80 times; set training.bf16=false unless you have seen it to be faster"
         )
     if config.fully_sharded and arguments.optim not in DIVISIBLE:
@@ -333,7 +424,6 @@ def _training_arguments(config: RunConfig) -> TrainingArguments:
     if arguments.n_gpu > 1:
         logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)
         arguments._n_gpu = 1
-    return arguments
 
 
 def _check_batches(config: RunConfig) -> None:
@@ -480,10 +570,11 @@ class SplitReader:
     tokenizer: PreTrainedTokenizerBase
     rewards: tuple[AuxiliaryReward, ...]
     seed: int
+    context: int | None
     progress: bool
 
     def read(
-        self, source: str, split: str, pair_rule: str, calibration: Calibration | None = None
+        self, source: Any, split: str, pair_rule: str, calibration: Calibration | None = None
     ) -> tuple[PreparedData, Calibration | None]:
         """A split, and the calibration of its scores: the one given, or else one fitted here."""
         config = self.config
@@ -534,7 +625,7 @@ class SplitReader:
                 # Whoever asks the saved model through its template asks for good responses.
                 set_control(self.tokenizer, control.good)
 
-    def _load(self, source: str, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
+    def _load(self, source: Any, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
         loaded = load_groups(
             source,
             split=split,
@@ -550,7 +641,7 @@ class SplitReader:
             rules=RowRules(self.config.data.rules),
         )
         if loaded.unused_columns:
-            logger.info("%s: columns not used: %s", source, ", ".join(loaded.unused_columns))
+            logger.info("%s: columns not used: %s", _title(source), ", ".join(loaded.unused_columns))
         return loaded.groups, loaded.report
 
     def _note_unlabelled(self, groups: Sequence[Group], tokenized: Sequence[TokenizedGroup]) -> None:
@@ -569,7 +660,7 @@ class SplitReader:
     def _most_tokens(self, groups: Sequence[TokenizedGroup]) -> int:
         """Tokens that a prompt and a foreign response may have: what the model reads and the run allows."""
         longest = max(len(group.prompt) + len(response) for group in groups for response in group.responses)
-        context = _context(load_config(self.config.model)) or self.config.data.max_length
+        context = self.context or self.config.data.max_length
         # Own rows that are longer than the context are refused later, by their own message.
         return min(self.config.data.max_length, max(context, longest))
 
@@ -586,9 +677,14 @@ class SplitReader:
 
 
 @contextmanager
-def _naming(source: str) -> Iterator[None]:
+def _naming(source: Any) -> Iterator[None]:
     """Say which file an error about a row is about."""
     try:
         yield
     except InputError as error:
-        raise type(error)(f"{source}: {error}") from None
+        raise type(error)(f"{_title(source)}: {error}") from None
+
+
+def _title(source: Any) -> str:
+    """A source by its name, where it has one."""
+    return str(source) if isinstance(source, str | Path) else GIVEN_ROWS

@@ -2,9 +2,11 @@
 
 import json
 import platform
+import re
 import resource
 import subprocess
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,7 @@ class Recorder(TrainerCallback):
 
         Changes are None where the untrained policy was not evaluated, and of a reward model.
         """
-        evaluations = [line for line in self._lines if "eval_loss" in line]
+        evaluations = _by_step(line for line in self._lines if is_evaluation(line))
         before, after = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
         trained = [line for line in self._lines if "tokens" in line]
         seconds, tokens = (trained[-1]["seconds"], trained[-1]["tokens"]) if trained else (0.0, 0)
@@ -123,9 +125,23 @@ class Recorder(TrainerCallback):
         }
 
 
+def is_evaluation(line: dict[str, Any]) -> bool:
+    """Whether a log line is about held-out data: `eval_loss`, or `eval_NAME_loss` of a set with a name."""
+    return _kind(line).startswith("eval_")
+
+
 def _kind(line: dict[str, Any]) -> str:
     """What a log line is about; there is one of a kind at most for a step."""
-    return next((key for key in ("eval_loss", "train_runtime") if key in line), "loss")
+    kinds = (key for key in line if key == "train_runtime" or re.fullmatch("eval_(.+_)?loss", key))
+    return next(kinds, "loss")
+
+
+def _by_step(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each step, with the figures of all held-out sets."""
+    merged: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        merged[line["step"]] = merged.get(line["step"], {}) | line
+    return list(merged.values())
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
@@ -184,8 +200,10 @@ class ConsoleProgress(TrainerCallback):
         """Show training figures in the bar and print held-out figures above it."""
         if self._progress is None or self._task is None or logs is None:
             return
-        if "eval_loss" in logs:
-            self._progress.console.print(f"[bold]step {state.global_step}[/] held-out {_line(logs, 'eval_')}")
+        if is_evaluation(logs):
+            self._progress.console.print(
+                f"[bold]step {state.global_step}[/] held-out {_line(logs, _kind(logs).removesuffix('loss'))}"
+            )
         elif "loss" in logs:
             self._progress.update(self._task, description=_line(logs, ""))
 

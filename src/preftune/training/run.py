@@ -4,51 +4,43 @@ import json
 import logging
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from torch import nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
 
-from preftune.cache import cache_dir
-from preftune.data import TokenizedGroup
 from preftune.errors import InputError
-from preftune.policy import (
-    PackedReader,
-    Policy,
-    ReferenceCache,
-    RewardModel,
-    ValueHead,
-    load_config,
-    load_language_model,
-    load_reward_model,
-    load_tokenizer,
-    padding_token,
-    reference_identity,
+from preftune.models import PackedReader, Policy
+from preftune.models.allocator import keep_freed_memory
+from preftune.models.value_head import VALUE_HEAD_FILE
+from preftune.storage.cache import cache_dir
+from preftune.storage.files import write_json
+from preftune.training.configuration import RunConfig, dump_yaml
+from preftune.training.given import NOTHING_GIVEN, Given
+from preftune.training.policy import (
+    GroupsByName,
+    build_policy,
+    by_other_reference,
+    has_other_reference,
+    with_reference_logps,
 )
-from preftune.policy.allocator import keep_freed_memory
-from preftune.policy.value_head import VALUE_HEAD_FILE
-from preftune.report import write_report
-from preftune.training.configuration import LoraSection, RunConfig, dump_yaml
 from preftune.training.preparation import (
     CHECKPOINT_FOLDER,
+    EVALUATION,
     PreparedData,
     PreparedRun,
     prepare,
     with_objective_defaults,
 )
 from preftune.training.recording import ConsoleProgress, Recorder, environment
-from preftune.training.trainer import PreferenceTrainer
-from preftune.writing import write_json
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
+from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +60,9 @@ class LiveData(Protocol):
         self,
         prepared: PreparedRun,
         policy: PackedReader,
-        evaluation_groups: list[TokenizedGroup] | None,
-        callbacks: list[TrainerCallback],
-    ) -> PreferenceTrainer:
+        evaluation_groups: HeldOutGroups | None,
+        callbacks: Sequence[TrainerCallback],
+    ) -> PackedTrainer:
         """What trains on them."""
         ...
 
@@ -79,105 +71,149 @@ class LiveData(Protocol):
         ...
 
 
-def train(
+@dataclass(frozen=True)
+class Trained:
+    """What a run has left in memory.
+
+    Attributes:
+        summary: what summary.json holds.
+        model: the tuned language model; None where the run was finished by an earlier call.
+        tokenizer: its tokenizer, likewise.
+    """
+
+    summary: dict[str, Any]
+    model: nn.Module | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
+def run_training(
     config: RunConfig,
+    given: Given = NOTHING_GIVEN,
+    *,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
     live: LiveData | None = None,
-) -> dict[str, Any]:
+    write_page: Callable[[Path], None] | None = None,
+) -> Trained:
     """Train, and leave a run folder with config, metrics, summary, environment and the model.
 
     Args:
         config: the run.
+        given: objects in place of what the configuration names.
         resume: continue from the last checkpoint of the same run.
         overwrite: replace a run that is already in the output folder.
         progress: show bars.
         live: what makes the groups that are trained on; None trains on those of `data.train`.
-
-    Returns:
-        What summary.json holds.
+        write_page: called with the folder by the main process, once the rest of it is written.
 
     Raises:
         InputError: something is wrong with the configuration or the data, before any weights load.
     """
-    config = with_objective_defaults(config)
+    config = with_objective_defaults(config, given)
     folder = Path(config.output)
     _check_folder(config, folder, resume, overwrite)
-    state = PartialState()
+    # Without `cpu`, processes on a machine without accelerator would each be the main one.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     # No process may find what another has just written.
     state.wait_for_everyone()
     if resume and (folder / "summary.json").exists():
         logger.info("%s is finished; there is nothing to resume", folder)
-        finished: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return finished
-    prepared = prepare(config, progress, is_live=live is not None)
+        return Trained(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    prepared = prepare(config, progress, is_live=live is not None, given=given)
     record = environment(prepared.arguments, prepared.fingerprints)
     if resume:
         _check_environment(folder, record)
-
     if prepared.arguments.device.type == "cpu":
         keep_freed_memory()
     show = progress and state.is_main_process
     # Before the policy loads, so that one model is in memory at a time.
-    scored = _by_other_reference(prepared, show) if config.reference else None
+    scored = by_other_reference(prepared, show) if has_other_reference(prepared) else None
     # Adapters start at random numbers, which the seed decides too.
     set_seed(prepared.arguments.seed)
-    policy = _reward_model(prepared) if "score" in prepared.objective.needs else _policy(prepared)
+    policy = build_policy(prepared)
     # Only now is it certain that the new run starts, and an old one may go.
     if state.is_main_process:
         _start_folder(prepared, folder, record, keep=resume)
     state.wait_for_everyone()
-    train_groups = prepared.train.groups
-    evaluation_groups = prepared.evaluation.groups if prepared.evaluation else None
+    groups: GroupsByName = {name: data.groups for name, data in prepared.splits.items()}
     if "reference" in prepared.objective.needs and isinstance(policy, Policy):
-        train_groups, evaluation_groups = scored or _with_reference(prepared, policy, show)
-
+        groups = scored or with_reference_logps(prepared, policy, show)
     checkpoint = last_checkpoint(folder / CHECKPOINT_FOLDER) if resume else None
-    if not evaluation_groups or checkpoint:
-        prepared.arguments.eval_on_start = False
     recorder = Recorder(folder / "metrics.jsonl")
     bar = ConsoleProgress(enabled=progress)
-    if live:
-        trainer = live.trainer(prepared, policy, evaluation_groups, [recorder, bar])
-    else:
-        trainer = PreferenceTrainer(
-            policy,
-            prepared.objective,
-            prepared.arguments,
-            train_groups,
-            evaluation_groups,
-            prepared.tokenizer,
-            callbacks=[recorder, bar],
-            batches=config.batches,
-            value_head=config.value_head,
-            fully_sharded=_is_divided(config, state.num_processes),
-        )
+    trainer = _trainer(prepared, policy, groups, [recorder, bar], live, checkpoint)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         bar.close()
-    if evaluation_groups and not trainer.has_evaluated():
+    if prepared.held_out and not trainer.has_evaluated():
         trainer.evaluate()
-    policy.restore_attention()
+    policy.restore()
     trainer.save_model(str(folder / MODEL_FOLDER))
     if live:
         prepared = replace(prepared, train=live.trained_on(prepared))
-    summary = prepared.summary() | recorder.summary() | {"shares_prompts": policy.shares_prompts}
-    if live:
-        steps = trainer.state.global_step
-        summary |= {"steps": steps, "tokens_per_step": round(prepared.train.tokens / steps)}
-    summary["value_explained_variance"] = _explained_variance(prepared, summary["evaluation_end"])
+    summary = _summary(prepared, recorder, trainer, is_live=live is not None)
     trainer.save_value_head(folder)
     if state.is_main_process:
         write_json(folder / "summary.json", summary)
-        write_report(folder / "report.html", f"Run {folder.name}", {folder.name: folder})
+        if write_page:
+            write_page(folder)
+    return Trained(summary, policy.language_model, prepared.tokenizer)
+
+
+def _trainer(
+    prepared: PreparedRun,
+    policy: PackedReader,
+    groups: GroupsByName,
+    callbacks: list[TrainerCallback],
+    live: LiveData | None,
+    checkpoint: str | None,
+) -> PackedTrainer:
+    """What trains on the groups, or on those that are made meanwhile."""
+    config, given = prepared.config, prepared.given
+    if not prepared.held_out or checkpoint:
+        prepared.arguments.eval_on_start = False
+    held_out = prepared.held_out_groups(groups)
+    callbacks = [*callbacks, *given.callbacks]
+    if live:
+        trainer = live.trainer(prepared, policy, held_out, callbacks)
+    else:
+        trainer = PackedTrainer(
+            policy,
+            prepared.objective,
+            prepared.arguments,
+            groups["train"],
+            held_out,
+            prepared.tokenizer,
+            callbacks,
+            batches=config.batches,
+            value_head=config.value_head,
+            fully_sharded=_is_sharded(config),
+            optimizers=given.optimizers,
+        )
+    # The run has a bar of its own.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _summary(
+    prepared: PreparedRun, recorder: Recorder, trainer: PackedTrainer, *, is_live: bool
+) -> dict[str, Any]:
+    """What summary.json holds."""
+    figures = recorder.summary()
+    summary = prepared.summary() | figures | {"shares_prompts": trainer.model.shares_prompts}
+    if is_live:
+        steps = trainer.state.global_step
+        summary |= {"steps": steps, "tokens_per_step": round(prepared.train.tokens / steps)}
+    summary["value_explained_variance"] = _explained_variance(prepared.held_out, figures["evaluation_end"])
     return summary
 
 
-def _is_divided(config: RunConfig, processes: int) -> bool:
+def _is_sharded(config: RunConfig) -> bool:
+    processes = PartialState().num_processes
     if config.fully_sharded and processes == 1:
-        logger.warning("fully_sharded=true: one process has nothing to divide; start more by torchrun")
+        logger.warning("fully_sharded=true: one process has nothing to shard; start more by torchrun")
     return config.fully_sharded and processes > 1
 
 
@@ -203,7 +239,7 @@ def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool
         raise InputError(f"output={folder} is not empty and holds no run; give a folder of its own")
     if overwrite and folder.resolve() in Path(config.model).resolve().parents:
         raise InputError(f"model={config.model} lies in output={folder}, which --overwrite replaces; move it")
-    for place in (folder, _cache(config)):
+    for place in (folder, Path(config.cache) if config.cache else cache_dir()):
         existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
         if not (existing.is_dir() and os.access(existing, os.W_OK)):
             key = "output" if place == folder else "cache"
@@ -252,130 +288,11 @@ def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], k
         write_json(folder / REWARDS_FILE, rewards)
 
 
-def _policy(prepared: PreparedRun) -> Policy:
-    # On its device from the start: what is tried there at construction decides how prompts are shared.
-    model = _load_model(prepared.config).to(prepared.arguments.device)
-    return Policy(
-        model,
-        router_loss="router_loss" in prepared.objective.needs,
-        value_head=_value_head(prepared, model),
-    )
-
-
-def _reward_model(prepared: PreparedRun) -> RewardModel:
-    if "router_loss" in prepared.objective.needs:
-        raise InputError(
-            "objective.router_loss_weight: a reward model's forward pass gives no load-balancing loss; set "
-            "objective.router_loss_weight=0"
-        )
-    config, tokenizer = prepared.config, prepared.tokenizer
-    groups = [group for data in prepared.splits.values() for group in data.groups]
-    used = np.unique(np.concatenate([ids for group in groups for ids in (group.prompt, *group.responses)]))
-    vocabulary = load_config(config.model).get_text_config().vocab_size
-    tokenizer.pad_token = padding_token(tokenizer, used.tolist(), vocabulary)
-    dtype = getattr(torch, config.model_dtype)
-    model = load_reward_model(config.model, dtype, tokenizer.pad_token_id)
-    if config.data.chat_template_kwargs:
-        # Whoever scores with the model writes conversations as they were trained on.
-        model.config.preftune_chat_template_kwargs = config.data.chat_template_kwargs
-    # On its device from the start, as a policy.
-    return RewardModel(_as_trained(model, config, "SEQ_CLS").to(prepared.arguments.device))
-
-
-def _value_head(prepared: PreparedRun, model: "PreTrainedModel | PeftModel") -> ValueHead | None:
-    if "value" not in prepared.objective.needs:
-        return None
-    config, arguments = prepared.config, prepared.arguments
-    # What the vocabulary head reads: some models narrow their last hidden state before it.
-    hidden_size = model.get_output_embeddings().weight.shape[1]
-    return ValueHead(hidden_size, config.value_head.width, arguments.seed).to(arguments.device)
-
-
-def _explained_variance(prepared: PreparedRun, evaluation: dict[str, Any]) -> float | None:
+def _explained_variance(held_out: Mapping[str, PreparedData], figures: dict[str, Any]) -> float | None:
     """Share of the held-out auxiliary reward's variance that V explains, 1 - Var(R - V) / Var(R)."""
     # Only the process that records has the figures.
-    if "eval_auxiliary/squared_error" not in evaluation or prepared.evaluation is None:
+    if "eval_auxiliary/squared_error" not in figures or EVALUATION not in held_out:
         return None
-    variance = float(prepared.evaluation.auxiliary.var())
-    residual = evaluation["eval_auxiliary/squared_error"] - evaluation["eval_auxiliary/advantage"] ** 2
+    variance = float(held_out[EVALUATION].auxiliary.var())
+    residual = figures["eval_auxiliary/squared_error"] - figures["eval_auxiliary/advantage"] ** 2
     return 1 - residual / variance if variance else None
-
-
-def _load_model(config: RunConfig) -> "PreTrainedModel | PeftModel":
-    model = load_language_model(config.model, getattr(torch, config.model_dtype))
-    return _as_trained(model, config, "CAUSAL_LM")
-
-
-def _as_trained(model: torch.nn.Module, config: RunConfig, task: str) -> "torch.nn.Module | PeftModel":
-    """The model itself, or with the adapter that is trained; `task` is peft's name of its form."""
-    if config.lora:
-        return _with_lora(model, config.lora, task)
-    if config.model_dtype == "bfloat16":
-        logger.warning(
-            "all weights are trained in bfloat16, which rounds small updates away; prefer "
-            "model_dtype=float32 with training.bf16=true, or lora.rank=16"
-        )
-    return model
-
-
-def _with_lora(model: torch.nn.Module, lora: LoraSection, task: str) -> "PeftModel":
-    from peft import LoraConfig, get_peft_model
-
-    try:
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                target_modules=lora.target_modules,
-                task_type=task,
-            ),
-        )
-    except ValueError as error:
-        raise InputError(f"lora.target_modules={lora.target_modules!r}: {error}") from None
-
-
-def _by_other_reference(
-    prepared: PreparedRun, progress: bool
-) -> tuple[list[TokenizedGroup], list[TokenizedGroup] | None] | None:
-    """The groups with log-probabilities of `reference`, which is loaded for that and let go."""
-    config = prepared.config
-    if "reference" not in prepared.objective.needs:
-        logger.warning("reference=%s is not used: the objective compares with none", config.reference)
-        return None
-    name = str(config.reference)
-    load_config(name)
-    if load_tokenizer(name).get_vocab() != prepared.tokenizer.get_vocab():
-        raise InputError(
-            f"reference={name} and model={config.model} have different vocabularies: the two are compared "
-            "token by token; give the model that the tuning started from"
-        )
-    model = load_language_model(name, getattr(torch, config.model_dtype)).to(prepared.arguments.device)
-    return _with_reference(prepared, Policy(model), progress)
-
-
-def _with_reference(
-    prepared: PreparedRun, policy: Policy, progress: bool
-) -> tuple[list[TokenizedGroup], list[TokenizedGroup] | None]:
-    arguments = prepared.arguments
-    policy.to(arguments.device)
-    policy.eval()
-    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
-    identity = reference_identity(policy.causal_lm(), precision)
-    cache = ReferenceCache(_cache(prepared.config), identity)
-    train = cache.fill(policy, prepared.train.groups, training_precision(arguments), progress)
-    evaluation = None
-    if prepared.evaluation:
-        evaluation = cache.fill(policy, prepared.evaluation.groups, training_precision(arguments), progress)
-    return train, evaluation
-
-
-def _cache(config: RunConfig) -> Path:
-    return Path(config.cache) if config.cache else cache_dir()
-
-
-def training_precision(arguments: TrainingArguments) -> AbstractContextManager[object]:
-    """The context in which a run's forward passes are computed."""
-    if not (arguments.bf16 or arguments.fp16):
-        return nullcontext()
-    return torch.autocast(arguments.device.type, torch.bfloat16 if arguments.bf16 else torch.float16)

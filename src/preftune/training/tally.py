@@ -21,16 +21,22 @@ class Tally:
         self._terms: dict[str, Tensor] = {}
 
     def add(self, losses: Losses, counts: dict[Unit, Tensor]) -> None:
-        """Count a micro-batch: its metrics per item, its terms over `counts` of the micro-batch."""
+        """Count a micro-batch: its metrics per item, its terms over `counts` of the micro-batch.
+
+        A term's `loss/<name>` is over the term's own unit, before its weight, whatever the part shows of
+        each item: times their weights these add up to `loss`.
+        """
+        terms: dict[str, tuple[Tensor, Tensor]] = {}
         for name, term in losses.terms.items():
-            weighted = term.weight * term.values.detach().double().sum()
-            _accumulate(self._terms, name, weighted, counts[term.unit].double())
+            total, count = term.values.detach().double().sum(), counts[term.unit].double()
+            _accumulate(self._terms, name, term.weight * total, count)
+            terms[f"loss/{name}"] = total, count
         for name, values in losses.metrics.items():
             total = values.double().sum()
-            _accumulate(self._sums, name, total, torch.full_like(total, len(values)))
+            _accumulate(self._sums, name, *terms.get(name, (total, torch.full_like(total, len(values)))))
 
     def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Mean of every metric, and `loss`, the sum over terms of their means; then start again.
+        """Mean of every metric, and `loss`, the sum over terms of weight times mean; then start again.
 
         Args:
             reduce: sum over processes of a float64 tensor.

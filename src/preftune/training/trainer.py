@@ -1,103 +1,42 @@
 """A thin subclass of transformers' Trainer: packed batches in, any objective's terms out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_callback import PrinterCallback
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from preftune.data.groups import TokenizedGroup
-from preftune.data.packing import PackedBatch, pack
-from preftune.objectives import Objective, ScoredResponses, Unit, count_units
-from preftune.policy import PackedReader
-from preftune.policy.sharding import (
-    is_sharded,
-    load_whole_optimizer_state,
-    load_whole_state,
-    saved_weights,
-    shard,
-    whole_optimizer_state,
-    whole_state,
-)
-from preftune.policy.value_head import load_value_head, save_value_head
-from preftune.training.batches import Row, StepSampler, fill, plan_steps
+from preftune.models import PackedReader
+from preftune.models.sharding import is_sharded, shard, whole_state
+from preftune.models.value_head import save_value_head
+from preftune.objectives import Objective, ScoredResponses, count_units
+from preftune.training.batches import Row, fill, plan_steps
 from preftune.training.configuration import BatchesSection, ValueHeadSection
+from preftune.training.hooks import TrainerHooks
+from preftune.training.recording import is_evaluation
+from preftune.training.rows import (
+    LOADER_OPTIONS,
+    Batch,
+    Counts,
+    IdleBatch,
+    IdleRow,
+    RowDataset,
+    Step,
+    StepLoader,
+    collate,
+    join,
+)
 from preftune.training.tally import Tally
 
-
-class Batch(dict[str, PackedBatch]):
-    """The one input of what is trained, a policy or a reward model."""
-
-
-class IdleBatch(Batch):
-    """A row whose outputs count for nothing: a process takes it while others are still at work.
-
-    Where the model is divided over processes, each pass of one is a pass of all.
-    """
-
-
-Step = list[Batch]
-"""Rows that a process takes in a step, or in a micro-batch of one; among several processes each has one."""
-Counts = dict[Unit, Tensor]
-
-LOADER_OPTIONS = (
-    "num_workers",
-    "pin_memory",
-    "persistent_workers",
-    "prefetch_factor",
-    "multiprocessing_context",
-    "in_order",
-)
-"""What `training.dataloader_*` passes on to torch."""
-
-
-@dataclass(frozen=True)
-class IdleRow:
-    """The groups of an `IdleBatch`."""
-
-    groups: Row
-
-
-class RowDataset(Dataset[Step]):
-    """A list of groups, of which any row can be taken."""
-
-    def __init__(self, groups: Sequence[TokenizedGroup]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, row: Row | IdleRow) -> Step:
-        if isinstance(row, IdleRow):
-            return [IdleBatch(batch) for batch in self[row.groups]]
-        return collate([self.groups[index] for index in row])
-
-
-class StepLoader(DataLoader[list[Any]]):
-    """Loads whole steps, of whatever the data set gives for a row; the Trainer tells it the epoch."""
-
-    def __init__(self, dataset: Dataset[list[Any]], steps: StepSampler, **options: Any) -> None:
-        super().__init__(dataset, batch_sampler=steps, collate_fn=_join, **options)
-        self._steps = steps
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the steps of this epoch."""
-        self._steps.set_epoch(epoch)
-
-
-def collate(groups: list[TokenizedGroup]) -> Step:
-    """Pack groups into a step of one row."""
-    return [Batch(batch=pack(groups))]
+HeldOutGroups = Sequence[TokenizedGroup] | Mapping[str, Sequence[TokenizedGroup]]
+"""Held-out groups; several sets by name have metrics of their own, `eval_NAME_...`."""
 
 
 def _nothing(responses: ScoredResponses) -> Tensor:
@@ -106,11 +45,15 @@ def _nothing(responses: ScoredResponses) -> Tensor:
     return torch.stack([0.0 * output.sum() for output in outputs if output is not None]).sum()
 
 
-def _join(steps: list[list[Any]]) -> list[Any]:
-    return list(chain.from_iterable(steps))
+def _held_out(groups: HeldOutGroups | None) -> RowDataset | dict[str, RowDataset] | None:
+    if not groups:
+        return None
+    if isinstance(groups, Mapping):
+        return {name: RowDataset(own) for name, own in groups.items()}
+    return RowDataset(groups)
 
 
-class PreferenceTrainer(Trainer):
+class PackedTrainer(TrainerHooks):
     """Trains a policy or a reward model on any objective; it knows neither methods nor data sets.
 
     Losses are exact over accumulation and processes: every term is divided by the number of its items
@@ -123,23 +66,24 @@ class PreferenceTrainer(Trainer):
         objective: Objective,
         arguments: TrainingArguments,
         train_groups: Sequence[TokenizedGroup],
-        evaluation_groups: Sequence[TokenizedGroup] | None,
+        evaluation_groups: HeldOutGroups | None,
         tokenizer: PreTrainedTokenizerBase,
-        callbacks: list[TrainerCallback],
+        callbacks: Sequence[TrainerCallback],
         batches: BatchesSection | None = None,
         value_head: ValueHeadSection | None = None,
         fully_sharded: bool = False,
+        optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         super().__init__(
             model=policy,
             args=arguments,
             data_collator=collate,
             train_dataset=RowDataset(train_groups),
-            eval_dataset=RowDataset(evaluation_groups) if evaluation_groups else None,
+            eval_dataset=_held_out(evaluation_groups),
             processing_class=tokenizer,
-            callbacks=callbacks,
+            callbacks=list(callbacks),
+            optimizers=optimizers,
         )
-        self.remove_callback(PrinterCallback)
         if fully_sharded:
             shard(policy)
             # The model has its gradients reduced; nothing is to be wrapped around it.
@@ -154,6 +98,17 @@ class PreferenceTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._train_tally, self._evaluation_tally = Tally(), Tally()
         self._tokens_seen = torch.zeros((), dtype=torch.int64, device=arguments.device)
+
+    def train(self, *arguments: Any, **named: Any) -> Any:
+        """Train as `transformers.Trainer` does; afterwards the language model is as it was given, tuned."""
+        with self.model.in_use():
+            return super().train(*arguments, **named)
+
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Evaluate as `transformers.Trainer` does."""
+        with self.model.in_use():
+            figures: dict[str, float] = super().evaluate(*arguments, **named)
+        return figures
 
     def get_train_dataloader(self) -> StepLoader:
         """This process's rows of every step: nothing is left for accelerate to shard, or to repeat."""
@@ -194,16 +149,12 @@ class PreferenceTrainer(Trainer):
             filled.append([*[IdleBatch(shortest)] * (rows - len(step)), *step])
         return filled
 
-    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        # A process would hold whole gradients until the last row of a step.
-        return nullcontext()
-
     def training_step(
         self, model: nn.Module, inputs: Step, num_items_in_batch: Counts | None = None
     ) -> Tensor:
         """Forward and backward pass of every row.
 
-        Gradients are exchanged in the last row's backward pass, those of a divided model in every row's.
+        Gradients are exchanged in the last row's backward pass, those of a sharded model in every row's.
         """
         loss = torch.zeros((), device=self.args.device)
         if not inputs:
@@ -251,7 +202,7 @@ class PreferenceTrainer(Trainer):
                 continue
             batch = batch.to(self.args.device, non_blocking=True)
             # Not the wrapped model: in a pass without gradients DDP has nothing to exchange.
-            ratios = (self.model(batch=batch).logps - batch.reference_logps).double()
+            ratios = (self.model(batch=batch).logps - batch.numbers["reference_logps"]).double()
             if isinstance(row, IdleBatch):
                 continue
             total += torch.stack((ratios.sum(), torch.full_like(ratios[0], len(ratios))))
@@ -266,17 +217,6 @@ class PreferenceTrainer(Trainer):
             own = {"params": list(self.model.value_head.parameters()), "weight_decay": 0.0}
             optimizer.add_param_group({**own, "lr": self._value_head.learning_rate})
         return optimizer
-
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        norm: Tensor = super()._clip_grad_norm(self.model.language_model)
-        return norm
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> float | Tensor:
-        # Called once before every update, whether the language model's gradient is clipped or not.
-        norm: float | Tensor = super()._get_grad_norm(self.model.language_model, grad_norm)
-        if self.model.value_head is not None:
-            nn.utils.clip_grad_norm_(self.model.value_head.parameters(), self._value_head.max_grad_norm)
-        return norm
 
     def prediction_step(self, model: nn.Module, inputs: Step, *_: Any, **__: Any) -> tuple[None, None, None]:
         """Tally rows of held-out groups; nothing is gathered per row."""
@@ -304,9 +244,10 @@ class PreferenceTrainer(Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
 
-    def get_eval_dataloader(self, eval_dataset: RowDataset | None = None) -> DataLoader[Step]:
+    def get_eval_dataloader(self, eval_dataset: str | RowDataset | None = None) -> DataLoader[Step]:
         """This process's share of the held-out groups, each in exactly one share, long ones together."""
-        groups = (eval_dataset or self.eval_dataset).groups
+        found = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        groups = (found or self.eval_dataset).groups
         longest_first = sorted(groups, key=lambda group: len(group.prompt), reverse=True)
         shares = [longest_first[process :: self.args.world_size] for process in range(self.args.world_size)]
         filled = [self._evaluation_rows(share) for share in shares]
@@ -314,7 +255,7 @@ class PreferenceTrainer(Trainer):
         rows: list[Row | IdleRow] = [*filled[self.args.process_index]]
         if is_sharded(self.model):
             rows += [IdleRow([len(share) - 1])] * (max(map(len, filled)) - len(rows))
-        return DataLoader(RowDataset(share), batch_sampler=[[row] for row in rows], collate_fn=_join)
+        return DataLoader(RowDataset(share), batch_sampler=[[row] for row in rows], collate_fn=join)
 
     def _evaluation_rows(self, share: Sequence[TokenizedGroup]) -> list[Row]:
         if self._batches and self._batches.tokens_per_row:
@@ -324,7 +265,7 @@ class PreferenceTrainer(Trainer):
     def has_evaluated(self) -> bool:
         """Whether the policy as it stands was evaluated on held-out groups."""
         history = self.state.log_history
-        return any("eval_loss" in line and line["step"] == self.state.global_step for line in history)
+        return any(is_evaluation(line) and line["step"] == self.state.global_step for line in history)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the tally's means to the Trainer's own log line."""
@@ -336,24 +277,6 @@ class PreferenceTrainer(Trainer):
     def _sum_over_processes(self, sums: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(sums, reduction="sum")
         return total
-
-    def _prepare_inputs(self, inputs: Batch) -> Batch:
-        # A blocking copy would wait for every kernel launched before it.
-        moved = {name: batch.to(self.args.device, non_blocking=True) for name, batch in inputs.items()}
-        return type(inputs)(moved)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # The folder holds a language model that from_pretrained reads, and no pickled arguments.
-        folder = output_dir or self.args.output_dir
-        if is_sharded(self.model):
-            whole = whole_state(self.model.language_model, keep=self.args.should_save)
-            tied = self.model.causal_lm().all_tied_weights_keys
-            state_dict = {name: weight for name, weight in whole.items() if name not in tied}
-        if self.args.should_save:
-            # Some models' files have other names and shapes than they; a checkpoint is read by the model's.
-            names = {} if self._exports else {"save_original_format": False}
-            self.model.language_model.save_pretrained(folder, state_dict=state_dict, **names)
-            self.processing_class.save_pretrained(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the language model, and in a checkpoint the value head beside it."""
@@ -370,42 +293,3 @@ class PreferenceTrainer(Trainer):
         weights = whole_state(head, keep=self.args.should_save)
         if self.args.should_save:
             save_value_head(weights, folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        if is_sharded(self.model):
-            load_whole_state(self.model.language_model, saved_weights(folder, self.model.language_model))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model=self.model.language_model)
-        if self.model.value_head is not None:
-            load_whole_state(self.model.value_head, load_value_head(folder))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not is_sharded(self.model):
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state = whole_optimizer_state(self.model, self.optimizer.optimizer)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not is_sharded(self.model):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        if not (Path(checkpoint) / OPTIMIZER_NAME).exists():
-            return
-        state, schedule = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        )
-        load_whole_optimizer_state(self.model, self.optimizer.optimizer, state)
-        self.lr_scheduler.load_state_dict(schedule)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # A tied head is saved once, as the embedding; nothing else may be missing.
-        missing = set(load_result.missing_keys) - set(self.model.causal_lm().all_tied_weights_keys)
-        if missing or load_result.unexpected_keys:
-            raise RuntimeError(
-                f"the checkpoint lacks {missing} or has too much: {load_result.unexpected_keys}"
-            )

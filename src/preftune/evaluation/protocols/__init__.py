@@ -1,1 +1,0 @@
-"""How each benchmark asks its judge, and what it makes of the replies."""

@@ -1,0 +1,148 @@
+"""What the points of a sweep gain and what they pay, and which of them another point beats at both."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from preftune.measuring.formatting import NOT_MEASURED, format_number
+from preftune.measuring.statistics import Interval
+
+Axis = Literal["accuracy", "drift", "reward"]
+AXES: dict[Axis, tuple[str, int]] = {
+    "accuracy": ("held-out accuracy", 1),
+    "drift": ("drift, nats per response", -1),
+    "reward": ("auxiliary reward", 1),
+}
+"""Name of each axis, and the sign that makes more of it better."""
+
+START = "starting model"
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One model of a sweep, measured on held-out prompts.
+
+    Attributes:
+        name: of its run, or START.
+        accuracy: share of held-out pairs that the implicit reward ranks as the data do; None where there is
+            none to measure, as of the starting model.
+        drift: estimated KL divergence from the starting model, in nats per response.
+        reward: auxiliary reward R of sampled responses; None without rewards.
+        measurements: further means of sampled responses, by name.
+    """
+
+    name: str
+    accuracy: float | None
+    drift: Interval
+    reward: Interval | None
+    measurements: Mapping[str, Interval]
+
+    def place(self, axis: Axis) -> float | None:
+        """Where the point lies on an axis."""
+        if axis == "accuracy":
+            return self.accuracy
+        interval = self.drift if axis == "drift" else self.reward
+        return None if interval is None else interval[0]
+
+    def interval(self, axis: Axis) -> tuple[float, float] | None:
+        """The ends of its 95% interval there, where it has one."""
+        found = {"accuracy": None, "drift": self.drift, "reward": self.reward}[axis]
+        return None if found is None else found[1:]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Two axes, and the points that have a place on both."""
+
+    x: Axis
+    y: Axis
+    points: tuple[SweepPoint, ...]
+
+    @property
+    def title(self) -> str:
+        """What is weighed against what."""
+        return f"{self.y.capitalize()} against {self.x}"
+
+    def dominator(self, point: SweepPoint) -> SweepPoint | None:
+        """A point that is at least as good on both axes and better on one; None on the Pareto front.
+
+        Of several, one that is on the front itself.
+        """
+        better = [other for other in self.points if _beats(self._worth(other), self._worth(point))]
+        return max(better, key=self._worth, default=None)
+
+    def front(self) -> list[SweepPoint]:
+        """The points that nothing dominates, from left to right."""
+        free = [point for point in self.points if self.dominator(point) is None]
+        return sorted(free, key=self.at)
+
+    def at(self, point: SweepPoint) -> tuple[float, float]:
+        """Where one of the plane's points lies."""
+        x, y = point.place(self.x), point.place(self.y)
+        assert x is not None
+        assert y is not None
+        return x, y
+
+    def _worth(self, point: SweepPoint) -> tuple[float, float]:
+        x, y = (
+            # No divergence is negative: an estimate below zero is noise, and no better than zero.
+            max(0.0, place) if axis == "drift" else place
+            for axis, place in zip((self.x, self.y), self.at(point), strict=True)
+        )
+        return AXES[self.x][1] * x, AXES[self.y][1] * y
+
+
+def planes(points: Sequence[SweepPoint]) -> list[Plane]:
+    """The planes that at least two points have a place on.
+
+    The auxiliary reward is weighed against accuracy and against drift; without rewards, accuracy against
+    drift.
+    """
+    rewarded = any(point.reward is not None for point in points)
+    axes: list[tuple[Axis, Axis]] = (
+        [("accuracy", "reward"), ("drift", "reward")] if rewarded else [("drift", "accuracy")]
+    )
+    placed = [
+        Plane(x, y, tuple(point for point in points if _is_placed(point, x) and _is_placed(point, y)))
+        for x, y in axes
+    ]
+    return [plane for plane in placed if len(plane.points) > 1]
+
+
+def tradeoff_table(points: Sequence[SweepPoint]) -> tuple[list[str], list[list[str]]]:
+    """Heads of the columns, and a row of text for each point."""
+    weighed = planes(points)
+    measured = list(dict.fromkeys(name for point in points for name in point.measurements))
+    rewarded = any(point.reward is not None for point in points)
+    heads = ["Run", "Accuracy", "Drift, nats", *(["Auxiliary reward"] if rewarded else []), *measured]
+    rows = []
+    for point in points:
+        cells = [point.name, format_number(point.accuracy, 2), _written(point.drift)]
+        cells += [_written(point.reward)] if rewarded else []
+        cells += [_written(point.measurements.get(name)) for name in measured]
+        rows.append([*cells, *(_standing(plane, point) for plane in weighed)])
+    return [*heads, *(plane.title for plane in weighed)], rows
+
+
+def _is_placed(point: SweepPoint, axis: Axis) -> bool:
+    place = point.place(axis)
+    return place is not None and math.isfinite(place)
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] >= other[0] and one[1] >= other[1]
+
+
+def _written(interval: Interval | None) -> str:
+    if interval is None:
+        return NOT_MEASURED
+    mean, low, high = interval
+    return format_number(mean, 2, interval=(low, high))
+
+
+def _standing(plane: Plane, point: SweepPoint) -> str:
+    if point not in plane.points:
+        return "not compared"
+    dominator = plane.dominator(point)
+    return "on the front" if dominator is None else f"dominated by {dominator.name}"

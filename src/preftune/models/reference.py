@@ -1,0 +1,212 @@
+"""Log-probabilities of the frozen reference policy, computed once and kept by content."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedModel
+
+from preftune.data.groups import TokenizedGroup
+from preftune.data.packing import pack
+from preftune.models.policy import Policy
+from preftune.storage.files import replaced
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_ROW = 4096
+"""Tokens per forward pass: long rows keep the matrix products large."""
+SECONDS_BETWEEN_SAVES = 60
+"""A pass that is killed loses at most this much."""
+
+
+class ReferenceCache:
+    """Reference log-probabilities on disk, one number for each prompt and response.
+
+    The file's name is the reference's identity (its weights, its configuration and the precision of the
+    computation) and each entry's key is made of the response's and its prompt's token ids. A changed
+    template, truncation or row is therefore another key; learning rate, seed, objective and output
+    folder are no part of any.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._file = folder / "reference" / f"{identity}.safetensors"
+        self._logps = self._stored()
+
+    def fill(
+        self,
+        policy: Policy,
+        groups: Sequence[TokenizedGroup],
+        autocast: AbstractContextManager[object] | None = None,
+        progress: bool = False,
+        adapters: bool = False,
+    ) -> list[TokenizedGroup]:
+        """The same groups, and what is mismatched to them, with `reference_logps`; what lacks is computed.
+
+        Several processes call it together, with the same groups, and compute a share each.
+
+        Args:
+            policy: the policy as the reference: before any update, or with its adapter off.
+            groups: what to score; a response that is not packed is not, and gets NaN.
+            autocast: the precision context of training.
+            progress: show a bar.
+            adapters: leave the model's adapters on.
+        """
+        state = PartialState()
+        # They may have read the file at different moments, and must agree on what lacks.
+        (self._logps,) = broadcast_object_list([self._logps])
+        every = _with_mismatched(groups)
+        missing = [group for group in every if not self._has(group)]
+        logger.info(
+            "Reference: %d of %d groups found in %s", len(every) - len(missing), len(every), self._file
+        )
+        if missing:
+            # Rows of all groups, found or not: what stands together in a row decides its rounding, and is
+            # the same for a pass that goes on where another was killed.
+            rows = [row for row in _rows(every) if not all(map(self._has, row))]
+            share = rows[state.process_index :: state.num_processes]
+            with _as_reference(policy, autocast or nullcontext(), adapters):
+                self._compute(policy, share, progress)
+            # A response in rows of two processes has the first one's number, in all of them.
+            for found in reversed(gather_object([self._logps])):
+                self._logps = self._logps | found
+            if state.is_main_process:
+                self._save()
+        return [_completed(group, self._logps) for group in groups]
+
+    def _has(self, group: TokenizedGroup) -> bool:
+        return self._logps.keys() >= set(_keys(group))
+
+    def _compute(
+        self,
+        policy: Policy,
+        rows: list[list[TokenizedGroup]],
+        progress: bool,
+    ) -> None:
+        saved = time.monotonic()
+        for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
+            for key, logp in _read(policy, row):
+                # What others have read already stays as it is.
+                self._logps.setdefault(key, logp)
+            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                self._save()
+                saved = time.monotonic()
+
+    def _stored(self) -> dict[bytes, float]:
+        if not self._file.exists():
+            return {}
+        try:
+            stored = load_file(self._file)
+            keys = (key.tobytes() for key in stored["keys"])
+            return dict(zip(keys, stored["logps"].tolist(), strict=True))
+        except (SafetensorError, KeyError, ValueError) as error:
+            logger.warning("%s is damaged (%s) and is computed again", self._file, error)
+            return {}
+
+    def _save(self) -> None:
+        # Another run may have added to the file in the meantime.
+        self._logps = self._stored() | self._logps
+        keys = np.frombuffer(b"".join(self._logps), dtype=np.uint8).reshape(len(self._logps), -1)
+        logps = np.array(list(self._logps.values()), dtype=np.float32)
+        with replaced(self._file) as aside:
+            save_file({"keys": keys, "logps": logps}, aside)
+
+
+def with_reference(
+    policy: Policy, groups: Sequence[TokenizedGroup], autocast: AbstractContextManager[object]
+) -> list[TokenizedGroup]:
+    """The same groups, and what is mismatched to them, with `reference_logps`; nothing is kept for later.
+
+    Args:
+        policy: as for `ReferenceCache.fill`.
+        groups: what to score.
+        autocast: the precision context of training.
+    """
+    with _as_reference(policy, autocast):
+        rows = _rows(_with_mismatched(groups))
+        logps = dict(scored for row in rows for scored in _read(policy, row))
+    return [_completed(group, logps) for group in groups]
+
+
+@contextmanager
+def _as_reference(
+    policy: Policy, autocast: AbstractContextManager[object], adapters: bool = False
+) -> Iterator[None]:
+    off: Callable[[], AbstractContextManager[object]] = nullcontext
+    if not adapters:
+        off = getattr(policy.language_model, "disable_adapter", nullcontext)
+    with torch.no_grad(), autocast, off():
+        yield
+
+
+def _read(policy: Policy, row: list[TokenizedGroup]) -> Iterable[tuple[bytes, float]]:
+    """Log-probability of every response of a row, by its key."""
+    batch = pack(row).to(next(policy.parameters()).device)
+    keys = [key for group in row for key in _keys(group)]
+    return zip(keys, policy(batch).logps.tolist(), strict=True)
+
+
+def _with_mismatched(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
+    return [*groups, *(group.mismatched for group in groups if group.mismatched)]
+
+
+def _completed(group: TokenizedGroup, logps: Mapping[bytes, float]) -> TokenizedGroup:
+    """The group with `reference_logps`; a response that is not packed has NaN."""
+    found = np.full(len(group.responses), np.nan, dtype=np.float32)
+    found[group.packed] = [logps[key] for key in _keys(group)]
+    mismatched = group.mismatched and _completed(group.mismatched, logps)
+    return replace(
+        group, per_response={**group.per_response, "reference_logps": found}, mismatched=mismatched
+    )
+
+
+def reference_identity(model: PreTrainedModel, precision: str, adapters: bool = False) -> str:
+    """Hash of what decides a policy's log-probabilities: weights, configuration, precision.
+
+    Args:
+        model: the causal language model, without the `PeftModel` around it.
+        precision: of the computation, such as `bf16` under autocast.
+        adapters: whether LoRA weights count; where the reference is the model with its adapter off, they
+            do not.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    config = model.config.to_dict()
+    for noise in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
+        config.pop(noise, None)
+    digest.update(repr((precision, sorted(config.items(), key=lambda item: item[0]))).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if "lora_" in name and not adapters:
+            continue
+        digest.update(repr((name.replace(".base_layer", ""), tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _keys(group: TokenizedGroup) -> list[bytes]:
+    """A key for each response that is packed, in packing order."""
+    prompt = hashlib.blake2b(group.prompt.tobytes(), digest_size=16).digest()
+    responses = (group.responses[index].tobytes() for index in group.packed)
+    return [hashlib.blake2b(response, key=prompt, digest_size=16).digest() for response in responses]
+
+
+def _rows(groups: list[TokenizedGroup]) -> list[list[TokenizedGroup]]:
+    """Groups of like length together, in rows of about TOKENS_PER_ROW tokens."""
+    rows: list[list[TokenizedGroup]] = []
+    room = 0
+    for group in sorted(groups, key=lambda group: group.packed_tokens, reverse=True):
+        if group.packed_tokens > room:
+            rows.append([])
+            room = TOKENS_PER_ROW
+        rows[-1].append(group)
+        room -= group.packed_tokens
+    return rows

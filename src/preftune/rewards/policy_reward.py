@@ -1,0 +1,110 @@
+"""What a policy is trained and measured by: scores of its responses, of which more is better."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from preftune.data.groups import Group, Response, as_answer, as_text
+from preftune.errors import InputError
+from preftune.rewards.auxiliary import COLUMN_PREFIX
+from preftune.rewards.measures import MEASURES
+from preftune.rewards.scoring import Answer, ScoreUnit, score_missing
+from preftune.rewards.sources import Scoring, resolve_source
+from preftune.storage.hashing import hash_json
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards
+
+AnsweredRow = Mapping[str, Any]
+"""`prompt`, its `responses`, and the columns that say more about it."""
+
+OF_EACH_RESPONSE = frozenset({"response_tokens", "finish_reasons", "finished"})
+"""Columns of sampled rows that are a list with a value for each response."""
+
+
+class PolicyReward:
+    """A scorer with a direction, by what `preftune score` takes.
+
+    Attributes:
+        specification: what names it.
+        identity: what decides its scores.
+    """
+
+    def __init__(self, specification: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Find what the specification names; nothing heavy is loaded.
+
+        Args:
+            specification: as `preftune score --prior` takes it; or a built-in measure with a direction, of
+                which less is a higher reward where less is better.
+            tokenizer: the policy's.
+
+        Raises:
+            InputError: there is no such source, it reads columns of the data, or has no direction.
+        """
+        self.specification = specification
+        self._scoring: Scoring = resolve_source("reward", specification, tokenizer=tokenizer)
+        name = str(self._scoring.content[0])
+        if name.startswith(COLUMN_PREFIX):
+            raise InputError(f"reward={specification}: sampled responses have no column; give another source")
+        if name in MEASURES and MEASURES[name].goal is None:
+            raise InputError(
+                f"reward={specification}: neither more nor less {name} is better; give a module:function "
+                "that returns what you want more of"
+            )
+        self._sign = -1.0 if name in MEASURES and MEASURES[name].goal == "minimise" else 1.0
+        self.identity = hash_json([self._sign, *map(repr, self._scoring.content)])
+        self._ready: ScoreUnit | None = None
+
+    def score(self, rows: Sequence[AnsweredRow], output: Path) -> list[list[float]]:
+        """The rewards of every row's `responses`, in order.
+
+        Finished ones are kept beside `output`, as `preftune score` does, until `forget`.
+
+        Raises:
+            InputError: the reward fails, or gives no finite number.
+        """
+        self.score_share(rows, output, Processes())
+        numbers = iter(self._shards(rows, output).in_order(sum(len(row["responses"]) for row in rows)))
+        return [[self._sign * next(numbers) for _ in row["responses"]] for row in rows]
+
+    def score_share(self, rows: Sequence[AnsweredRow], output: Path, processes: Processes) -> None:
+        """Score this process's share of what is not kept beside `output` yet."""
+        scoring, shards = self._scoring, self._shards(rows, output)
+        answers = _answers(rows)
+        score_missing(scoring.scorer, answers, shards, processes, title=scoring.name, ready=self._ready)
+
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Keep what scoring needs in memory for as long as the context is open."""
+        with self._scoring.scorer.ready() as self._ready:
+            try:
+                yield
+            finally:
+                self._ready = None
+
+    def forget(self, rows: Sequence[AnsweredRow], output: Path) -> None:
+        """Remove what is kept beside `output`, once it is written."""
+        self._shards(rows, output).remove()
+
+    def _shards(self, rows: Sequence[AnsweredRow], output: Path) -> Shards:
+        return Shards(output, hash_json([self.identity, list(rows)]))
+
+
+def _answers(rows: Iterable[AnsweredRow]) -> list[Answer]:
+    return [Answer(group, place) for group in _groups(rows) for place in range(len(group.responses))]
+
+
+def _groups(rows: Iterable[AnsweredRow]) -> list[Group]:
+    return [
+        Group(
+            prompt=as_text(row["prompt"]),
+            responses=tuple(Response(as_answer(text, row["prompt"])) for text in row["responses"]),
+            pairs=(),
+            row=number,
+            columns={column: value for column, value in row.items() if column not in ("prompt", "responses")},
+            response_columns=OF_EACH_RESPONSE.intersection(row),
+        )
+        for number, row in enumerate(rows)
+    ]

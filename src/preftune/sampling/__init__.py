@@ -1,0 +1,1 @@
+"""Draws, decoding, engines, and the sample file."""

@@ -1,0 +1,173 @@
+"""Sampling for a whole file of prompts, chunk by chunk: what is finished stands beside the output."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from preftune.data import read_rows
+from preftune.data.shapes import GROUP_COLUMNS, SCORE_COLUMNS
+from preftune.data.sources import GIVEN_ROWS
+from preftune.errors import InputError
+from preftune.sampling.engine import Generated
+from preftune.sampling.engines import build_engine
+from preftune.sampling.settings import SamplingSettings
+from preftune.storage.files import as_lines
+from preftune.storage.processes import launched_processes
+from preftune.storage.shards import Shards, refuse_existing, write_joined
+
+PROMPTS_PER_CHUNK = 64
+"""At most: what a killed process loses."""
+CHUNKS = 8
+"""Of a small file, for a few processes to share; none is smaller than what decodes together."""
+ABOUT_RESPONSES = {
+    *("chosen", "rejected", "completion", "label"),
+    *("response_tokens", "finish_reasons", "sampler"),
+}.union(*SCORE_COLUMNS, *GROUP_COLUMNS)
+"""Columns that describe the responses a row came with."""
+
+
+def sample_file(
+    model: str,
+    prompts: Any,
+    output: Path,
+    *,
+    n: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    rows: int,
+    top_p: float = 1.0,
+    engine: str = "transformers",
+    progress: bool = False,
+) -> int:
+    """Write every row of `prompts` to `output` with its n responses.
+
+    They stand under `responses`; `response_tokens` and `finish_reasons` are lists beside it, and `sampler`
+    says with what engine and settings they were sampled. Columns about other responses (`chosen`, `scores`,
+    ...) are left out: beside new responses they would be read as theirs.
+
+    Finished chunks stand in `.part` files beside `output`, named by a hash of the prompts, the settings and
+    the model's content: the same call continues there, on any number of processes, and another call never
+    does. File and settings alone decide where chunks begin, so the output does not depend on the number of
+    processes.
+
+    Args:
+        model: folder or hub name; for `engine="server"` the name it has there.
+        prompts: anything that `preftune.data.read_rows` reads, with a `prompt` column.
+        output: JSON Lines.
+        n: responses per prompt.
+        max_new_tokens: longest response, in tokens.
+        temperature: divides the logits; 0 is greedy.
+        seed: the same seed gives the same responses.
+        rows: responses decoded together.
+        top_p: see `SamplingSettings`.
+        engine: a name in `ENGINES`.
+        progress: show a bar per chunk.
+
+    Returns:
+        The number of prompts.
+
+    Raises:
+        InputError: the model cannot be read, a row has no prompt, the output exists, or a setting is out of
+            its range.
+    """
+    settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
+    table = list(read_rows(prompts))
+    check_prompts(table, prompts, output)
+    sampling = build_engine(engine, model, rows)
+    processes = launched_processes()
+    size = min(PROMPTS_PER_CHUNK, max(rows // n, math.ceil(len(table) / CHUNKS)))
+    starts = range(0, len(table), size)
+    content = [sampling.identity, asdict(settings), size, table]
+    shards = Shards(output, hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest())
+    repeated = repeats(table)
+    sampler = {**sampling.description, **asdict(settings)}
+    # Nobody writes the output before everybody has seen that there is none.
+    processes.wait()
+    finished = shards.rows()
+    with ExitStack() as stack:
+        sample = None
+        for start in starts[processes.rank :: processes.count]:
+            part = slice(start, start + size)
+            places = range(len(table))[part]
+            if finished.keys() >= set(places):
+                continue
+            sample = sample or stack.enter_context(sampling.ready())
+            groups = sample(
+                [row["prompt"] for row in table[part]], repeated[part], settings, progress=progress
+            )
+            rows_of_part = zip(places, table[part], groups, strict=True)
+            shards.append(
+                {place: answered(row, group, sampler) for place, row, group in rows_of_part}, processes.rank
+            )
+    processes.wait()
+    if processes.rank == 0:
+        write_joined(output, as_lines(shards.in_order(len(table))), [shards])
+    # Whoever returns finds the output.
+    processes.wait()
+    return len(table)
+
+
+def answered(
+    row: Mapping[str, Any], group: Sequence[Generated], sampler: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A prompt's row with its responses, without columns about others."""
+    return {
+        **{column: value for column, value in row.items() if column not in ABOUT_RESPONSES},
+        "responses": [response.text for response in group],
+        "response_tokens": [response.tokens for response in group],
+        "finish_reasons": [response.finish_reason for response in group],
+        "sampler": sampler,
+    }
+
+
+def repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
+    """For every row, how many before it have the same prompt."""
+    before: Counter[str] = Counter()
+    counts = []
+    for row in table:
+        prompt = json.dumps(row["prompt"], sort_keys=True)
+        counts.append(before[prompt])
+        before[prompt] += 1
+    return counts
+
+
+def is_prompt(value: object) -> bool:
+    """Whether it can be asked: text that is not empty, or messages of text."""
+    if isinstance(value, str):
+        return bool(value)
+    return (
+        isinstance(value, Sequence)
+        and bool(value)
+        and all(
+            isinstance(message, Mapping)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in value
+        )
+    )
+
+
+def check_prompts(table: Sequence[Mapping[str, Any]], source: Any, output: Path | None) -> None:
+    """Refuse rows without a prompt, and an output that exists.
+
+    Raises:
+        InputError: there are no rows, one has no prompt, or the output exists.
+    """
+    prompts = source if isinstance(source, str | Path) else GIVEN_ROWS
+    if not table:
+        raise InputError(f"{prompts} has no rows; give some prompts")
+    for number, row in enumerate(table):
+        if not is_prompt(row.get("prompt")):
+            raise InputError(
+                f"{prompts} row {number} has no `prompt`; every row needs text there, or messages with role "
+                "and content"
+            )
+    if output is not None:
+        refuse_existing(output)

@@ -1,0 +1,180 @@
+"""Sampling with transformers: each prompt is read once for its n responses, then all rows decode together."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from preftune.errors import InputError
+from preftune.sampling.decoding import Advance, Drawn, Prompt
+from preftune.sampling.draws import sample_seed
+from preftune.sampling.padded import decode_padded
+from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.slots import decode_in_slots
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SampledResponse:
+    """One sampled response.
+
+    Attributes:
+        text: the decoded response, without special tokens.
+        tokens: its token ids, with the end-of-sequence token where there is one.
+        finished: whether the model ended it; False where `max_new_tokens` cut it off.
+        logp: logarithm of the probability with which it was drawn, summed over its tokens, in nats; the
+            model's own at temperature 1 and top_p 1.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool
+    logp: float
+
+
+def sample_responses(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Chat],
+    *,
+    n: int = 8,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    rows: int = 128,
+    repeats: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> list[list[SampledResponse]]:
+    """Samples `n` responses to every prompt.
+
+    Every response draws from a generator of its own, seeded by `seed`, the prompt's tokens, how often the
+    prompt has come before, and the response's number. Up to rounding in the model, which shows in 16 bits, a
+    response depends on nothing else: not on the other prompts, on `rows`, or on `n`.
+
+    Args:
+        model: a causal language model, with adapters or without; its train or eval mode is left as it was.
+        tokenizer: its tokenizer; chat prompts go through its chat template.
+        prompts: plain text, or the messages of a chat.
+        n: responses per prompt.
+        max_new_tokens: longest response, in tokens.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_p: draws among the likeliest tokens that together have this probability; 1 draws among all.
+        seed: any integer.
+        rows: responses decoded together, more where n is larger; more rows are faster and take more memory.
+        repeats: for every prompt, how often it has come before; None counts among `prompts`.
+        dtype: decodes with a copy of the weights in this precision; None uses the model itself.
+        chat_template_kwargs: passed on to the chat template.
+        progress: draws a progress bar on the terminal.
+
+    Returns:
+        For every prompt, in the order given, its n responses.
+
+    Raises:
+        InputError: a setting is out of its range (see `SamplingSettings`) or a prompt is empty.
+    """
+    settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
+    if rows < 1:
+        raise InputError(f"rows={rows}: rows must be at least 1.")
+    asked = [tuple(prompt_tokens(tokenizer, prompt, chat_template_kwargs)) for prompt in prompts]
+    seeded = _with_seeds(asked, repeats, settings)
+    # Neighbours in length are read together; the longest first, so that memory is short at once or never.
+    seeded.sort(key=lambda prompt: len(prompt.tokens), reverse=True)
+    ends = _end_tokens(model, tokenizer)
+    with _decoding(model, dtype) as decoder, Progress(disable=not progress) as bar:
+        task = bar.add_task("sampling", total=len(seeded) * n)
+        drawn = _decode(decoder, seeded, settings, ends, rows, lambda ended: bar.advance(task, ended))
+    responses = [_response(tokenizer, each, ends) for each in drawn]
+    by_prompt = {prompt.index: responses[i * n : (i + 1) * n] for i, prompt in enumerate(seeded)}
+    return [by_prompt[index] for index in range(len(seeded))]
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Chat,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of a prompt as it is sampled from; messages go through the chat template."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    text = tokenizer.apply_chat_template(
+        list(prompt), add_generation_prompt=True, tokenize=False, **(chat_template_kwargs or {})
+    )
+    # The template writes the special tokens itself.
+    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+
+def _with_seeds(
+    asked: Sequence[tuple[int, ...]], repeats: Sequence[int] | None, settings: SamplingSettings
+) -> list[Prompt]:
+    """Prompts with the seeds that decide their responses."""
+    prompts = []
+    before: Counter[tuple[int, ...]] = Counter()
+    for index, tokens in enumerate(asked):
+        if not tokens:
+            raise InputError(f"prompts[{index}] is empty: a prompt needs at least one token.")
+        repeat = before[tokens] if repeats is None else repeats[index]
+        before[tokens] += 1
+        seeds = tuple(sample_seed(settings, tokens, repeat, sample) for sample in range(settings.n))
+        prompts.append(Prompt(index, tokens, seeds))
+    return prompts
+
+
+def _decode(
+    model: nn.Module,
+    prompts: Sequence[Prompt],
+    settings: SamplingSettings,
+    ends: frozenset[int],
+    rows: int,
+    advance: Advance,
+) -> list[Drawn]:
+    """Every response, decoded the way the model's cache allows."""
+    if not prompts:
+        return []
+    drawn = decode_in_slots(model, prompts, settings, ends, rows, advance)
+    if drawn is None:
+        logger.info("%s keeps a cache of its own kind: sampling batch by batch", type(model).__name__)
+        drawn = decode_padded(model, prompts, settings, ends, rows, advance)
+    return drawn
+
+
+def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(int(end) for end in ends | {tokenizer.eos_token_id} if end is not None)
+
+
+@contextmanager
+def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
+    """Yields the model, or its copy in `dtype`, ready to decode; every module of the model keeps its mode."""
+    in_training = [module for module in model.modules() if module.training]
+    if dtype is None or all(parameter.dtype == dtype for parameter in model.parameters()):
+        decoder = model
+    else:
+        decoder = copy.deepcopy(model)
+        # Parameters only: buffers hold the rotary frequencies, which lose positions in 16 bits.
+        for parameter in decoder.parameters():
+            parameter.data = parameter.data.to(dtype)
+    decoder.eval()
+    try:
+        with torch.inference_mode():
+            yield decoder
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+def _response(tokenizer: PreTrainedTokenizerBase, drawn: Drawn, ends: frozenset[int]) -> SampledResponse:
+    text = str(tokenizer.decode(drawn.tokens, skip_special_tokens=True))
+    return SampledResponse(text, tuple(drawn.tokens), drawn.tokens[-1] in ends, drawn.logp)

@@ -1,0 +1,91 @@
+"""`--engine transformers`: the model in this process, on its accelerator or CPU."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import transformers
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from preftune.models import (
+    generation_device,
+    generation_dtype,
+    load_language_model,
+    load_model_config,
+    load_tokenizer,
+)
+from preftune.models.allocator import keep_freed_memory
+from preftune.models.content import model_content
+from preftune.sampling.engine import Generated, Sample
+from preftune.sampling.sampler import sample_responses
+from preftune.sampling.settings import Chat, SamplingSettings
+
+
+class TransformersEngine:
+    """A model that `sample_responses` samples from. See `SamplingEngine`."""
+
+    def __init__(self, model: str, rows: int) -> None:
+        """Check that there is such a model; its weights are hashed, not loaded.
+
+        Args:
+            model: folder or hub name.
+            rows: responses decoded together.
+
+        Raises:
+            InputError: there is none.
+        """
+        load_model_config(model)
+        self._model, self._rows = model, rows
+        self._device = generation_device()
+        self._dtype = generation_dtype(self._device)
+        self.description = {
+            "engine": "transformers",
+            "version": str(transformers.__version__),
+            "model": model_content(model),
+            "precision": str(self._dtype).removeprefix("torch."),
+        }
+        # Rows that decode together decide the rounding.
+        self.identity = repr((sorted(self.description.items()), self._device.type, rows))
+
+    @contextmanager
+    def ready(self) -> Iterator[Sample]:
+        """Model and tokenizer."""
+        if self._device.type == "cpu":
+            keep_freed_memory()
+        tokenizer = load_tokenizer(self._model)
+        model = load_language_model(self._model, self._dtype).to(self._device)
+        yield sampler(model, tokenizer, self._rows)
+
+
+def sampler(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: int) -> Sample:
+    """What samples from a model that is loaded.
+
+    Args:
+        model: as for `sample_responses`.
+        tokenizer: the model's.
+        rows: responses decoded together.
+    """
+
+    def sample(
+        prompts: Sequence[str | Chat],
+        repeats: Sequence[int],
+        settings: SamplingSettings,
+        *,
+        progress: bool = False,
+    ) -> list[list[Generated]]:
+        sampled = sample_responses(
+            model,
+            tokenizer,
+            prompts,
+            **asdict(settings),
+            rows=rows,
+            repeats=repeats,
+            progress=progress,
+        )
+        return [
+            [Generated(each.text, len(each.tokens), "stop" if each.finished else "length") for each in group]
+            for group in sampled
+        ]
+
+    return sample

@@ -1,0 +1,1 @@
+"""What lets a killed command continue: whole-file writes, shards, manifests, locks, launched processes."""

@@ -1,0 +1,46 @@
+"""Files that a reader finds old or new, never half written."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; what stands there at the end is renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes of several machines may write the same file and have the same number; any one is whole.
+    aside = path.with_name(f"{path.name}.{os.getpid()}.{token_hex(4)}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except Exception:
+        # What was written of it would keep a full disk full.
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write text aside and rename it into place."""
+    with replaced(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON, whole."""
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file that preftune has written."""
+    # Not splitlines: responses may hold other line separators than the file's.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON Lines; a value that JSON lacks, such as a date, becomes text."""
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

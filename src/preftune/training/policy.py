@@ -1,0 +1,225 @@
+"""What a run trains: the model with its adapter and value head, and what it is compared with."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from preftune.data import TokenizedGroup
+from preftune.errors import InputError
+from preftune.models import (
+    PackedReader,
+    Policy,
+    ReferenceCache,
+    RewardModel,
+    ValueHead,
+    load_language_model,
+    load_model_config,
+    load_reward_model,
+    load_tokenizer,
+    padding_token,
+    reference_identity,
+)
+from preftune.storage.cache import cache_dir
+from preftune.training.configuration import RunConfig
+from preftune.training.given import NOTHING_GIVEN, Given
+from preftune.training.preparation import PreparedData, PreparedRun
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+logger = logging.getLogger(__name__)
+
+GroupsByName = dict[str, Sequence[TokenizedGroup]]
+"""The groups of every split."""
+
+
+def build_policy(prepared: PreparedRun) -> PackedReader:
+    """What is trained, on its device: a policy, or a reward model where the objective learns from scores.
+
+    What is tried at construction decides how prompts are shared, so it must be there already.
+
+    Raises:
+        InputError: the model has no weights, or lacks what the objective needs.
+    """
+    device = prepared.arguments.device
+    if "score" in prepared.objective.needs:
+        return RewardModel(_reward_model(prepared).to(device))
+    model = language_model(prepared.config, prepared.given).to(device)
+    return Policy(
+        model,
+        router_loss="router_loss" in prepared.objective.needs,
+        value_head=_value_head(prepared, model),
+    )
+
+
+def language_model(config: RunConfig, given: Given = NOTHING_GIVEN) -> Any:
+    """The language model that is trained, with its adapter where there is one.
+
+    Raises:
+        InputError: it cannot be loaded, or the adapter does not fit it.
+    """
+    model = given.model
+    if model is None:
+        model = load_language_model(config.model, getattr(torch, config.model_dtype))
+    return _with_adapter(config, given, model, "CAUSAL_LM")
+
+
+def _reward_model(prepared: PreparedRun) -> Any:
+    if "router_loss" in prepared.objective.needs:
+        raise InputError(
+            "objective.router_loss_weight: a reward model's forward pass gives no load-balancing loss; set "
+            "objective.router_loss_weight=0"
+        )
+    config, tokenizer, given = prepared.config, prepared.tokenizer, prepared.given
+    groups = [group for data in prepared.splits.values() for group in data.groups]
+    used = np.unique(np.concatenate([ids for group in groups for ids in (group.prompt, *group.responses)]))
+    vocabulary = given.model_config(config.model).get_text_config().vocab_size
+    tokenizer.pad_token = padding_token(tokenizer, used.tolist(), vocabulary)
+    model: Any = given.model
+    if model is None:
+        dtype = getattr(torch, config.model_dtype)
+        model = load_reward_model(config.model, dtype, tokenizer.pad_token_id)
+    elif getattr(model, "score", None) is None or model.config.num_labels != 1:
+        raise InputError(
+            f"model is a {type(model).__name__}, and the objective trains a reward model: give the name of a "
+            "language model, or an AutoModelForSequenceClassification with num_labels=1"
+        )
+    else:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if config.data.chat_template_kwargs:
+        # Whoever scores with the model writes conversations as they were trained on.
+        model.config.preftune_chat_template_kwargs = config.data.chat_template_kwargs
+    return _with_adapter(config, given, model, "SEQ_CLS")
+
+
+def _value_head(prepared: PreparedRun, model: Any) -> ValueHead | None:
+    if "value" not in prepared.objective.needs:
+        return None
+    config, arguments = prepared.config, prepared.arguments
+    # What the vocabulary head reads: some models narrow their last hidden state before it.
+    hidden_size = model.get_output_embeddings().weight.shape[1]
+    return ValueHead(hidden_size, config.value_head.width, arguments.seed).to(arguments.device)
+
+
+def _with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -> "nn.Module | PeftModel":
+    """The model itself, or with the adapter that is trained; `task` is peft's name of its form."""
+    adapter = given.adapter or _lora(config, task)
+    if adapter is not None:
+        from peft import get_peft_model
+
+        try:
+            return get_peft_model(model, adapter)
+        except ValueError as error:
+            modules = getattr(adapter, "target_modules", None)
+            raise InputError(f"lora.target_modules={modules!r}: {error}") from None
+    if all(weight.dtype == torch.bfloat16 for weight in model.parameters() if weight.requires_grad):
+        logger.warning(
+            "all weights are trained in bfloat16, which rounds small updates away; prefer "
+            "model_dtype=float32 with training.bf16=true, or lora.rank=16"
+        )
+    return model
+
+
+def _lora(config: RunConfig, task: str) -> "PeftConfig | None":
+    if config.lora is None:
+        return None
+    from peft import LoraConfig
+
+    lora = config.lora
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type=task)
+
+
+# --- the reference ---
+
+
+def has_other_reference(prepared: PreparedRun) -> bool:
+    """Whether the policy is compared with another model than the one that it starts from."""
+    return prepared.config.reference is not None or prepared.given.reference is not None
+
+
+def by_other_reference(
+    prepared: PreparedRun, progress: bool = False, splits: Mapping[str, PreparedData] | None = None
+) -> GroupsByName | None:
+    """The groups with log-probabilities of `reference`; a named one is loaded for that and let go.
+
+    Args:
+        prepared: the run.
+        progress: show a bar.
+        splits: other data than the run's own.
+
+    Returns:
+        None where the objective compares with no reference.
+
+    Raises:
+        InputError: it cannot be loaded, or reads other tokens than the policy.
+    """
+    config, given = prepared.config, prepared.given.reference
+    if "reference" not in prepared.objective.needs:
+        logger.warning("reference=%s is not used: the objective compares with none", config.reference)
+        return None
+    if given is not None:
+        own, other = prepared.given.model_config(config.model), given.config
+        if own.get_text_config().vocab_size != other.get_text_config().vocab_size:
+            raise InputError(
+                f"reference has a vocabulary of {other.get_text_config().vocab_size} tokens and model one of "
+                f"{own.get_text_config().vocab_size}: the two are compared token by token; give the model "
+                "that the tuning started from"
+            )
+        policy = Policy(given.to(prepared.arguments.device))
+        try:
+            return with_reference_logps(prepared, policy, progress, splits)
+        finally:
+            policy.restore()
+    name = str(config.reference)
+    load_model_config(name)
+    if load_tokenizer(name).get_vocab() != prepared.tokenizer.get_vocab():
+        raise InputError(
+            f"reference={name} and model={config.model} have different vocabularies: the two are compared "
+            "token by token; give the model that the tuning started from"
+        )
+    model = load_language_model(name, getattr(torch, config.model_dtype)).to(prepared.arguments.device)
+    return with_reference_logps(prepared, Policy(model), progress, splits)
+
+
+def with_reference_logps(
+    prepared: PreparedRun,
+    policy: Policy,
+    progress: bool = False,
+    splits: Mapping[str, PreparedData] | None = None,
+) -> GroupsByName:
+    """The groups of every split with the log-probabilities of a policy as it is now.
+
+    An adapter that the run has put on the model is off; one that the given model came with is on.
+
+    Args:
+        prepared: the run.
+        policy: what is compared with.
+        progress: show a bar.
+        splits: other data than the run's own.
+    """
+    arguments = prepared.arguments
+    policy.to(arguments.device)
+    policy.eval()
+    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
+    adapters = not prepared.has_new_adapter
+    identity = reference_identity(policy.causal_lm(), precision, adapters)
+    folder = Path(prepared.config.cache) if prepared.config.cache else cache_dir()
+    cache = ReferenceCache(folder, identity)
+    return {
+        name: cache.fill(policy, data.groups, training_precision(arguments), progress, adapters)
+        for name, data in (prepared.splits if splits is None else splits).items()
+    }
+
+
+def training_precision(arguments: TrainingArguments) -> AbstractContextManager[object]:
+    """The context in which a run's forward passes are computed."""
+    if not (arguments.bf16 or arguments.fp16):
+        return nullcontext()
+    return torch.autocast(arguments.device.type, torch.bfloat16 if arguments.bf16 else torch.float16)

@@ -1,0 +1,77 @@
+"""Which points of a sweep lie on the Pareto front, and which another one beats."""
+
+from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_table
+
+
+def point(name: str, accuracy: float | None, drift: float, reward: float | None) -> SweepPoint:
+    """A point whose intervals reach 0.1 to each side."""
+
+    def interval(mean: float) -> tuple[float, float, float]:
+        return mean, mean - 0.1, mean + 0.1
+
+    return SweepPoint(
+        name,
+        accuracy,
+        interval(drift),
+        None if reward is None else interval(reward),
+        {},
+    )
+
+
+POINTS = (
+    point(START, None, 0.0, 0.2),
+    point("0", 0.7, 1.0, 0.3),
+    point("0.1", 0.65, 2.0, 0.5),
+    point("0.3", 0.6, 3.0, 0.4),
+)
+
+
+def test_front_of_accuracy_and_reward() -> None:
+    """0.7 and 0.65 trade accuracy for reward; 0.6 has less of both than 0.65, which dominates it."""
+    plane = planes(POINTS)[0]
+    assert (plane.x, plane.y) == ("accuracy", "reward")
+    assert [each.name for each in plane.front()] == ["0.1", "0"]
+    dominator = plane.dominator(POINTS[3])
+    assert dominator is not None
+    assert dominator.name == "0.1"
+
+
+def test_less_drift_is_better() -> None:
+    """The start pays nothing and is on the front; 0.3 drifts more than 0.1 for less reward."""
+    plane = planes(POINTS)[1]
+    assert (plane.x, plane.y) == ("drift", "reward")
+    assert [each.name for each in plane.front()] == [START, "0", "0.1"]
+
+
+def test_the_dominator_is_on_the_front() -> None:
+    """Of a chain of ever better points, the last is named: one that something else beats is no advice."""
+    chain = [point(str(place), place / 10, 0.0, place / 10) for place in range(1, 5)]
+    plane = planes(chain)[0]
+    assert [plane.dominator(each) for each in chain] == [chain[3], chain[3], chain[3], None]
+
+
+def test_equal_points_do_not_dominate_each_other() -> None:
+    """Of two points in one place neither is better on any axis."""
+    plane = planes([point("a", 0.5, 1.0, 0.5), point("b", 0.5, 1.0, 0.5)])[0]
+    assert [each.name for each in plane.front()] == ["a", "b"]
+
+
+def test_drift_below_zero_is_no_merit() -> None:
+    """A divergence cannot be negative: -0.5 and -0.1 are both zero with noise, and the reward decides."""
+    low, high = point("low", 0.5, -0.5, 0.3), point("high", 0.5, -0.1, 0.4)
+    assert planes([low, high])[1].dominator(low) == high
+
+
+def test_without_rewards_accuracy_is_weighed_against_drift() -> None:
+    """A sweep without auxiliary rewards still has a front, of the points that have an accuracy."""
+    points = [point(START, None, 0.0, None), point("a", 0.6, 1.0, None), point("b", 0.5, 2.0, None)]
+    (plane,) = planes(points)
+    assert (plane.x, plane.y) == ("drift", "accuracy")
+    assert [each.name for each in plane.front()] == ["a"]
+
+
+def test_what_is_no_number_is_not_compared() -> None:
+    """A diverged run has no place on the plane, and cannot stand on its front."""
+    points = [point("a", float("nan"), 1.0, 0.5), point("b", 0.5, 1.0, 0.4), point("c", 0.4, 1.0, 0.3)]
+    assert [each.name for each in planes(points)[0].points] == ["b", "c"]
+    assert tradeoff_table(points)[1][0][-2] == "not compared"
