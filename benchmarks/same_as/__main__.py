@@ -71,7 +71,9 @@ def main() -> int:
     write_inputs(inputs)
     kept = asked.cache / commit / digest_of(inputs)
     base = Side(commit[:10], export(commit, work / "source"), work / "base", Starter(), kept)
-    new = Side("working tree", PROJECT / "src", work / "new", Starter())
+    # A copy, so that the sources can be edited meanwhile.
+    source = shutil.copytree(PROJECT / "src", work / "tree", ignore=shutil.ignore_patterns("__pycache__"))
+    new = Side("working tree", source, work / "new", Starter())
     bad = _fill(base, names, inputs) if asked.base_only else _compare(base, new, names, inputs)
     if bad:
         print(f"The files are in {kept} and {work / 'new'}.")
@@ -120,7 +122,9 @@ def _compare(base: Side, new: Side, names: Sequence[str], inputs: Path) -> bool:
         for line in (*verdict.failures, *map(str, verdict.differences[:SHOWN])):
             print(f"    {line}")
         if len(verdict.differences) > SHOWN:
-            print(f"    and {len(verdict.differences) - SHOWN} more")
+            listed = new.work / f"{name}.differences.txt"
+            listed.write_text("".join(f"{one}\n" for one in verdict.differences), encoding="utf-8")
+            print(f"    and {len(verdict.differences) - SHOWN} more, in {listed}")
         sys.stdout.flush()
         used |= verdict.used
         bad += [name] * verdict.bad

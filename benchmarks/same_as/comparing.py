@@ -132,7 +132,7 @@ def values(file: str, content: bytes) -> Values:
         if suffix == ".csv":
             return flat(list(csv.DictReader(io.StringIO(content.decode()))))
         if suffix == ".safetensors":
-            return dict(safetensors.deserialize(content))
+            return {name: _described(**tensor) for name, tensor in safetensors.deserialize(content)}
         if suffix in CONTAINERS:
             return flat(_loaded(content))
         if suffix == ".html":
@@ -195,13 +195,14 @@ def _loaded(content: bytes) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
+def _described(dtype: str, shape: list[int], data: bytes) -> str:
+    return f"{dtype} {shape} {hashlib.sha256(data).hexdigest()[:12]}"
+
+
 def _shown(side: Values, key: str) -> str:
     if key not in side:
         return MISSING
     value = side[key]
-    if isinstance(value, dict) and "data" in value:  # a tensor of a safetensors file
-        digest = hashlib.sha256(value["data"]).hexdigest()[:8]
-        return f"{value['dtype']} {value['shape']} {digest}"
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} {tuple(value.shape)} {value.reshape(-1)[:2].tolist()}"
     text = repr(value)
