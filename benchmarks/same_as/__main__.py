@@ -1,4 +1,4 @@
-"""Whether the working tree does what a commit does: `make same-as COMMIT=main`.
+"""Whether the working tree does what a commit does: `make same-as COMMIT=HEAD~1`.
 
 Both sides do the same small runs through the command line, a core each, and every file that they leave is
 compared byte for byte, but for what `allowances.toml` names. The commit's runs are kept for the next time.
@@ -8,179 +8,116 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from same_as.allowances import Allowances, Rule, read_allowances
+from same_as.allowances import Rule, read_rules
 from same_as.comparing import Difference, compare_folders
 from same_as.inputs import write_inputs
-from same_as.runs import RUNS, renamed
+from same_as.runs import RUNS
 from same_as.server import serving
-from same_as.sides import (
-    PROJECT,
-    Outcome,
-    Side,
-    Starter,
-    commit_of,
-    digest_of,
-    export,
-    files_of,
-    run_of,
-)
+from same_as.sides import Outcome, Side, clean_environment, commit_of, digest_of, export, has_commit
+from same_as.starter import PROJECT, preload
 
 SHOWN = 5
 """Differences of a run that are shown; the rest are counted."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the comparison of a run says.
-
-    Attributes:
-        failures: of either side.
-        differences: that nobody wants.
-        used: rules that wanted one.
-    """
-
-    failures: tuple[str, ...] = ()
-    differences: tuple[Difference, ...] = ()
-    used: frozenset[Rule] = frozenset()
-
-    @property
-    def bad(self) -> bool:
-        """Whether the working tree is another."""
-        return bool(self.failures or self.differences)
-
-
 def main() -> int:
-    """Compare; 1 where anything differs that is not wanted, or fails."""
+    """Compare; 1 where anything differs that no rule allows, or fails."""
     asked = _arguments()
-    if asked.list:
-        print("\n".join(RUNS))
-        return 0
-    unknown = [name for name in asked.only if name not in RUNS]
-    if unknown:
-        sys.exit(f"--only {' '.join(unknown)}: no such run; the runs are {', '.join(RUNS)}")
-    names = asked.only or list(RUNS)
     commit = commit_of(asked.commit)
-    asked.cache.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=asked.cache, prefix="work-"))
+    rules = read_rules(partial(has_commit, commit))
+    clean_environment()
+    preload()
+    cache = asked.cache.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=cache, prefix="work-"))
     inputs = work / "inputs"
     write_inputs(inputs)
-    kept = asked.cache / commit / digest_of(inputs)
-    base = Side(commit[:10], export(commit, work / "source"), work / "base", Starter(), kept)
     # A copy, so that the sources can be edited meanwhile.
     source = shutil.copytree(PROJECT / "src", work / "tree", ignore=shutil.ignore_patterns("__pycache__"))
-    new = Side("working tree", source, work / "new", Starter())
-    bad = _fill(base, names, inputs) if asked.base_only else _compare(base, new, names, inputs)
+    kept = cache / commit / digest_of(inputs)
+    sides = [
+        Side(commit[:10], export(commit, work / "base"), kept, inputs, is_kept=True),
+        Side("working tree", source, work / "runs", inputs),
+    ]
+    bad = _compare(sides, asked.only, rules)
+    print(f"{len(asked.only) - bad} of {len(asked.only)} runs are the same.")
     if bad:
-        print(f"The files are in {kept} and {work / 'new'}.")
+        print(f"The files are in {kept} and {work / 'runs'}.")
     else:
         shutil.rmtree(work)
-    return int(bad)
+    return int(bad > 0)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("commit", nargs="?", default="HEAD", help="what the working tree is compared with")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these runs alone")
-    parser.add_argument("--list", action="store_true", help="show the runs' names and exit")
-    parser.add_argument("--base-only", action="store_true", help="do the commit's runs for later")
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=PROJECT / "build" / "same-as",
-        metavar="FOLDER",
-        help="keeps the commit's runs, by its hash",
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    asked = parser.parse_args()
-    asked.cache = asked.cache.resolve()
-    return asked
+    parser.add_argument("commit", help="what the working tree is compared with")
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="these runs alone")
+    parser.add_argument("--cache", type=Path, default=PROJECT / "build" / "same-as", help="keeps the runs")
+    return parser.parse_args()
 
 
-def _fill(base: Side, names: Sequence[str], inputs: Path) -> bool:
-    """Do the base's runs; whether one failed."""
-    failed = False
-    for name, (outcome,) in _outcomes([base], names, inputs, Allowances()):
-        failed |= bool(outcome.failure)
-        print(f"{name:16} {outcome.failure or 'kept'} {_seconds(outcome)}", flush=True)
-    return failed
+def _compare(sides: Sequence[Side], names: Sequence[str], rules: Sequence[Rule]) -> int:
+    """Do both sides' runs, each side's in a thread, and print a line for each; how many are bad."""
+    used: Counter[Rule] = Counter()
+    bad = 0
+    print(f"{'run':16} {'verdict':10} seconds of {sides[0].name}, of the {sides[1].name}")
+    with serving() as endpoint, ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        waiting = {
+            name: [
+                pool.submit(side.outcome, name, RUNS[name], endpoint)
+                for side, pool in zip(sides, (one, other), strict=True)
+            ]
+            for name in names
+        }
+        for name, futures in waiting.items():
+            outcomes = [future.result() for future in futures]
+            verdict, lines, wanted = judge(name, outcomes, rules)
+            print(f"{name:16} {verdict:10} {', '.join(f'{outcome.seconds:.1f}' for outcome in outcomes)}")
+            listed = outcomes[1].folder.with_suffix(".differences.txt")
+            listed.write_text("\n".join(lines), encoding="utf-8")
+            more = [f"and {len(lines) - SHOWN} more: {listed}"] if len(lines) > SHOWN else []
+            print("".join(f"    {line}\n" for line in lines[:SHOWN] + more), end="", flush=True)
+            used += wanted
+            bad += bool(lines)
+    for rule in rules:
+        if rule.since:
+            print(f"wanted since {rule.since}, {used[rule]} times in {', '.join(rule.runs)}: {rule.reason}")
+    return bad
 
 
-def _compare(base: Side, new: Side, names: Sequence[str], inputs: Path) -> bool:
-    """Do both sides' runs and print the table; whether one is bad."""
-    allowances = read_allowances()
-    print(f"{'run':16} {'verdict':10} seconds of {base.name}, of the {new.name}")
-    used: set[Rule] = set()
-    bad = []
-    for name, outcomes in _outcomes([base, new], names, inputs, allowances):
-        verdict = _verdict(name, [base, new], outcomes, allowances)
-        said = "failed" if verdict.failures else "differs" if verdict.bad else "identical"
-        print(f"{name:16} {said:10} {', '.join(map(_seconds, outcomes))}")
-        for line in (*verdict.failures, *map(str, verdict.differences[:SHOWN])):
-            print(f"    {line}")
-        if len(verdict.differences) > SHOWN:
-            listed = new.work / f"{name}.differences.txt"
-            listed.write_text("".join(f"{one}\n" for one in verdict.differences), encoding="utf-8")
-            print(f"    and {len(verdict.differences) - SHOWN} more, in {listed}")
-        sys.stdout.flush()
-        used |= verdict.used
-        bad += [name] * verdict.bad
-    for rule in allowances.wanted:
-        print(f"{'wanted difference' if rule in used else 'wanted, but not found'}: {rule}")
-    print(f"{len(names) - len(bad)} of {len(names)} runs are identical.")
-    return bool(bad)
+def judge(
+    run: str, outcomes: Sequence[Outcome], rules: Sequence[Rule]
+) -> tuple[str, list[str], Counter[Rule]]:
+    """What a run shows.
+
+    Returns:
+        A word, a line for every failure or difference that no rule allows, and how often each rule of a
+        wanted difference allowed one.
+    """
+    if failures := [outcome.failure for outcome in outcomes if outcome.failure]:
+        return "failed", failures, Counter()
+    base, new = (outcome.files() for outcome in outcomes)
+    wanted: Counter[Rule] = Counter()
+    lines = []
+    for found in compare_folders(base, new):
+        rule = _rule(run, found, rules)
+        if rule is None:
+            lines.append(str(found))
+        elif rule.since:
+            wanted[rule] += 1
+    return "differs" if lines else "as wanted" if wanted else "identical", lines, wanted
 
 
-def _outcomes(
-    sides: Sequence[Side], names: Sequence[str], inputs: Path, allowances: Allowances
-) -> Iterator[tuple[str, list[Outcome]]]:
-    """Each run's outcome on every side, as soon as all have it; the sides work at the same time."""
-    with serving() as endpoint:
-        waiting: list[list[Future[Outcome]]] = []
-        pools = [ThreadPoolExecutor(1) for _ in sides]
-        for name in names:
-            run = RUNS[name]
-            waiting.append(
-                [
-                    queue.submit(
-                        run_of,
-                        side,
-                        name,
-                        run if side.kept else renamed(run, allowances.arguments, allowances.keys),
-                        inputs,
-                        endpoint,
-                    )
-                    for side, queue in zip(sides, pools, strict=True)
-                ]
-            )
-        for name, futures in zip(names, waiting, strict=True):
-            yield name, [future.result() for future in futures]
-        for side, queue in zip(sides, pools, strict=True):
-            queue.shutdown()
-            side.starter.close()
-
-
-def _verdict(
-    name: str, sides: Sequence[Side], outcomes: Sequence[Outcome], allowances: Allowances
-) -> Verdict:
-    failures = tuple(
-        f"{side.name}: {one.failure}" for side, one in zip(sides, outcomes, strict=True) if one.failure
-    )
-    if failures:
-        return Verdict(failures)
-    found = compare_folders(name, *map(files_of, outcomes), allowances)
-    rules = {one: allowances.wanted_rule(name, one.file, one.key) for one in found}
-    return Verdict(
-        differences=tuple(one for one, rule in rules.items() if rule is None),
-        used=frozenset(rule for rule in rules.values() if rule is not None),
-    )
-
-
-def _seconds(outcome: Outcome) -> str:
-    return f"{sum(outcome.seconds):.1f}"
+def _rule(run: str, found: Difference, rules: Sequence[Rule]) -> Rule | None:
+    return next((rule for rule in rules if rule.names(run, found.file, found.key)), None)
 
 
 if __name__ == "__main__":

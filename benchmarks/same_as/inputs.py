@@ -158,6 +158,8 @@ def _write_benchmarks(folder: Path) -> None:
     message = {"role": "assistant", "content": "Cherries."}
     arena = [{"uid": f"q{n}", "category": "arena-hard-v0.1", "prompt": text} for n, text in enumerate(ASKED)]
     _write_rows(folder / "alpaca.jsonl", ({"instruction": text, "dataset": "d"} | theirs for text in ASKED))
+    outputs = [{"instruction": text} | theirs for text in ASKED]
+    (folder / "alpaca_outputs.json").write_text(json.dumps(outputs), encoding="utf-8")
     _write_rows(folder / "arena.jsonl", arena)
     _write_rows(
         folder / "arena_baseline.jsonl",

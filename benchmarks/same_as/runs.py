@@ -1,8 +1,7 @@
-"""The small runs that both sides do, each through the real command line."""
+"""The small runs that both sides do, each through the real command line; both sides must know its words."""
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 Config = dict[str, Any]
@@ -27,6 +26,17 @@ def kill(*_, **__):
 
 DefaultFlowCallback.on_save = kill
 runpy.run_module("preftune", run_name="__main__", alter_sys=True)
+'''
+
+
+WRITE_REPORT = '''"""A page of a run and of what was said about it."""
+
+from pathlib import Path
+
+from preftune.report import write_report
+
+found = sorted(Path("out").glob("*/results.json"))
+write_report(Path("page.html"), "Report", {"tuned": Path("tuned")}, evaluations=found)
 '''
 
 
@@ -101,6 +111,13 @@ AUXILIARY: Config = {
 }
 
 
+def _methods(*names: str, **keys: Any) -> Run:
+    """One command a method, into a folder of its own."""
+    changes = ((f"objective.method={name}", f"output=out/{name}") for name in names)
+    commands = tuple(Command((*PREFTUNE, "train", "run.yaml", *words)) for words in changes)
+    return Run(commands, {"run.yaml": _train_config(**keys)})
+
+
 def _resumed() -> Run:
     """Killed behind the first checkpoint, and gone on with to the end."""
     config = _train_config(**AUXILIARY, training__save_strategy="steps", training__save_steps=2)
@@ -138,10 +155,6 @@ def _swept() -> Run:
     return Run((command,), {"run.yaml": _train_config(rewards={"length": {"target": 3, "weight": 2.0}})})
 
 
-def _verb(*words: str) -> Run:
-    return Run((Command((*PREFTUNE, *words)),))
-
-
 SAMPLED: Words = ("sample", "inputs/tiny", "inputs/prompts.jsonl", "--output", "sampled.jsonl", "--n", "3")
 SAMPLED_BY_SERVER: Words = ("sample", "m", "inputs/prompts.jsonl", "--output", "served.jsonl", "--n", "2")
 SCORED: Words = ("score", "inputs/unscored.jsonl", "--output", "scored.jsonl")
@@ -174,15 +187,33 @@ def _scored() -> Run:
     )
 
 
+def _rescored(benchmark: str, *files: str) -> Command:
+    """Figures from recorded judgments, in every form."""
+    forms = {"--output": "json", "--csv": "csv", "--markdown": "md", "--items": "items.jsonl"}
+    written = (word for flag, suffix in forms.items() for word in (flag, f"{benchmark}.{suffix}"))
+    return Command((*PREFTUNE, "evaluate", "rescore", benchmark, *files, *written))
+
+
 def _evaluated(benchmark: str, *words: str, model: str = "openai:m") -> Command:
     where = ("--output", f"out/{benchmark}", "--cache", "cache", "--concurrency", "1")
     return Command((*PREFTUNE, "evaluate", "run", benchmark, "--model", model, *words, *where))
+
+
+RATED_BY_PEOPLE: Words = (
+    *("evaluate", "human", "page", "out/alpaca_eval/model_outputs.json", "inputs/alpaca_outputs.json"),
+    *("--output", "page.html"),
+)
 
 
 def _evaluated_by_server() -> Run:
     judge: Words = ("--judge", "judge:m")
     alpaca: Words = ("--questions", "inputs/alpaca.jsonl", "--baseline", "inputs/alpaca.jsonl")
     arena: Words = ("--questions", "inputs/arena.jsonl", "--baseline", "inputs/arena_baseline.jsonl")
+    again = (
+        _rescored("alpaca_eval", "out/alpaca_eval/annotations.json"),
+        _rescored("arena_hard", "out/arena_hard/judgments.jsonl"),
+        _rescored("mt_bench", "out/mt_bench/judgments.jsonl"),
+    )
     return Run(
         (
             _evaluated("alpaca_eval", *judge, *alpaca, "--judge-prompt", "inputs/alpaca_prompt.txt"),
@@ -191,26 +222,28 @@ def _evaluated_by_server() -> Run:
                 *("mt_bench", *judge, "--questions", "inputs/mt_bench.jsonl"),
                 *("--judge-prompt", "inputs/mt_bench_prompts.jsonl"),
             ),
+            *again,
+            Command((*PREFTUNE, *RATED_BY_PEOPLE)),
         )
     )
 
 
 def _evaluated_here() -> Run:
+    """By a reward and by a judge, and shown on the page of a run."""
     prompts: Words = ("--questions", "inputs/held_out_prompts.jsonl", "--max-new-tokens", "12")
+    graded: Words = ("--reward", "reading_grade", "--baseline", "inputs/mixture")
     baseline: Words = ("--baseline", "inputs/head_to_head_baseline.jsonl", "--judge", "judge:m")
     return Run(
         (
-            _evaluated("reward", "--reward", "reading_grade", *prompts, model="inputs/tiny"),
+            _evaluated("reward", *graded, *prompts, model="inputs/tiny"),
             _evaluated("head_to_head", *prompts, *baseline, model="inputs/tiny"),
-        )
+            Command((*PREFTUNE, "train", "run.yaml", "output=tuned")),
+            Command(("report.py",)),
+        ),
+        {"run.yaml": _train_config()},
+        {"report.py": WRITE_REPORT},
     )
 
-
-RESCORED: Words = (
-    *("evaluate", "rescore", "alpaca_eval", "inputs/annotations_a.json", "inputs/annotations_b.json"),
-    *("--output", "results.json", "--csv", "results.csv", "--markdown", "results.md"),
-    *("--items", "items.jsonl"),
-)
 
 MIXTURE: Config = {"model": "inputs/mixture", "objective": PRIOR, "prior": IDENTITY}
 
@@ -222,6 +255,8 @@ RUNS: Mapping[str, Run] = {
     "reward_model": _reward_model_scored(),
     "offline_ppo": _training(objective={"method": "offline_ppo"}, rewards={"length": {"target": 0}}),
     "csft": _training(objective={"method": "csft"}),
+    "pair_methods": _methods("ipo", "cpo", "hinge"),
+    "reward_methods": _methods("alol", "dro_v", "modpo", rewards={"length": {"target": 40, "weight": 0.1}}),
     "mixture": _training(**MIXTURE),
     "resumed": _resumed(),
     "two_processes": _training(2, objective=PRIOR, prior=IDENTITY),
@@ -231,47 +266,7 @@ RUNS: Mapping[str, Run] = {
     "iterate_rounds": _iterated(),
     "iterate_batches": _iterated("update_every=batch"),
     "sweep": _swept(),
-    "rescore": _verb(*RESCORED),
+    "rescore": Run((_rescored("alpaca_eval", "inputs/annotations_a.json", "inputs/annotations_b.json"),)),
     "evaluate_server": _evaluated_by_server(),
     "evaluate_here": _evaluated_here(),
 }
-
-
-def renamed(run: Run, arguments: Mapping[str, str], keys: Mapping[str, str]) -> Run:
-    """The run as a commit says it that names things otherwise.
-
-    Args:
-        run: in the old names.
-        arguments: from an old flag or word to the new one; a word `key=value` counts by its key.
-        keys: from an old dotted key of a configuration to the new one.
-    """
-    commands = tuple(
-        replace(command, words=tuple(_renamed_word(word, {**keys, **arguments}) for word in command.words))
-        for command in run.commands
-    )
-    configs = {name: renamed_keys(config, keys) for name, config in run.configs.items()}
-    return Run(commands, configs, run.files)
-
-
-def _renamed_word(word: str, names: Mapping[str, str]) -> str:
-    key, equals, value = word.partition("=")
-    return names.get(word, names.get(key, key) + equals + value)
-
-
-def renamed_keys(config: Config, keys: Mapping[str, str]) -> Config:
-    """The configuration with each key moved; those that it lacks are passed over."""
-    result = copy.deepcopy(config)
-    for old, new in keys.items():
-        *path, last = old.split(".")
-        part: Any = result
-        for name in path:
-            part = part.get(name, {}) if isinstance(part, dict) else {}
-        if not isinstance(part, dict) or last not in part:
-            continue
-        value = part.pop(last)
-        *path, last = new.split(".")
-        part = result
-        for name in path:
-            part = part.setdefault(name, {})
-        part[last] = value
-    return result

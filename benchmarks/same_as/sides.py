@@ -4,27 +4,27 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from yaml import safe_dump
 
 from same_as.runs import Run
+from same_as.starter import PROJECT, run
 
-PROJECT = Path(__file__).resolve().parents[2]
 INPUTS = "inputs"
-RECORD = "record.json"
-SECONDS = 300
-"""After so many a command counts as failed."""
-ROOT = b"(folder)"
+TEXTS = (".json", ".jsonl", ".yaml", ".html", ".txt", ".md", ".csv")
+TAIL = 1500
+"""Characters of stderr that are shown."""
 FIXED = {
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
@@ -41,15 +41,27 @@ class Outcome:
 
     Attributes:
         folder: where its files are.
-        root: the absolute folder that it ran in, which may stand in its files.
         failure: what went wrong, with the end of stderr; empty where nothing did.
-        seconds: wall time of each command.
+        seconds: wall time.
     """
 
     folder: Path
-    root: str
     failure: str
-    seconds: tuple[float, ...]
+    seconds: float
+
+    def files(self) -> dict[str, bytes]:
+        """Content of each file by its path, without the run's own folder and the time on progress bars."""
+        found = {}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder)
+            if path.is_file() and name.parts[0] != INPUTS and "__pycache__" not in name.parts:
+                content = path.read_bytes()
+                if path.suffix in TEXTS:
+                    content = content.replace(str(self.folder).encode(), b"(folder)")
+                if name.name.startswith("printed-"):
+                    content = re.sub(rb"\d+:\d\d:\d\d", b"(time)", content)
+                found[name.as_posix()] = content
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,181 +71,108 @@ class Side:
     Attributes:
         name: as shown.
         source: the folder that holds the package.
-        work: where its runs are done, each in a folder of its own.
-        starter: of its commands.
-        kept: where finished runs are kept for the next comparison; none for a side that may change.
+        folder: where its runs are done, each in a folder of its own.
+        inputs: are copied into each of them.
+        is_kept: whether a run that is finished there is taken as it is.
     """
 
     name: str
     source: Path
-    work: Path
-    starter: "Starter"
-    kept: Path | None = None
+    folder: Path
+    inputs: Path
+    is_kept: bool = False
+
+    def outcome(self, name: str, wanted: Run, endpoint: Mapping[str, str]) -> Outcome:
+        """Do a run, or find it finished."""
+        own = self.folder / f"{name}-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]}"
+        record = own.with_suffix(".json")
+        if self.is_kept and record.exists():
+            return Outcome(own, "", json.loads(record.read_text(encoding="utf-8")))
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(self.inputs, own / INPUTS)
+        for file, config in wanted.configs.items():
+            (own / file).write_text(safe_dump(config, sort_keys=False), encoding="utf-8")
+        for file, text in wanted.files.items():
+            (own / file).write_text(text, encoding="utf-8")
+        began = time.monotonic()
+        failure = self._do(wanted, own, endpoint)
+        seconds = time.monotonic() - began
+        if self.is_kept and not failure:
+            record.write_text(json.dumps(seconds), encoding="utf-8")
+        return Outcome(own, failure, seconds)
+
+    def _do(self, wanted: Run, own: Path, endpoint: Mapping[str, str]) -> str:
+        for number, command in enumerate(wanted.commands, start=1):
+            errors = own.with_name(f"{own.name}.stderr-{number}.txt")
+            errors.unlink(missing_ok=True)
+            environment = {
+                **endpoint,
+                **_group(command.processes),
+                "PYTHONPATH": f"{own}{os.pathsep}{self.source}",
+                "PREFTUNE_CACHE": str(own / "preftune-cache"),
+            }
+            streams = (own / f"printed-{number}.txt", errors)
+            statuses = run(command.words, command.processes, own, environment, streams)
+            if set(statuses) != {command.status}:
+                end = errors.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+                return f"`{' '.join(command.words)}` ended with {statuses}: ...{end}"
+        return ""
 
 
-def commit_of(revision: str) -> str:
-    """The full hash."""
-    return _git("rev-parse", "--verify", f"{revision}^{{commit}}").strip()
+def _group(processes: int) -> dict[str, str]:
+    """What `torchrun` tells all processes; nothing to a single one."""
+    if processes == 1:
+        return {}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    size = str(processes)
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+    }
 
 
-def export(commit: str, folder: Path) -> Path:
-    """Write a commit's source; returns the folder that holds the package."""
-    if not folder.exists():
-        scratch = folder.with_suffix(f".{os.getpid()}")
-        scratch.mkdir(parents=True)
-        archive = subprocess.run(
-            ["git", "archive", commit, "src"], cwd=PROJECT, capture_output=True, check=True
-        ).stdout
-        subprocess.run(["tar", "-x", "-C", str(scratch)], input=archive, check=True)
-        scratch.rename(folder)
-    return folder / "src"
+def clean_environment() -> None:
+    """Leave nothing in the environment that changes what a run does."""
+    for key in [*os.environ]:
+        if key.lower().endswith("_proxy") or key in ("PYTHONPATH", "PREFTUNE_CACHE"):
+            del os.environ[key]
+    os.environ.update(FIXED)
 
 
-def digest_of(folder: Path) -> str:
+def digest_of(inputs: Path) -> str:
     """Of all that a run's result hangs on besides the source: inputs, versions and the kind of CPU."""
     found = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            found.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    for path in sorted(path for path in inputs.rglob("*") if path.is_file()):
+        found.update(f"{path.relative_to(inputs)} {path.stat().st_size}\n".encode() + path.read_bytes())
     versions = [f"{name} {version(name)}" for name in PACKAGES]
     machine = [platform.python_version(), platform.machine(), torch.backends.cpu.get_cpu_capability()]
     found.update("\n".join(versions + machine).encode())
     return found.hexdigest()[:16]
 
 
-def run_of(side: Side, name: str, run: Run, inputs: Path, endpoint: Mapping[str, str]) -> Outcome:
-    """Do a run, or find it kept."""
-    key = hashlib.sha256(repr(run).encode()).hexdigest()[:16]
-    if side.kept is not None and (found := _kept(side.kept / f"{name}-{key}")) is not None:
-        return found
-    folder = side.work / name
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(inputs, folder / INPUTS)
-    for file, config in run.configs.items():
-        (folder / file).write_text(safe_dump(config, sort_keys=False), encoding="utf-8")
-    for file, text in run.files.items():
-        (folder / file).write_text(text, encoding="utf-8")
-    failure, seconds = _do(side, run, folder, endpoint)
-    outcome = Outcome(folder, str(folder), failure, tuple(seconds))
-    return outcome if side.kept is None or failure else _keep(outcome, side.kept / f"{name}-{key}")
+def commit_of(revision: str) -> str:
+    """The full hash."""
+    return _git("rev-parse", "--verify", f"{revision}^{{commit}}").stdout.decode().strip()
 
 
-def _do(side: Side, run: Run, folder: Path, endpoint: Mapping[str, str]) -> tuple[str, list[float]]:
-    seconds: list[float] = []
-    asked: dict[str, Any] = {
-        "folder": str(folder),
-        "path": [str(folder), str(side.source)],
-        "limit": SECONDS,
-    }
-    for number, command in enumerate(run.commands, start=1):
-        environment = _environment(side.source, folder, endpoint, command.processes)
-        errors = folder.with_name(f"{folder.name}.stderr-{number}.txt")
-        errors.unlink(missing_ok=True)
-        answer = side.starter.do(
-            asked
-            | {"words": command.words, "processes": command.processes, "environment": environment}
-            | {"printed": f"printed-{number}.txt", "errors": str(errors)}
-        )
-        seconds.append(answer["seconds"])
-        if set(answer["statuses"]) != {command.status}:
-            said = f"`{' '.join(command.words)}` ended with {answer['statuses']}"
-            return f"{said}: ...{answer['errors']}", seconds
-    return "", seconds
+def has_commit(base: str, commit: str) -> bool:
+    """Whether a commit is the base or one before it."""
+    return _git("merge-base", "--is-ancestor", commit, base, allowed=(0, 1)).returncode == 0
 
 
-class Starter:
-    """The process that starts a side's commands; made at the first."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-
-    def do(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """One command, to its end."""
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("starter.py"))],
-                env=_plain_environment() | FIXED,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        """End it."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._process.wait()
+def export(commit: str, folder: Path) -> Path:
+    """Write a commit's source; returns the folder that holds the package."""
+    folder.mkdir()
+    archive = _git("archive", commit, "src").stdout
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
+    return folder / "src"
 
 
-def _plain_environment() -> dict[str, str]:
-    left_out = ("PYTHONPATH", "PREFTUNE_CACHE")
-    return {
-        key: value
-        for key, value in os.environ.items()
-        if not key.lower().endswith("_proxy") and key not in left_out
-    }
-
-
-def _environment(source: Path, folder: Path, endpoint: Mapping[str, str], processes: int) -> dict[str, str]:
-    found = {
-        **endpoint,
-        "PYTHONPATH": f"{source}{os.pathsep}{folder}",
-        "PREFTUNE_CACHE": str(folder / "preftune-cache"),
-    }
-    if processes > 1:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-        found |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **size}
-    return found
-
-
-def _kept(folder: Path) -> Outcome | None:
-    record = folder / RECORD
-    if not record.exists():
-        return None
-    content = json.loads(record.read_text(encoding="utf-8"))
-    return Outcome(folder / "files", content["root"], content["failure"], tuple(content["seconds"]))
-
-
-def _keep(outcome: Outcome, folder: Path) -> Outcome:
-    """Move a finished run into the cache, whole or not at all."""
-    scratch = folder.with_suffix(f".{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    shutil.rmtree(outcome.folder / INPUTS)
-    outcome.folder.rename(scratch / "files")
-    record = {key: value for key, value in asdict(outcome).items() if key != "folder"}
-    (scratch / RECORD).write_text(json.dumps(record), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
-    return Outcome(folder / "files", outcome.root, outcome.failure, outcome.seconds)
-
-
-def files_of(outcome: Outcome) -> dict[str, bytes]:
-    """Content of each file by its path, without the name of the folder that the run was in."""
-    found = {}
-    for path in sorted(outcome.folder.rglob("*")):
-        name = path.relative_to(outcome.folder)
-        if path.is_file() and name.parts[0] != INPUTS and "__pycache__" not in name.parts:
-            content = path.read_bytes()
-            found[name.as_posix()] = (
-                content.replace(outcome.root.encode(), ROOT) if _is_text(path) else content
-            )
-    return found
-
-
-def _is_text(path: Path) -> bool:
-    return path.suffix in (".json", ".jsonl", ".yaml", ".html", ".txt", ".md", ".csv")
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"git {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
+def _git(*words: str, allowed: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[bytes]:
+    done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, check=False)
+    if done.returncode not in allowed:
+        sys.exit(f"git {' '.join(words)}: {done.stderr.decode().strip()}")
+    return done

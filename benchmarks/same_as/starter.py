@@ -1,126 +1,103 @@
 """Starts commands as forks of a process that has loaded the libraries once: loading is most of a small run.
 
-Reads a line of JSON a command on stdin, and answers with a line: its exit statuses and the end of its stderr.
 The package itself loads in the fork, from the folder that the command names.
 """
 
-import gc
-import importlib
-import json
+import multiprocessing
 import os
 import runpy
 import signal
 import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
-LIBRARIES = (
-    "accelerate",
-    "datasets",
-    "jinja2.sandbox",
-    "jaxtyping",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_svg",
-    "openai.resources.chat",
-    "peft",
-    "pydantic",
-    "pyphen",
-    "rich.progress",
-    "safetensors.torch",
-    "scipy.optimize",
-    "scipy.stats",
-    "sklearn.linear_model",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor",
-    "torch.nn.attention.flex_attention",
-    "transformers",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.mixtral.modeling_mixtral",
+PROJECT = Path(__file__).resolve().parents[2]
+SECONDS = 300
+"""After so many a command is killed."""
+LIBRARIES = [
+    *("accelerate", "datasets", "jinja2.sandbox", "jaxtyping", "matplotlib.figure", "openai.resources.chat"),
+    *("matplotlib.backends.backend_svg", "peft", "pydantic", "pyphen", "rich.progress", "safetensors.torch"),
+    *("scipy.optimize", "scipy.stats", "sklearn.linear_model", "torch.distributed.fsdp", "typer", "yaml"),
+    *("torch.distributed.tensor", "torch.nn.attention.flex_attention", "vaderSentiment.vaderSentiment"),
+    *("transformers.trainer", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral"),
     "transformers.models.auto.tokenization_auto",
-    "transformers.trainer",
-    "typer",
-    "vaderSentiment.vaderSentiment",
-    "yaml",
-)
-TAIL = 1500
-"""Characters of stderr that are passed on."""
+]
+
+_FORKS = multiprocessing.get_context("forkserver")
+_LOCK = threading.Lock()
+"""Both sides' threads start and reap, which multiprocessing does for one thread alone."""
 
 
-def serve() -> None:
-    """Do one command after the other until stdin ends."""
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    gc.freeze()
-    for line in sys.stdin:
-        asked = json.loads(line)
-        began = time.monotonic()
-        errors = Path(asked["errors"])
-        children = [_start(asked, rank) for rank in range(asked["processes"])]
-        statuses = _wait(children, began + asked["limit"])
-        answer = {
-            "statuses": statuses,
-            "errors": errors.read_text(encoding="utf-8", errors="replace")[-TAIL:],
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+def preload() -> None:
+    """Let the first command load the libraries for all that follow."""
+    # What is killed leaves names of locks behind, of which multiprocessing would tell at the end.
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
+    _FORKS.set_forkserver_preload(LIBRARIES)
 
 
-def _start(asked: dict[str, Any], rank: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        os.setsid()
-        os.chdir(asked["folder"])
-        for stream, name in ((1, asked["printed"]), (2, asked["errors"])):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), stream)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.environ.update(asked["environment"])
-        if asked["processes"] > 1:
-            # What torchrun tells each process.
-            os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        sys.path[:1] = asked["path"]
-        status = _run(asked["words"])
-    except BaseException:  # whatever ends a fork must end it here
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def run(
+    words: Sequence[str],
+    processes: int,
+    folder: Path,
+    environment: Mapping[str, str],
+    streams: tuple[Path, Path],
+) -> list[int]:
+    """Run a command; once one process fails or time is up, all are ended.
+
+    Args:
+        words: what follows the interpreter's name.
+        processes: how many do it together, told so as `torchrun` tells them.
+        folder: where it runs.
+        environment: is added to this process's; its PYTHONPATH is where modules are found first.
+        streams: files for stdout and stderr.
+
+    Returns:
+        Each process's exit status, negative where a signal ended it.
+    """
+    until = time.monotonic() + SECONDS
+    with _LOCK:
+        ranks = [
+            _FORKS.Process(target=_work, args=(words, rank, processes, folder, environment, streams))
+            for rank in range(processes)
+        ]
+        for rank in ranks:
+            rank.start()
+    waiting = ranks
+    while waiting:
+        wait([rank.sentinel for rank in waiting], max(0.0, until - time.monotonic()))
+        with _LOCK:
+            waiting = [rank for rank in waiting if rank.exitcode is None]
+            failed = any(rank.exitcode for rank in ranks)
+        if failed or time.monotonic() > until:
+            for rank in waiting:
+                os.killpg(rank.pid or 0, signal.SIGKILL)
+    return [rank.exitcode or 0 for rank in ranks]
 
 
-def _run(words: list[str]) -> int:
-    try:
-        if words[0] == "-m":
-            sys.argv = words[1:]
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = words
-            runpy.run_path(words[0], run_name="__main__")
-    except SystemExit as stopped:
-        return stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
-    return 0
-
-
-def _wait(children: list[int], until: float) -> list[int]:
-    """Exit statuses, negative where a signal ended a process; once one fails or time is up, all are ended."""
-    statuses: dict[int, int] = {}
-    while len(statuses) < len(children):
-        for child in children:
-            if child not in statuses and (found := os.waitpid(child, os.WNOHANG))[0]:
-                statuses[child] = os.waitstatus_to_exitcode(found[1])
-        if time.monotonic() > until or any(statuses.values()):
-            for child in children:
-                if child not in statuses:
-                    os.kill(child, signal.SIGKILL)
-                    statuses[child] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        time.sleep(0.02)
-    return [statuses[child] for child in children]
-
-
-if __name__ == "__main__":
-    serve()
+def _work(
+    words: Sequence[str],
+    rank: int,
+    processes: int,
+    folder: Path,
+    environment: Mapping[str, str],
+    streams: tuple[Path, Path],
+) -> None:
+    os.setsid()
+    os.chdir(folder)
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
+    os.environ.update(environment)
+    if processes > 1:
+        os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    own = ("", str(PROJECT), str(PROJECT / "benchmarks"))
+    first = environment["PYTHONPATH"].split(os.pathsep)
+    sys.path[:] = [*first, *(path for path in sys.path if path not in own)]
+    sys.argv = [*words] if words[0] != "-m" else [*words[1:]]
+    if words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")

@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def parts() -> Iterator[dict[str, Any]]:
     """The script's modules."""
     sys.path.insert(0, str(BENCHMARKS))
-    names = ("allowances", "comparing", "runs", "server", "__main__")
+    names = ("allowances", "comparing", "runs", "server", "sides", "starter", "__main__")
     yield {name: importlib.import_module(f"same_as.{name}") for name in names}
     sys.path.remove(str(BENCHMARKS))
 
@@ -28,17 +28,17 @@ def parts() -> Iterator[dict[str, Any]]:
 def compare(parts: dict[str, Any]) -> Any:
     """Differences between two contents of a file, as text."""
 
-    def run(file: str, base: bytes, new: bytes, *volatile: str) -> list[str]:
-        return [str(one) for one in parts["comparing"].compare_files(file, base, new, volatile)]
+    def run(file: str, base: bytes, new: bytes) -> list[str]:
+        return [str(one) for one in parts["comparing"].compare_files(file, base, new)]
 
     return run
 
 
 def test_a_json_difference_is_named_by_its_path(compare: Any) -> None:
-    """Nested keys, a key of one side alone, and a type are differences; what is volatile is none."""
-    base = b'{"a": {"b": [1, 2]}, "old": 0, "n": 1, "seconds": 3.5}'
-    new = b'{"a": {"b": [1, 3]}, "n": 1.0, "seconds": 4.5}'
-    assert compare("x.json", base, new, "*seconds") == [
+    """Nested keys, a key of one side alone, and a type are differences."""
+    base = b'{"a": {"b": [1, 2]}, "old": 0, "n": 1}'
+    new = b'{"a": {"b": [1, 3]}, "n": 1.0}'
+    assert compare("x.json", base, new) == [
         "x.json a.b[1]: 2 -> 3",
         "x.json old: 0 -> (missing)",
         "x.json n: 1 -> 1.0",
@@ -49,7 +49,9 @@ def test_the_same_values_written_otherwise_differ(compare: Any) -> None:
     """Another order of keys and another spacing are seen, though no value differs."""
     assert compare("x.json", b'{"a": 1, "b": 2}', b'{"b": 2, "a": 1}') == ["x.json (key order): a, b -> b, a"]
     assert compare("x.json", b'{"a": 1}', b'{"a":1}') == ["x.json (bytes): 8 bytes -> 7 bytes"]
-    assert compare("x.jsonl", b'{"a": NaN}\n', b'{"a": NaN}\n') == []
+    assert [
+        line.split(":")[0] for line in compare("x.json", b'{"a": NaN, "b": 1}', b'{"a": NaN, "b": 2}')
+    ] == ["x.json b"]
 
 
 def test_tensors_are_compared_to_the_bit(compare: Any) -> None:
@@ -80,68 +82,86 @@ def test_containers_of_torch_count_by_content(compare: Any) -> None:
 
 
 def test_a_page_is_compared_by_rows(compare: Any) -> None:
-    """A volatile row of a table is let pass by its name, and any other line is named by its number."""
+    """A row of a table has its name in the key, and any other line its number alone."""
     page = '<p>{}</p>\n<tr><th scope="row">Training time</th><td>{} s</td></tr>\n'
-    base, new = page.format(1, 2).encode(), page.format(1, 3).encode()
-    assert compare("report.html", base, new, "*row Training time") == []
+    base, new = page.format(1, 2).encode(), page.format(2, 3).encode()
     assert [line.split(":")[0] for line in compare("report.html", base, new)] == [
-        "report.html line 2, row Training time"
+        "report.html line 1",
+        "report.html line 2, row Training time",
     ]
 
 
-def test_folders_are_compared_file_by_file(parts: dict[str, Any]) -> None:
-    """A file of one side alone is named; one that is renamed, or volatile as a whole, is none."""
-    allowances = parts["allowances"]
-    tables = allowances.Allowances(
-        volatile=(allowances.Rule(file="*.lock", reason="empty"),),
-        keys={"train.beta": "beta"},
-        files={r"^round-(\d)/scored": r"round-\1/rated"},
-        fields={r"^(\[\d\])\.reward$": r"\1.score"},
-    )
-    base = {
-        "a.lock": b"1",
-        "round-1/scored.jsonl": b'{"reward": 1}\n',
-        "config.yaml": b"train: {beta: 1}\n",
-        "b.txt": b"",
-    }
-    new = {"round-1/rated.jsonl": b'{"score": 1}\n', "config.yaml": b"beta: 1\n", "c.txt": b""}
-    found = parts["comparing"].compare_folders("r", base, new, tables)
-    assert [str(one) for one in found] == [
-        "b.txt (missing): there -> not there",
-        "c.txt (missing): not there -> there",
-    ]
+def test_a_run_is_judged_by_rules(parts: dict[str, Any], tmp_path: Path) -> None:
+    """A rule lets pass the keys that its globs fit in the runs that it names; wanted ones are counted."""
+    for side, kl in (("base", 1), ("new", 2)):
+        (tmp_path / side / "out").mkdir(parents=True)
+        (tmp_path / side / "out" / "metrics.jsonl").write_text(json.dumps({"kl": kl, "seconds": kl}))
+        (tmp_path / side / f"{side}.txt").touch()
+        (tmp_path / side / "printed-1.txt").write_text(f"Scoring 100% 0:00:0{kl}")
+        # The folder that a run was in stands in its files.
+        (tmp_path / side / "out" / "config.yaml").write_text(f"output: {tmp_path / side}/out")
+    rule = parts["allowances"].Rule
+    wanted = rule("over all", ("out/*",), ("*.kl",), ("kto*",), since="abc")
+    rules = [wanted, rule("time", ("*",), ("*seconds",))]
+    both = [parts["sides"].Outcome(tmp_path / side, "", 1.0) for side in ("base", "new")]
+    alone = ["base.txt (missing): there -> not there", "new.txt (missing): not there -> there"]
+    judge = parts["__main__"].judge
+    assert judge("kto_by_tokens", both, rules) == ("differs", alone, {wanted: 1})
+    assert judge("dpo", both, rules) == ("differs", [*alone, "out/metrics.jsonl [0].kl: 1 -> 2"], {})
+    every = rule("all", ("*",))
+    assert judge("dpo", both, [wanted, every]) == ("identical", [], {})
+    assert judge("kto", both, [wanted, every]) == ("as wanted", [], {wanted: 1})
+    failed = parts["sides"].Outcome(tmp_path, "no such key", 1.0)
+    assert judge("dpo", [both[0], failed], []) == ("failed", ["no such key"], {})
 
 
-def test_wanted_differences_are_used_or_told(
-    parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rule takes the keys that its globs fit, in the runs that it names, and no others."""
+def test_a_wanted_difference_ends_with_its_commit(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Against a base that has the commit the rule is gone; a volatile key always passes."""
     file = tmp_path / "allowances.toml"
     file.write_text(
-        '[[wanted]]\nrun = "kto*"\nfile = "out/metrics.jsonl"\nkey = "*.kl"\nreason = "over all"\n',
+        '[[rule]]\nfiles = ["a"]\nsince = "old"\nreason = "x"\n'
+        '[[rule]]\nfiles = ["b"]\nsince = "new"\nreason = "x"\nruns = ["kto", "dpo"]\n'
+        '[[rule]]\nfiles = ["c"]\nreason = "time"\n',
         encoding="utf-8",
     )
-    tables = parts["allowances"].read_allowances(file)
-    main = parts["__main__"]
-    outcome = main.Outcome(tmp_path, "/x", "", ())
-    sides = [main.Side("one", tmp_path, tmp_path, None), main.Side("two", tmp_path, tmp_path, None)]
-    contents = [{"out/metrics.jsonl": json.dumps({"kl": kl, "loss": kl}).encode()} for kl in (1, 2)]
-    for run, differing in (("kto", ["[0].loss"]), ("dpo", ["[0].kl", "[0].loss"])):
-        queue = iter(contents)
-        monkeypatch.setattr(main, "files_of", lambda _, queue=queue: next(queue))
-        verdict = main._verdict(run, sides, [outcome, outcome], tables)
-        assert [one.key for one in verdict.differences] == differing
-        assert verdict.used == frozenset(tables.wanted if run == "kto" else ())
+    rules = parts["allowances"].read_rules(lambda commit: commit == "old", file)
+    assert [(rule.files, rule.runs) for rule in rules] == [(("b",), ("kto", "dpo")), (("c",), ("*",))]
 
 
-def test_a_run_is_said_in_new_names(parts: dict[str, Any]) -> None:
-    """Flags, overrides and keys of configurations are renamed for the working tree; the rest stays."""
-    runs = parts["runs"]
-    command = runs.Command(("-m", "preftune", "--questions", "a", "objective.beta=0.1,0.3"))
-    run = runs.Run((command,), {"run.yaml": {"objective": {"beta": 0.1, "method": "dpo"}, "model": "m"}})
-    said = runs.renamed(run, {"--questions": "--prompts"}, {"objective.beta": "loss.beta", "cache": "kept"})
-    assert said.commands[0].words == ("-m", "preftune", "--prompts", "a", "loss.beta=0.1,0.3")
-    assert said.configs["run.yaml"] == {"objective": {"method": "dpo"}, "model": "m", "loss": {"beta": 0.1}}
+def test_every_rule_can_be_read(parts: dict[str, Any]) -> None:
+    """Each rule of the project names runs that there are."""
+    rules = parts["allowances"].read_rules(lambda _: False)
+    names = {name for rule in rules for name in rule.runs}
+    assert names - {"*"} <= {*parts["runs"].RUNS}
+
+
+def test_a_command_runs_in_a_fork(parts: dict[str, Any], tmp_path: Path) -> None:
+    """It sees its folder, environment and modules first; a failure, and a kill, give the status."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "import own\n"
+        "print(os.getcwd(), os.environ.get('RANK'), own.__name__, *sys.argv[1:], flush=True)\n"
+        "if 'die' in sys.argv: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if os.environ['RANK'] == '0': open('ready', 'w').close(); signal.pause()\n"
+        "while not os.path.exists('ready'): time.sleep(0.01)\n"
+        "sys.exit(3)\n"
+    )
+    (tmp_path / "own.py").touch()
+    streams = (tmp_path / "printed.txt", tmp_path / "errors.txt")
+
+    def status(*words: str, processes: int = 1) -> list[int]:
+        environment = {"PYTHONPATH": str(tmp_path)}
+        found: list[int] = parts["starter"].run(
+            (str(script), *words), processes, tmp_path, environment, streams
+        )
+        return found
+
+    assert status("die") == [-9]
+    assert status("wait", processes=2) == [-9, 3]
+    assert sorted(streams[0].read_text().splitlines()) == sorted(
+        [f"{tmp_path} None own die", f"{tmp_path} 0 own wait", f"{tmp_path} 1 own wait"]
+    )
 
 
 def test_replies_follow_from_the_request(parts: dict[str, Any]) -> None:
