@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 FILE = Path(__file__).with_name("allowances.toml")
 
@@ -44,6 +45,8 @@ def read_rules(has: Callable[[str], bool], path: Path = FILE) -> list[Rule]:
         TypeError: a rule has a key that is unknown.
     """
     rows = tomllib.loads(path.read_text(encoding="utf-8"))["rule"]
-    lists = ({key: tuple(one) if isinstance(one, list) else one for key, one in row.items()} for row in rows)
+    lists: list[dict[str, Any]] = [
+        {key: tuple(one) if isinstance(one, list) else one for key, one in row.items()} for row in rows
+    ]
     rules = [Rule(**row) for row in lists]
     return [rule for rule in rules if not rule.since or not has(rule.since)]

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def compare_files(file: str, base: bytes, new: bytes) -> list[Difference]:
     found = [
         Difference(file, key, _shown(ours, key), _shown(theirs, key))
         for key in dict.fromkeys([*ours, *theirs])
-        if key not in ours or key not in theirs or not same(ours[key], theirs[key])
+        if key not in ours or key not in theirs or _bits(ours[key]) != _bits(theirs[key])
     ]
     orders = [[key for key in side if key in ours and key in theirs] for side in (ours, theirs)]
     if orders[0] != orders[1] and not file.endswith(".safetensors"):
@@ -103,17 +103,15 @@ def values(file: str, content: bytes) -> Values:
             return {**load(content)}
         if suffix in CONTAINERS:
             return flat(_loaded(content))
-        if suffix == ".html":
-            return _page(content.decode())
-        if suffix in (".txt", ".md", ".svg", ".jinja"):
-            return _numbered(content.decode().split("\n"))
+        if suffix in (".html", ".txt", ".md", ".svg", ".jinja"):
+            return _lines(content.decode())
     except (ValueError, yaml.YAMLError):
         pass  # a file that is not what its name says is compared by its bytes
     return {WHOLE: hashlib.sha256(content).hexdigest()}
 
 
-def _page(text: str) -> Values:
-    """Lines, those of a table or list by the row's name too."""
+def _lines(text: str) -> Values:
+    """Lines by number, those of a page's table or list by the row's name too."""
     found: Values = {}
     for number, line in enumerate(text.split("\n"), start=1):
         row = re.match(r'<(?:tr><th scope="row"|dt)>(.*?)</', line)
@@ -121,45 +119,31 @@ def _page(text: str) -> Values:
     return found
 
 
-def _numbered(parts: Iterable[str]) -> Values:
-    return {f"line {number}": part for number, part in enumerate(parts, start=1)}
-
-
 def flat(content: Any, path: str = "") -> Values:
     """Leaves by their path; an empty list or mapping is a leaf."""
     if isinstance(content, Mapping) and content:
-        return {
-            key: leaf
-            for name, part in content.items()
-            for key, leaf in flat(part, f"{path}.{name}" if path else str(name)).items()
-        }
-    if isinstance(content, list | tuple) and content:
-        return {
-            key: leaf
-            for index, part in enumerate(content)
-            for key, leaf in flat(part, f"{path}[{index}]").items()
-        }
-    return {path: content}
+        parts = {f"{path}.{name}" if path else str(name): part for name, part in content.items()}
+    elif isinstance(content, list | tuple) and content:
+        parts = {f"{path}[{index}]": part for index, part in enumerate(content)}
+    else:
+        return {path: content}
+    return {key: leaf for name, part in parts.items() for key, leaf in flat(part, name).items()}
 
 
-def same(one: object, other: object) -> bool:
-    """Whether two leaves are the same to the bit, in type too: 1 is not 1.0, and NaN is NaN."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        alike = one.dtype == other.dtype and one.shape == other.shape
-        return alike and _bytes(one) == _bytes(other)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    return type(one) is type(other) and repr(one) == repr(other)
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _bits(leaf: object) -> tuple[object, ...]:
+    """What says whether two leaves are the same to the bit, in type too: 1 is not 1.0, and NaN is NaN."""
+    if isinstance(leaf, torch.Tensor):
+        content = leaf.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return torch.Tensor, leaf.dtype, leaf.shape, content
+    if isinstance(leaf, np.ndarray):
+        return np.ndarray, leaf.dtype, leaf.shape, leaf.tobytes()
+    return type(leaf), repr(leaf)
 
 
 def _loaded(content: bytes) -> Any:
     # What transformers itself allows for the state of random numbers.
     reconstruct = np.empty(0).__reduce__()[0]
-    allowed = [reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    allowed: list[Any] = [reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
     with torch.serialization.safe_globals(allowed):
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 

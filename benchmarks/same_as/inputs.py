@@ -21,28 +21,17 @@ WORDS = ("rain", "falls", "on", "the", "old", "roof", "while", "a", "kettle", "s
 SPREAD = 0.15
 """Standard deviation of the random weights: wide enough apart that no drawn token hangs on a rounding."""
 
-REWARD_MODULE = '''"""A reward of the user's own."""
-
-
-def rainy(prompts, completions, **columns):
-    """How often it rains."""
-    return [float(str(completion).count("rain")) for completion in completions]
-'''
-
 
 def write_inputs(folder: Path) -> None:
     """Write everything that a run may read; the same bytes each time."""
     folder.mkdir(parents=True)
-    tokenizer = _tokenizer()
-    _write_model(folder / "tiny", _llama(tokenizer), tokenizer)
-    _write_model(folder / "mixture", _mixtral(tokenizer), tokenizer)
+    _write_models(folder)
     _write_rows(folder / "train.jsonl", _pairs(18, seed=1))
     _write_rows(folder / "held_out.jsonl", _pairs(5, seed=2))
     unscored = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in _pairs(9, seed=3)]
     _write_rows(folder / "unscored.jsonl", unscored)
     _write_rows(folder / "prompts.jsonl", _prompts(13, "bread"))
     _write_rows(folder / "held_out_prompts.jsonl", _prompts(3, "rain"))
-    (folder / "rainy_reward.py").write_text(REWARD_MODULE, encoding="utf-8")
     _write_benchmarks(folder)
 
 
@@ -62,8 +51,10 @@ def _tokenizer() -> transformers.PreTrainedTokenizerBase:
     )
 
 
-def _shape(tokenizer: transformers.PreTrainedTokenizerBase) -> Row:
-    return {
+def _write_models(folder: Path) -> None:
+    """A Llama and a Mixtral of the same shape."""
+    tokenizer = _tokenizer()
+    shape: Row = {
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
@@ -75,30 +66,19 @@ def _shape(tokenizer: transformers.PreTrainedTokenizerBase) -> Row:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-
-
-def _llama(tokenizer: transformers.PreTrainedTokenizerBase) -> transformers.PreTrainedModel:
-    transformers.set_seed(0)
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(tie_word_embeddings=True, **_shape(tokenizer))
-    )
-
-
-def _mixtral(tokenizer: transformers.PreTrainedTokenizerBase) -> transformers.PreTrainedModel:
-    transformers.set_seed(0)
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.25}
-    return transformers.MixtralForCausalLM(transformers.MixtralConfig(**_shape(tokenizer), **experts))
-
-
-def _write_model(
-    folder: Path, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
-) -> None:
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=SPREAD)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    configs = {
+        "tiny": transformers.LlamaConfig(tie_word_embeddings=True, **shape),
+        "mixture": transformers.MixtralConfig(**shape, **experts),
+    }
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=SPREAD)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
 
 
 def _pairs(count: int, seed: int) -> list[Row]:
@@ -156,41 +136,37 @@ MT_BENCH_PROMPTS = {
 def _write_benchmarks(folder: Path) -> None:
     theirs = {"output": "Cherries.", "generator": "theirs"}
     message = {"role": "assistant", "content": "Cherries."}
-    arena = [{"uid": f"q{n}", "category": "arena-hard-v0.1", "prompt": text} for n, text in enumerate(ASKED)]
-    _write_rows(folder / "alpaca.jsonl", ({"instruction": text, "dataset": "d"} | theirs for text in ASKED))
-    outputs = [{"instruction": text} | theirs for text in ASKED]
-    (folder / "alpaca_outputs.json").write_text(json.dumps(outputs), encoding="utf-8")
-    _write_rows(folder / "arena.jsonl", arena)
-    _write_rows(
-        folder / "arena_baseline.jsonl",
-        ({"uid": row["uid"], "model": "theirs", "messages": [message]} for row in arena),
-    )
-    _write_rows(
-        folder / "mt_bench.jsonl",
-        (
+    ids = [f"q{n}" for n in range(len(ASKED))]
+    rows: dict[str, list[Row]] = {
+        "alpaca": [{"instruction": text, "dataset": "d"} | theirs for text in ASKED],
+        "arena": [
+            {"uid": uid, "category": "arena-hard-v0.1", "prompt": text}
+            for uid, text in zip(ids, ASKED, strict=True)
+        ],
+        "arena_baseline": [{"uid": uid, "model": "theirs", "messages": [message]} for uid in ids],
+        "mt_bench": [
             {"question_id": n, "category": "writing", "turns": [text, "Shorter."]}
             for n, text in enumerate(ASKED, start=81)
-        ),
-    )
-    grading = "Grade it from 1 to 10, as [[5]]."
-    _write_rows(
-        folder / "mt_bench_prompts.jsonl",
-        (
-            {"name": name, "system_prompt": grading, "prompt_template": template}
+        ],
+        "mt_bench_prompts": [
+            {"name": name, "system_prompt": "Grade it from 1 to 10, as [[5]].", "prompt_template": template}
             for name, template in MT_BENCH_PROMPTS.items()
-        ),
-    )
-    _write_rows(
-        folder / "head_to_head_baseline.jsonl",
-        (
-            {"prompt": row["prompt"], "response": "Cherries.", "model": "theirs"}
-            for row in _prompts(3, "rain")
-        ),
-    )
-    (folder / "alpaca_prompt.txt").write_text(ALPACA_PROMPT, encoding="utf-8")
-    (folder / "arena_prompt.yaml").write_text(ARENA_PROMPT, encoding="utf-8")
-    for name, shift in (("a", 0.0), ("b", 0.1)):
-        (folder / f"annotations_{name}.json").write_text(json.dumps(_annotations(name, shift)), "utf-8")
+        ],
+        "head_to_head_baseline": [
+            row | {"response": "Cherries.", "model": "theirs"} for row in _prompts(3, "rain")
+        ],
+    }
+    for name, content in rows.items():
+        _write_rows(folder / f"{name}.jsonl", content)
+    texts = {
+        "alpaca_prompt.txt": ALPACA_PROMPT,
+        "arena_prompt.yaml": ARENA_PROMPT,
+        "alpaca_outputs.json": json.dumps([{"instruction": text} | theirs for text in ASKED]),
+        "annotations_a.json": json.dumps(_annotations("a", 0.0)),
+        "annotations_b.json": json.dumps(_annotations("b", 0.1)),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _annotations(model: str, shift: float) -> Row:

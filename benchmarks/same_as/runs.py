@@ -28,6 +28,13 @@ DefaultFlowCallback.on_save = kill
 runpy.run_module("preftune", run_name="__main__", alter_sys=True)
 '''
 
+OWN_REWARD = '''"""A reward of the user's own."""
+
+
+def rainy(prompts, completions, **columns):
+    """How often it rains."""
+    return [float(str(completion).count("rain")) for completion in completions]
+'''
 
 WRITE_REPORT = '''"""A page of a run and of what was said about it."""
 
@@ -71,7 +78,7 @@ class Run:
 
 
 def _train_config(**keys: Any) -> Config:
-    """Two epochs of two steps and a part of one; keys with dots go into the parts."""
+    """Two epochs of two steps and a part of one."""
     config: Config = {
         "model": "inputs/tiny",
         "data": {"train": "inputs/train.jsonl", "evaluation": "inputs/held_out.jsonl"},
@@ -84,13 +91,8 @@ def _train_config(**keys: Any) -> Config:
         },
         "output": "out",
         "cache": "cache",
+        **keys,
     }
-    for path, value in keys.items():
-        part, _, key = path.partition("__")
-        if key:
-            config[part][key] = value
-        else:
-            config[part] = value
     if "batches" in keys:
         del config["training"]["per_device_train_batch_size"]
     return config
@@ -99,6 +101,10 @@ def _train_config(**keys: Any) -> Config:
 def _training(processes: int = 1, **keys: Any) -> Run:
     command = Command((*PREFTUNE, "train", "run.yaml"), processes=processes)
     return Run((command,), {"run.yaml": _train_config(**keys)})
+
+
+def _verb(*words: str) -> Command:
+    return Command((*PREFTUNE, *words))
 
 
 PRIOR: Config = {"method": "dpo", "prior": "reward_gap"}
@@ -114,16 +120,18 @@ AUXILIARY: Config = {
 def _methods(*names: str, **keys: Any) -> Run:
     """One command a method, into a folder of its own."""
     changes = ((f"objective.method={name}", f"output=out/{name}") for name in names)
-    commands = tuple(Command((*PREFTUNE, "train", "run.yaml", *words)) for words in changes)
+    commands = tuple(_verb("train", "run.yaml", *words) for words in changes)
     return Run(commands, {"run.yaml": _train_config(**keys)})
 
 
 def _resumed() -> Run:
     """Killed behind the first checkpoint, and gone on with to the end."""
-    config = _train_config(**AUXILIARY, training__save_strategy="steps", training__save_steps=2)
-    killed = Command((*KILLED, "train", "run.yaml"), SIGKILL)
-    again = Command((*PREFTUNE, "train", "run.yaml", "--resume"))
-    return Run((killed, again), {"run.yaml": config}, {"killed.py": KILL_BEHIND_CHECKPOINT})
+    saving = ("training.save_strategy=steps", "training.save_steps=2")
+    killed = Command((*KILLED, "train", "run.yaml", *saving), SIGKILL)
+    again = _verb("train", "run.yaml", *saving, "--resume")
+    return Run(
+        (killed, again), {"run.yaml": _train_config(**AUXILIARY)}, {"killed.py": KILL_BEHIND_CHECKPOINT}
+    )
 
 
 def _iterated(*overrides: str) -> Run:
@@ -146,44 +154,42 @@ def _iterated(*overrides: str) -> Run:
         "train": {"prior": {"calibration": "minmax"}, "training": training},
         "output": "out",
     }
-    return Run((Command((*PREFTUNE, "iterate", "rounds.yaml", *overrides)),), {"rounds.yaml": config})
+    return Run((_verb("iterate", "rounds.yaml", *overrides),), {"rounds.yaml": config})
 
 
 def _swept() -> Run:
-    options = ("--n", "2", "--max-new-tokens", "12")
-    command = Command((*PREFTUNE, "sweep", "run.yaml", "objective.beta=0.1,0.3", *options))
-    return Run((command,), {"run.yaml": _train_config(rewards={"length": {"target": 3, "weight": 2.0}})})
-
-
-SAMPLED: Words = ("sample", "inputs/tiny", "inputs/prompts.jsonl", "--output", "sampled.jsonl", "--n", "3")
-SAMPLED_BY_SERVER: Words = ("sample", "m", "inputs/prompts.jsonl", "--output", "served.jsonl", "--n", "2")
-SCORED: Words = ("score", "inputs/unscored.jsonl", "--output", "scored.jsonl")
-REWARDS: Words = ("--reward", "reading_grade", "--reward", "repetition:n=1", "--reward", "rainy_reward:rainy")
+    sweep = _verb("sweep", "run.yaml", "objective.beta=0.1,0.3", "--n", "2", "--max-new-tokens", "12")
+    return Run((sweep,), {"run.yaml": _train_config(rewards={"length": {"target": 3, "weight": 2.0}})})
 
 
 def _sampled() -> Run:
-    here = Command((*PREFTUNE, *SAMPLED, "--max-new-tokens", "16", "--top-p", "0.9", "--rows", "8"))
-    there = Command((*PREFTUNE, *SAMPLED_BY_SERVER, "--engine", "server", "--rows", "1"))
-    return Run((here, there))
+    """By transformers, and by a server."""
+    prompts = "inputs/prompts.jsonl"
+    shape: Words = ("--n", "3", "--max-new-tokens", "16", "--top-p", "0.9", "--rows", "8")
+    here = _verb("sample", "inputs/tiny", prompts, "--output", "sampled.jsonl", *shape)
+    by_server: Words = ("--output", "served.jsonl", "--n", "2", "--engine", "server", "--rows", "1")
+    return Run((here, _verb("sample", "m", prompts, *by_server)))
 
 
 def _reward_model_scored() -> Run:
     """A reward model is trained, and scores."""
     config = _train_config(objective={"method": "bradley_terry", "center_weight": 0.01})
-    scored = (*PREFTUNE, *SCORED, "--prior", "hf:out/model")
-    return Run((Command((*PREFTUNE, "train", "run.yaml")), Command(scored)), {"run.yaml": config})
+    scored = _verb("score", "inputs/unscored.jsonl", "--output", "scored.jsonl", "--prior", "hf:out/model")
+    return Run((_verb("train", "run.yaml"), scored), {"run.yaml": config})
 
 
 def _scored() -> Run:
-    policy = "policy:inputs/tiny:reference=inputs/mixture"
-    judged = ("score", "inputs/unscored.jsonl", "--output", "judged.jsonl", "--prior", "judge:m:workers=1")
+    """By a policy, measures, a function of the user's own in the working folder, and a judge."""
+    rewards = ("reading_grade", "repetition:n=1", "rainy_reward:rainy")
+    options = (word for reward in rewards for word in ("--reward", reward))
+    policy: Words = ("--prior", "policy:inputs/tiny:reference=inputs/mixture")
+    judge: Words = ("--prior", "judge:m:workers=1")
     return Run(
         (
-            Command((*PREFTUNE, *SCORED, "--prior", policy, *REWARDS)),
-            Command((*PREFTUNE, *judged)),
+            _verb("score", "inputs/unscored.jsonl", "--output", "scored.jsonl", *policy, *options),
+            _verb("score", "inputs/unscored.jsonl", "--output", "judged.jsonl", *judge),
         ),
-        # The user's own function is found in the working folder.
-        files={"rainy_reward.py": "from inputs.rainy_reward import rainy\n"},
+        files={"rainy_reward.py": OWN_REWARD},
     )
 
 
@@ -191,39 +197,34 @@ def _rescored(benchmark: str, *files: str) -> Command:
     """Figures from recorded judgments, in every form."""
     forms = {"--output": "json", "--csv": "csv", "--markdown": "md", "--items": "items.jsonl"}
     written = (word for flag, suffix in forms.items() for word in (flag, f"{benchmark}.{suffix}"))
-    return Command((*PREFTUNE, "evaluate", "rescore", benchmark, *files, *written))
+    return _verb("evaluate", "rescore", benchmark, *files, *written)
 
 
 def _evaluated(benchmark: str, *words: str, model: str = "openai:m") -> Command:
     where = ("--output", f"out/{benchmark}", "--cache", "cache", "--concurrency", "1")
-    return Command((*PREFTUNE, "evaluate", "run", benchmark, "--model", model, *words, *where))
-
-
-RATED_BY_PEOPLE: Words = (
-    *("evaluate", "human", "page", "out/alpaca_eval/model_outputs.json", "inputs/alpaca_outputs.json"),
-    *("--output", "page.html"),
-)
+    return _verb("evaluate", "run", benchmark, "--model", model, *words, *where)
 
 
 def _evaluated_by_server() -> Run:
     judge: Words = ("--judge", "judge:m")
     alpaca: Words = ("--questions", "inputs/alpaca.jsonl", "--baseline", "inputs/alpaca.jsonl")
     arena: Words = ("--questions", "inputs/arena.jsonl", "--baseline", "inputs/arena_baseline.jsonl")
-    again = (
-        _rescored("alpaca_eval", "out/alpaca_eval/annotations.json"),
-        _rescored("arena_hard", "out/arena_hard/judgments.jsonl"),
-        _rescored("mt_bench", "out/mt_bench/judgments.jsonl"),
+    grading: Words = (
+        "--questions",
+        "inputs/mt_bench.jsonl",
+        "--judge-prompt",
+        "inputs/mt_bench_prompts.jsonl",
     )
+    outputs = ("out/alpaca_eval/model_outputs.json", "inputs/alpaca_outputs.json")
     return Run(
         (
             _evaluated("alpaca_eval", *judge, *alpaca, "--judge-prompt", "inputs/alpaca_prompt.txt"),
             _evaluated("arena_hard", *judge, *arena, "--judge-prompt", "inputs/arena_prompt.yaml"),
-            _evaluated(
-                *("mt_bench", *judge, "--questions", "inputs/mt_bench.jsonl"),
-                *("--judge-prompt", "inputs/mt_bench_prompts.jsonl"),
-            ),
-            *again,
-            Command((*PREFTUNE, *RATED_BY_PEOPLE)),
+            _evaluated("mt_bench", *judge, *grading),
+            _rescored("alpaca_eval", "out/alpaca_eval/annotations.json"),
+            _rescored("arena_hard", "out/arena_hard/judgments.jsonl"),
+            _rescored("mt_bench", "out/mt_bench/judgments.jsonl"),
+            _verb("evaluate", "human", "page", *outputs, "--output", "page.html"),
         )
     )
 
@@ -237,15 +238,13 @@ def _evaluated_here() -> Run:
         (
             _evaluated("reward", *graded, *prompts, model="inputs/tiny"),
             _evaluated("head_to_head", *prompts, *baseline, model="inputs/tiny"),
-            Command((*PREFTUNE, "train", "run.yaml", "output=tuned")),
+            _verb("train", "run.yaml", "output=tuned"),
             Command(("report.py",)),
         ),
         {"run.yaml": _train_config()},
         {"report.py": WRITE_REPORT},
     )
 
-
-MIXTURE: Config = {"model": "inputs/mixture", "objective": PRIOR, "prior": IDENTITY}
 
 RUNS: Mapping[str, Run] = {
     "prior": _training(objective=PRIOR, prior=IDENTITY),
@@ -257,7 +256,7 @@ RUNS: Mapping[str, Run] = {
     "csft": _training(objective={"method": "csft"}),
     "pair_methods": _methods("ipo", "cpo", "hinge"),
     "reward_methods": _methods("alol", "dro_v", "modpo", rewards={"length": {"target": 40, "weight": 0.1}}),
-    "mixture": _training(**MIXTURE),
+    "mixture": _training(model="inputs/mixture", objective=PRIOR, prior=IDENTITY),
     "resumed": _resumed(),
     "two_processes": _training(2, objective=PRIOR, prior=IDENTITY),
     "fully_sharded": _training(2, **AUXILIARY, fully_sharded=True),
