@@ -103,8 +103,8 @@ def _training(processes: int = 1, **keys: Any) -> Run:
     return Run((command,), {"run.yaml": _train_config(**keys)})
 
 
-def _verb(*words: str) -> Command:
-    return Command((*PREFTUNE, *words))
+def _verb(line: str) -> Command:
+    return Command((*PREFTUNE, *line.split()))
 
 
 PRIOR: Config = {"method": "dpo", "prior": "reward_gap"}
@@ -119,22 +119,19 @@ AUXILIARY: Config = {
 
 def _methods(*names: str, **keys: Any) -> Run:
     """One command a method, into a folder of its own."""
-    changes = ((f"objective.method={name}", f"output=out/{name}") for name in names)
-    commands = tuple(_verb("train", "run.yaml", *words) for words in changes)
-    return Run(commands, {"run.yaml": _train_config(**keys)})
+    lines = (f"train run.yaml objective.method={name} output=out/{name}" for name in names)
+    return Run(tuple(map(_verb, lines)), {"run.yaml": _train_config(**keys)})
 
 
 def _resumed() -> Run:
     """Killed behind the first checkpoint, and gone on with to the end."""
-    saving = ("training.save_strategy=steps", "training.save_steps=2")
-    killed = Command((*KILLED, "train", "run.yaml", *saving), SIGKILL)
-    again = _verb("train", "run.yaml", *saving, "--resume")
-    return Run(
-        (killed, again), {"run.yaml": _train_config(**AUXILIARY)}, {"killed.py": KILL_BEHIND_CHECKPOINT}
-    )
+    train = "train run.yaml training.save_strategy=steps training.save_steps=2"
+    killed = Command((*KILLED, *train.split()), SIGKILL)
+    files = {"killed.py": KILL_BEHIND_CHECKPOINT}
+    return Run((killed, _verb(f"{train} --resume")), {"run.yaml": _train_config(**AUXILIARY)}, files)
 
 
-def _iterated(*overrides: str) -> Run:
+def _iterated(override: str = "") -> Run:
     training = {
         "learning_rate": 1e-2,
         "per_device_train_batch_size": 2,
@@ -154,91 +151,79 @@ def _iterated(*overrides: str) -> Run:
         "train": {"prior": {"calibration": "minmax"}, "training": training},
         "output": "out",
     }
-    return Run((_verb("iterate", "rounds.yaml", *overrides),), {"rounds.yaml": config})
+    return Run((_verb(f"iterate rounds.yaml {override}"),), {"rounds.yaml": config})
 
 
 def _swept() -> Run:
-    sweep = _verb("sweep", "run.yaml", "objective.beta=0.1,0.3", "--n", "2", "--max-new-tokens", "12")
+    sweep = _verb("sweep run.yaml objective.beta=0.1,0.3 --n 2 --max-new-tokens 12")
     return Run((sweep,), {"run.yaml": _train_config(rewards={"length": {"target": 3, "weight": 2.0}})})
 
 
 def _sampled() -> Run:
     """By transformers, and by a server."""
-    prompts = "inputs/prompts.jsonl"
-    shape: Words = ("--n", "3", "--max-new-tokens", "16", "--top-p", "0.9", "--rows", "8")
-    here = _verb("sample", "inputs/tiny", prompts, "--output", "sampled.jsonl", *shape)
-    by_server: Words = ("--output", "served.jsonl", "--n", "2", "--engine", "server", "--rows", "1")
-    return Run((here, _verb("sample", "m", prompts, *by_server)))
+    data, shape = "inputs/prompts.jsonl", "--n 3 --max-new-tokens 16 --top-p 0.9 --rows 8"
+    here = _verb(f"sample inputs/tiny {data} --output sampled.jsonl {shape}")
+    there = _verb(f"sample m {data} --output served.jsonl --n 2 --engine server --rows 1")
+    return Run((here, there))
 
 
 def _reward_model_scored() -> Run:
     """A reward model is trained, and scores."""
     config = _train_config(objective={"method": "bradley_terry", "center_weight": 0.01})
-    scored = _verb("score", "inputs/unscored.jsonl", "--output", "scored.jsonl", "--prior", "hf:out/model")
-    return Run((_verb("train", "run.yaml"), scored), {"run.yaml": config})
+    scored = _verb("score inputs/unscored.jsonl --output scored.jsonl --prior hf:out/model")
+    return Run((_verb("train run.yaml"), scored), {"run.yaml": config})
 
 
 def _scored() -> Run:
     """By a policy, measures, a function of the user's own in the working folder, and a judge."""
-    rewards = ("reading_grade", "repetition:n=1", "rainy_reward:rainy")
-    options = (word for reward in rewards for word in ("--reward", reward))
-    policy: Words = ("--prior", "policy:inputs/tiny:reference=inputs/mixture")
-    judge: Words = ("--prior", "judge:m:workers=1")
-    return Run(
-        (
-            _verb("score", "inputs/unscored.jsonl", "--output", "scored.jsonl", *policy, *options),
-            _verb("score", "inputs/unscored.jsonl", "--output", "judged.jsonl", *judge),
-        ),
-        files={"rainy_reward.py": OWN_REWARD},
-    )
+    score = "score inputs/unscored.jsonl --output"
+    policy = "--prior policy:inputs/tiny:reference=inputs/mixture"
+    rewards = "--reward reading_grade --reward repetition:n=1 --reward rainy_reward:rainy"
+    commands = (f"{score} scored.jsonl {policy} {rewards}", f"{score} judged.jsonl --prior judge:m:workers=1")
+    return Run(tuple(map(_verb, commands)), files={"rainy_reward.py": OWN_REWARD})
 
 
-def _rescored(benchmark: str, *files: str) -> Command:
+def _rescored(benchmark: str, files: str) -> Command:
     """Figures from recorded judgments, in every form."""
-    forms = {"--output": "json", "--csv": "csv", "--markdown": "md", "--items": "items.jsonl"}
-    written = (word for flag, suffix in forms.items() for word in (flag, f"{benchmark}.{suffix}"))
-    return _verb("evaluate", "rescore", benchmark, *files, *written)
+    forms = {"output": "json", "csv": "csv", "markdown": "md", "items": "items.jsonl"}
+    written = " ".join(f"--{flag} {benchmark}.{suffix}" for flag, suffix in forms.items())
+    return _verb(f"evaluate rescore {benchmark} {files} {written}")
 
 
-def _evaluated(benchmark: str, *words: str, model: str = "openai:m") -> Command:
-    where = ("--output", f"out/{benchmark}", "--cache", "cache", "--concurrency", "1")
-    return _verb("evaluate", "run", benchmark, "--model", model, *words, *where)
+def _evaluated(benchmark: str, words: str, model: str = "openai:m") -> Command:
+    where = f"--output out/{benchmark} --cache cache --concurrency 1"
+    return _verb(f"evaluate run {benchmark} --model {model} {words} {where}")
 
 
 def _evaluated_by_server() -> Run:
-    judge: Words = ("--judge", "judge:m")
-    alpaca: Words = ("--questions", "inputs/alpaca.jsonl", "--baseline", "inputs/alpaca.jsonl")
-    arena: Words = ("--questions", "inputs/arena.jsonl", "--baseline", "inputs/arena_baseline.jsonl")
-    grading: Words = (
-        "--questions",
-        "inputs/mt_bench.jsonl",
-        "--judge-prompt",
-        "inputs/mt_bench_prompts.jsonl",
-    )
-    outputs = ("out/alpaca_eval/model_outputs.json", "inputs/alpaca_outputs.json")
+    """By judges, again from their recorded judgments, and prepared for people."""
+    judge = "--judge judge:m --judge-prompt inputs"
+    alpaca = "--questions inputs/alpaca.jsonl --baseline inputs/alpaca.jsonl"
+    arena = "--questions inputs/arena.jsonl --baseline inputs/arena_baseline.jsonl"
+    outputs = "out/alpaca_eval/model_outputs.json inputs/alpaca_outputs.json"
     return Run(
         (
-            _evaluated("alpaca_eval", *judge, *alpaca, "--judge-prompt", "inputs/alpaca_prompt.txt"),
-            _evaluated("arena_hard", *judge, *arena, "--judge-prompt", "inputs/arena_prompt.yaml"),
-            _evaluated("mt_bench", *judge, *grading),
+            _evaluated("alpaca_eval", f"{judge}/alpaca_prompt.txt {alpaca}"),
+            _evaluated("arena_hard", f"{judge}/arena_prompt.yaml {arena}"),
+            _evaluated("mt_bench", f"{judge}/mt_bench_prompts.jsonl --questions inputs/mt_bench.jsonl"),
             _rescored("alpaca_eval", "out/alpaca_eval/annotations.json"),
             _rescored("arena_hard", "out/arena_hard/judgments.jsonl"),
             _rescored("mt_bench", "out/mt_bench/judgments.jsonl"),
-            _verb("evaluate", "human", "page", *outputs, "--output", "page.html"),
+            _verb(f"evaluate human page {outputs} --output page.html"),
         )
     )
 
 
 def _evaluated_here() -> Run:
     """By a reward and by a judge, and shown on the page of a run."""
-    prompts: Words = ("--questions", "inputs/held_out_prompts.jsonl", "--max-new-tokens", "12")
-    graded: Words = ("--reward", "reading_grade", "--baseline", "inputs/mixture")
-    baseline: Words = ("--baseline", "inputs/head_to_head_baseline.jsonl", "--judge", "judge:m")
+    prompts = "--questions inputs/held_out_prompts.jsonl --max-new-tokens 12"
+    graded = f"--reward reading_grade --baseline inputs/mixture {prompts}"
+    judged = f"{prompts} --baseline inputs/head_to_head_baseline.jsonl --judge judge:m"
     return Run(
         (
-            _evaluated("reward", *graded, *prompts, model="inputs/tiny"),
-            _evaluated("head_to_head", *prompts, *baseline, model="inputs/tiny"),
-            _verb("train", "run.yaml", "output=tuned"),
+            _evaluated("reward", graded, model="inputs/tiny"),
+            _evaluated("head_to_head", judged, model="inputs/tiny"),
+            _verb("train run.yaml output=tuned"),
             Command(("report.py",)),
         ),
         {"run.yaml": _train_config()},
@@ -265,7 +250,7 @@ RUNS: Mapping[str, Run] = {
     "iterate_rounds": _iterated(),
     "iterate_batches": _iterated("update_every=batch"),
     "sweep": _swept(),
-    "rescore": Run((_rescored("alpaca_eval", "inputs/annotations_a.json", "inputs/annotations_b.json"),)),
+    "rescore": Run((_rescored("alpaca_eval", "inputs/annotations_a.json inputs/annotations_b.json"),)),
     "evaluate_server": _evaluated_by_server(),
     "evaluate_here": _evaluated_here(),
 }

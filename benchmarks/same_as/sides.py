@@ -125,13 +125,8 @@ def _group(processes: int) -> dict[str, str]:
         return {}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    size = str(processes)
-    return {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": size,
-        "LOCAL_WORLD_SIZE": size,
-    }
+    size = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **size}
 
 
 def clean_environment() -> None:

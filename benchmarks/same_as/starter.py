@@ -6,7 +6,6 @@ The package itself loads in the fork, from the folder that the command names.
 import multiprocessing
 import os
 import runpy
-import signal
 import sys
 import threading
 import time
@@ -74,7 +73,7 @@ def run(
             failed = any(rank.exitcode for rank in ranks)
         if failed or time.monotonic() > until:
             for rank in waiting:
-                os.killpg(rank.pid or 0, signal.SIGKILL)
+                rank.kill()
     return [rank.exitcode or 0 for rank in ranks]
 
 
@@ -86,7 +85,6 @@ def _work(
     environment: Mapping[str, str],
     streams: tuple[Path, Path],
 ) -> None:
-    os.setsid()
     os.chdir(folder)
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
