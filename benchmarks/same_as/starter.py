@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-SECONDS = 300
+SECONDS = 900
 """After so many a command is killed."""
 LIBRARIES = [
     *("accelerate", "datasets", "jinja2.sandbox", "jaxtyping", "matplotlib.figure", "openai.resources.chat"),
