@@ -12,8 +12,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-confirmation hpo-gentle hpo-clipped hpo-unclipped \
 	hpo-unclipped-repeat hpo-unclipped-score safety)
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal same-as demo-data experiment-mappo $(AUXILIARY) \
-	experiment-score experiment-online bench-sampling verify-evaluation clean
+.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal demo-data experiment-mappo $(AUXILIARY) \
+	experiment-score experiment-online bench-sampling verify-evaluation same-as clean
 
 setup: $(READY)
 
@@ -68,9 +68,6 @@ gpu-kit-rehearsal: gpu-kit
 	$(BIN)/python benchmarks/gpu_kit/rehearse.py $(PYTHON312)
 
 # Small runs of every verb by COMMIT and by the working tree, compared byte for byte.
-same-as: setup
-	$(BIN)/python benchmarks/same_as $(COMMIT)
-
 demo-data: setup
 	$(BIN)/python -m preftune.demo.make_data
 
@@ -91,6 +88,11 @@ bench-sampling: setup
 
 verify-evaluation: setup
 	$(BIN)/python benchmarks/verify_evaluation.py
+
+# COMMIT against the working tree; ONLY="prior kto_by_tokens" for some of the runs.
+COMMIT ?= HEAD
+same-as: setup
+	PYTHONPATH=benchmarks $(BIN)/python -m same_as $(COMMIT) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

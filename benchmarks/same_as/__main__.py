@@ -1,133 +1,124 @@
-"""Whether two commits do the same, byte for byte: `make same-as COMMIT=HEAD~1`.
+"""Whether the working tree does what a commit does: `make same-as COMMIT=HEAD~1`.
 
-Small runs of every verb are made by COMMIT and by the working tree, side by side, on the same inputs, in
-folders of the same layout; then every file is compared. What may differ stands in `differences.py`, with its
-reason. The runs of a commit are kept in `build/same-as/COMMIT`.
+Both sides do the same small runs through the command line, a core each, and every file that they leave is
+compared byte for byte, but for what `allowances.toml` names. The commit's runs are kept for the next time.
 """
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from compare import compare_folders
-from differences import WANTED
-from inputs import write_inputs
-from rich.console import Console
-from rich.table import Table
-from runs import RUNS, Side
-from server import serving
+from same_as.allowances import Rule, read_rules
+from same_as.comparing import Difference, compare_folders
+from same_as.inputs import write_inputs
+from same_as.runs import RUNS
+from same_as.server import serving
+from same_as.sides import Outcome, Side, clean_environment, commit_of, digest_of, export, has_commit
+from same_as.starter import PROJECT, preload
 
-ROOT = Path(__file__).parents[2]
-
-
-def exported(commit: str, folder: Path) -> Path:
-    """The sources of a commit.
-
-    Raises:
-        SystemExit: there is no such commit.
-    """
-    source = folder / "source"
-    if not source.exists():
-        source.mkdir(parents=True)
-        archive = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", commit, "src"], capture_output=True, check=False
-        )
-        if archive.returncode:
-            sys.exit(archive.stderr.decode())
-        subprocess.run(["tar", "-x", "-C", str(source)], input=archive.stdout, check=True)
-    return source / "src"
+SHOWN = 5
+"""Differences of a run that are shown; the rest are counted."""
 
 
-def full_hash(commit: str) -> str:
-    """A commit's hash.
-
-    Raises:
-        SystemExit: there is no such commit.
-    """
-    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", f"{commit}^{{commit}}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode:
-        sys.exit(f"there is no commit {commit}")
-    return found.stdout.strip()
-
-
-def make(side: Side, names: Sequence[str], console: Console) -> dict[str, str]:
-    """Make the runs that are not kept; why each failed that did."""
-    failed = {}
-    for name in names:
-        done = side.folder / f"{name}.done"
-        if done.exists() and side.is_kept:
-            failed.update({name: text} if (text := done.read_text(encoding="utf-8")) else {})
-            continue
-        shutil.rmtree(side.folder / name, ignore_errors=True)
-        error = side.make(name, RUNS[name])
-        done.write_text(error, encoding="utf-8")
-        if error:
-            failed[name] = error
-        console.print(f"{side.title}: {name} {'failed' if error else 'made'}")
-    return failed
+def main() -> int:
+    """Compare; 1 where anything differs that no rule allows, or fails."""
+    asked = _arguments()
+    commit = commit_of(asked.commit)
+    rules = read_rules(partial(has_commit, commit))
+    clean_environment()
+    preload()
+    cache = asked.cache.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=cache, prefix="work-"))
+    inputs = work / "inputs"
+    write_inputs(inputs)
+    # A copy, so that the sources can be edited meanwhile.
+    source = shutil.copytree(PROJECT / "src", work / "tree", ignore=shutil.ignore_patterns("__pycache__"))
+    kept = cache / commit / digest_of(inputs)
+    sides = [
+        Side(commit[:10], export(commit, work / "base"), kept, inputs, is_kept=True),
+        Side("working tree", source, work / "runs", inputs),
+    ]
+    bad = _compare(sides, asked.only, rules)
+    print(f"{len(asked.only) - bad} of {len(asked.only)} runs are the same.")
+    if bad:
+        print(f"The files are in {kept} and {work / 'runs'}.")
+    else:
+        shutil.rmtree(work)
+    return int(bad > 0)
 
 
-def main() -> None:
-    """Make both sides, compare, and print a line a run."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("commit", help="what the working tree is compared with")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="these runs alone")
-    parser.add_argument("--base-only", action="store_true", help="make the commit's runs and compare nothing")
-    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "same-as")
-    options = parser.parse_args()
-    console = Console(width=120)
-    commit = full_hash(options.commit)
-    inputs = write_inputs(options.cache / "inputs")
-    base = Side(
-        "base", exported(commit, options.cache / commit), options.cache / commit / "runs", inputs, True
-    )
-    # A copy, so that the sources can be edited meanwhile.
-    copy = options.cache / "tree" / "source"
-    shutil.rmtree(options.cache / "tree", ignore_errors=True)
-    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    tree = Side("tree", copy, options.cache / "tree" / "runs", inputs, is_kept=False)
-    sides = [base] if options.base_only else [base, tree]
-    with serving() as address, ThreadPoolExecutor(2) as pool:
-        os.environ.update(OPENAI_BASE_URL=address, OPENAI_API_KEY="sk-same-as")
-        failed = list(pool.map(lambda side: make(side, options.only, console), sides))
-    if options.base_only:
-        sys.exit(bool(failed[0]))
-    sys.exit(report(options.only, base, tree, failed, console))
+    parser.add_argument("--cache", type=Path, default=PROJECT / "build" / "same-as", help="keeps the runs")
+    return parser.parse_args()
 
 
-def report(
-    names: Sequence[str], base: Side, tree: Side, failed: list[dict[str, str]], console: Console
-) -> int:
-    """Print what differs; the exit code."""
-    table = Table("run", "result", "first difference")
-    used: dict[str, int] = {}
-    is_different = False
-    for name in names:
-        sides = zip((base, tree), failed, strict=True)
-        errors = [f"{side.title}: {own[name][-300:]}" for side, own in sides if name in own]
-        if errors:
-            table.add_row(name, "[red]failed[/]", " ".join(errors))
-            is_different = True
-            continue
-        found = compare_folders(name, base.folder / name, tree.folder / name)
-        for reason in found.wanted:
-            used[reason] = used.get(reason, 0) + 1
-        is_different |= bool(found.differences)
-        shown = "[red]differs[/]" if found.differences else f"identical ({found.files} files)"
-        table.add_row(name, shown, "\n".join(found.differences[:4]))
-    console.print(table)
-    for wanted in WANTED:
-        console.print(f"wanted, {used.get(wanted.reason, 0)} times: {wanted.reason}")
-    return int(is_different)
+def _compare(sides: Sequence[Side], names: Sequence[str], rules: Sequence[Rule]) -> int:
+    """Do both sides' runs, each side's in a thread, and print a line for each; how many are bad."""
+    used: Counter[Rule] = Counter()
+    bad = 0
+    print(f"{'run':16} {'verdict':10} seconds of {sides[0].name}, of the {sides[1].name}")
+    with serving() as endpoint, ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        waiting = {
+            name: [
+                pool.submit(side.outcome, name, RUNS[name], endpoint)
+                for side, pool in zip(sides, (one, other), strict=True)
+            ]
+            for name in names
+        }
+        for name, futures in waiting.items():
+            outcomes = [future.result() for future in futures]
+            verdict, lines, wanted = judge(name, outcomes, rules)
+            print(f"{name:16} {verdict:10} {', '.join(f'{outcome.seconds:.1f}' for outcome in outcomes)}")
+            listed = outcomes[1].folder.with_suffix(".differences.txt")
+            listed.write_text("\n".join(lines), encoding="utf-8")
+            more = [f"and {len(lines) - SHOWN} more: {listed}"] if len(lines) > SHOWN else []
+            print("".join(f"    {line}\n" for line in lines[:SHOWN] + more), end="", flush=True)
+            used += wanted
+            bad += bool(lines)
+    for rule in rules:
+        if rule.since:
+            print(f"wanted since {rule.since}, {used[rule]} times in {', '.join(rule.runs)}: {rule.reason}")
+    return bad
+
+
+def judge(
+    run: str, outcomes: Sequence[Outcome], rules: Sequence[Rule]
+) -> tuple[str, list[str], Counter[Rule]]:
+    """What a run shows.
+
+    Returns:
+        A word, a line for every failure or difference that no rule allows, and how often each rule of a
+        wanted difference allowed one.
+    """
+    if failures := [outcome.failure for outcome in outcomes if outcome.failure]:
+        return "failed", failures, Counter()
+    base, new = (outcome.files() for outcome in outcomes)
+    wanted: Counter[Rule] = Counter()
+    lines = []
+    for found in compare_folders(base, new):
+        rule = _rule(run, found, rules)
+        if rule is None:
+            lines.append(str(found))
+        elif rule.since:
+            wanted[rule] += 1
+    return "differs" if lines else "as wanted" if wanted else "identical", lines, wanted
+
+
+def _rule(run: str, found: Difference, rules: Sequence[Rule]) -> Rule | None:
+    return next((rule for rule in rules if rule.names(run, found.file, found.key)), None)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,236 +1,256 @@
-"""The runs that are compared, as words of the command line."""
+"""The small runs that both sides do, each through the real command line; both sides must know its words."""
 
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+Config = dict[str, Any]
+Words = tuple[str, ...]
 
-Tree = dict[str, Any]
-TRAINING: Tree = {
-    "learning_rate": 1e-3,
-    "per_device_train_batch_size": 4,
-    "num_train_epochs": 1,
-    "max_steps": 3,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "use_cpu": True,
-}
-DATA: Tree = {"train": "inputs/train.jsonl", "evaluation": "inputs/held_out.jsonl"}
-REWARDS: Tree = {"reading_grade": {"goal": "minimise"}, "length": {"measure": "words:count", "weight": 0.1}}
+PREFTUNE: Words = ("-m", "preftune")
+KILLED: Words = ("killed.py",)
+SIGKILL = -9
 
+KILL_BEHIND_CHECKPOINT = '''"""preftune, killed as soon as its first checkpoint is whole."""
 
-def training(objective: Tree, model: str = "inputs/model", **keys: Any) -> Tree:
-    """A run of three steps."""
-    settings = {**TRAINING, **keys.pop("training", {})}
-    prior = {"prior": {"calibration": "identity"}} if objective.get("prior") == "reward_gap" else {}
-    return {"model": model, "data": DATA, "objective": objective, "training": settings, **prior, **keys}
+import os
+import runpy
+import signal
+
+from transformers.trainer_callback import DefaultFlowCallback
 
 
-ROUNDS: Tree = {
-    "model": "inputs/model",
-    "prompts": "inputs/prompts.jsonl",
-    "held_out": "inputs/questions.jsonl",
-    "rounds": 2,
-    "reward": "reading_grade",
-    "sampling": {"n": 3, "max_new_tokens": 6},
-    "evaluation": {"n": 2},
-    "train": {
-        "prior": {"calibration": "minmax"},
-        "training": {
-            **{key: TRAINING[key] for key in ("learning_rate", "save_strategy", "use_cpu")},
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 1,
-            "warmup_steps": 0,
-            "save_steps": 1,
-            "bf16": False,
-        },
-    },
-}
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+DefaultFlowCallback.on_save = kill
+runpy.run_module("preftune", run_name="__main__", alter_sys=True)
+'''
+
+OWN_REWARD = '''"""A reward of the user's own."""
+
+
+def rainy(prompts, completions, **columns):
+    """How often it rains."""
+    return [float(str(completion).count("rain")) for completion in completions]
+'''
+
+WRITE_REPORT = '''"""A page of a run and of what was said about it."""
+
+from pathlib import Path
+
+from preftune.report import write_report
+
+found = sorted(Path("out").glob("*/results.json"))
+write_report(Path("page.html"), "Report", {"tuned": Path("tuned")}, evaluations=found)
+'''
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two commits.
+class Command:
+    """One call of Python.
 
     Attributes:
-        title: for messages.
-        source: its `src`.
-        folder: where its runs go.
-        inputs: what both read, linked into every run's folder.
-        is_kept: whether finished runs are kept for the next call.
+        words: what follows the interpreter's name.
+        status: the exit status that it must have.
+        processes: how many do it together, told so as `torchrun` tells them.
     """
 
-    title: str
-    source: Path
-    folder: Path
-    inputs: Path
-    is_kept: bool
+    words: Words
+    status: int = 0
+    processes: int = 1
 
-    def make(self, name: str, run: Callable[["Side", Path], None]) -> str:
-        """Make a run; the end of what it wrote where it failed."""
-        place = self.folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "inputs").symlink_to(self.inputs.resolve())
-        try:
-            run(self, place)
-        except subprocess.CalledProcessError as error:
-            return str(error.stderr or error)[-2000:]
-        return ""
 
-    def call(self, place: Path, *words: str, processes: int = 1) -> None:
-        """Run a verb in a run's folder.
+@dataclass(frozen=True)
+class Run:
+    """Commands that share a working folder, which holds a copy of the inputs as `inputs`.
 
-        Raises:
-            CalledProcessError: it failed.
-        """
-        launcher = TORCHRUN if processes > 1 else ()
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(self.source.resolve()), str(self.inputs.resolve()))),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "PREFTUNE_CACHE": str((place / "cache").resolve()),
-        }
-        subprocess.run(
-            [sys.executable, *launcher, "-m", "preftune", *words],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
+    Attributes:
+        commands: one behind the other.
+        configs: YAML files by name, written before.
+        files: other files by name.
+    """
+
+    commands: tuple[Command, ...]
+    configs: Mapping[str, Config] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def _train_config(**keys: Any) -> Config:
+    """Two epochs of two steps and a part of one."""
+    config: Config = {
+        "model": "inputs/tiny",
+        "data": {"train": "inputs/train.jsonl", "evaluation": "inputs/held_out.jsonl"},
+        "objective": {"method": "dpo"},
+        "training": {
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 2,
+            "use_cpu": True,
+        },
+        "output": "out",
+        "cache": "cache",
+        **keys,
+    }
+    if "batches" in keys:
+        del config["training"]["per_device_train_batch_size"]
+    return config
+
+
+def _training(processes: int = 1, **keys: Any) -> Run:
+    command = Command((*PREFTUNE, "train", "run.yaml"), processes=processes)
+    return Run((command,), {"run.yaml": _train_config(**keys)})
+
+
+def _verb(line: str) -> Command:
+    return Command((*PREFTUNE, *line.split()))
+
+
+PRIOR: Config = {"method": "dpo", "prior": "reward_gap"}
+BY_TOKENS: Config = {"tokens_per_step": 1200, "tokens_per_row": 500}
+IDENTITY: Config = {"calibration": "identity"}
+AUXILIARY: Config = {
+    "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}},
+    "prior": IDENTITY,
+    "rewards": {"lexical_diversity": {"weight": 2}, "length": {"target": [40, 80], "weight": 0.1}},
+}
+
+
+def _methods(*names: str, **keys: Any) -> Run:
+    """One command a method, into a folder of its own."""
+    lines = (f"train run.yaml objective.method={name} output=out/{name}" for name in names)
+    return Run(tuple(map(_verb, lines)), {"run.yaml": _train_config(**keys)})
+
+
+def _resumed() -> Run:
+    """Killed behind the first checkpoint, and gone on with to the end."""
+    train = "train run.yaml training.save_strategy=steps training.save_steps=2"
+    killed = Command((*KILLED, *train.split()), SIGKILL)
+    files = {"killed.py": KILL_BEHIND_CHECKPOINT}
+    return Run((killed, _verb(f"{train} --resume")), {"run.yaml": _train_config(**AUXILIARY)}, files)
+
+
+def _iterated(override: str = "") -> Run:
+    training = {
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 0,
+        "use_cpu": True,
+        "bf16": False,
+    }
+    config: Config = {
+        "model": "inputs/tiny",
+        "prompts": "inputs/prompts.jsonl",
+        "held_out": "inputs/held_out_prompts.jsonl",
+        "reward": "reading_grade",
+        "rounds": 2,
+        "sampling": {"n": 3, "max_new_tokens": 12},
+        "evaluation": {"n": 2},
+        "train": {"prior": {"calibration": "minmax"}, "training": training},
+        "output": "out",
+    }
+    return Run((_verb(f"iterate rounds.yaml {override}"),), {"rounds.yaml": config})
+
+
+def _swept() -> Run:
+    sweep = _verb("sweep run.yaml objective.beta=0.1,0.3 --n 2 --max-new-tokens 12")
+    return Run((sweep,), {"run.yaml": _train_config(rewards={"length": {"target": 3, "weight": 2.0}})})
+
+
+def _sampled() -> Run:
+    """By transformers, and by a server."""
+    data, shape = "inputs/prompts.jsonl", "--n 3 --max-new-tokens 16 --top-p 0.9 --rows 8"
+    here = _verb(f"sample inputs/tiny {data} --output sampled.jsonl {shape}")
+    there = _verb(f"sample m {data} --output served.jsonl --n 2 --engine server --rows 1")
+    return Run((here, there))
+
+
+def _reward_model_scored() -> Run:
+    """A reward model is trained, and scores."""
+    config = _train_config(objective={"method": "bradley_terry", "center_weight": 0.01})
+    scored = _verb("score inputs/unscored.jsonl --output scored.jsonl --prior hf:out/model")
+    return Run((_verb("train run.yaml"), scored), {"run.yaml": config})
+
+
+def _scored() -> Run:
+    """By a policy, measures, a function of the user's own in the working folder, and a judge."""
+    score = "score inputs/unscored.jsonl --output"
+    policy = "--prior policy:inputs/tiny:reference=inputs/mixture"
+    rewards = "--reward reading_grade --reward repetition:n=1 --reward rainy_reward:rainy"
+    commands = (f"{score} scored.jsonl {policy} {rewards}", f"{score} judged.jsonl --prior judge:m:workers=1")
+    return Run(tuple(map(_verb, commands)), files={"rainy_reward.py": OWN_REWARD})
+
+
+def _rescored(benchmark: str, files: str) -> Command:
+    """Figures from recorded judgments, in every form."""
+    forms = {"output": "json", "csv": "csv", "markdown": "md", "items": "items.jsonl"}
+    written = " ".join(f"--{flag} {benchmark}.{suffix}" for flag, suffix in forms.items())
+    return _verb(f"evaluate rescore {benchmark} {files} {written}")
+
+
+def _evaluated(benchmark: str, words: str, model: str = "openai:m") -> Command:
+    where = f"--output out/{benchmark} --cache cache --concurrency 1"
+    return _verb(f"evaluate run {benchmark} --model {model} {words} {where}")
+
+
+def _evaluated_by_server() -> Run:
+    """By judges, again from their recorded judgments, and prepared for people."""
+    judge = "--judge judge:m --judge-prompt inputs"
+    alpaca = "--questions inputs/alpaca.jsonl --baseline inputs/alpaca.jsonl"
+    arena = "--questions inputs/arena.jsonl --baseline inputs/arena_baseline.jsonl"
+    outputs = "out/alpaca_eval/model_outputs.json inputs/alpaca_outputs.json"
+    return Run(
+        (
+            _evaluated("alpaca_eval", f"{judge}/alpaca_prompt.txt {alpaca}"),
+            _evaluated("arena_hard", f"{judge}/arena_prompt.yaml {arena}"),
+            _evaluated("mt_bench", f"{judge}/mt_bench_prompts.jsonl --questions inputs/mt_bench.jsonl"),
+            _rescored("alpaca_eval", "out/alpaca_eval/annotations.json"),
+            _rescored("arena_hard", "out/arena_hard/judgments.jsonl"),
+            _rescored("mt_bench", "out/mt_bench/judgments.jsonl"),
+            _verb(f"evaluate human page {outputs} --output page.html"),
         )
-
-
-def train(tree: Tree, processes: int = 1) -> Callable[[Side, Path], None]:
-    """A training run."""
-
-    def run(side: Side, place: Path) -> None:
-        _write(place / "run.yaml", tree | {"output": "out"})
-        side.call(place, "train", "run.yaml", processes=processes)
-
-    return run
-
-
-def _write(path: Path, tree: Tree) -> None:
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-
-
-DPO = training({"method": "dpo", "prior": "reward_gap"})
-
-
-def resumed(side: Side, place: Path) -> None:
-    """A run that was cut behind its first checkpoint, and goes on."""
-    train(DPO)(side, place)
-    out = place / "out"
-    for checkpoint in (out / "checkpoints").iterdir():
-        if checkpoint.name != "checkpoint-2":
-            shutil.rmtree(checkpoint)
-    shutil.rmtree(out / "model")
-    (out / "summary.json").unlink()
-    side.call(place, "train", "run.yaml", "--resume")
-
-
-def sample(side: Side, place: Path) -> None:
-    """Samples of texts and chats."""
-    words = (
-        "--output",
-        "sampled.jsonl",
-        "--n",
-        "3",
-        "--max-new-tokens",
-        "8",
-        "--seed",
-        "5",
-        "--top-p",
-        "0.9",
     )
-    side.call(place, "sample", "inputs/model", "inputs/prompts.jsonl", *words)
 
 
-def score(side: Side, place: Path) -> None:
-    """Scores by measures, a function of one's own, a judge and an implicit reward."""
-    rewards = (
-        "reading_grade",
-        "toxicity",
-        "words:count",
-        "policy:inputs/other:reference=inputs/model,name=implicit",
+def _evaluated_here() -> Run:
+    """By a reward and by a judge, and shown on the page of a run."""
+    prompts = "--questions inputs/held_out_prompts.jsonl --max-new-tokens 12"
+    graded = f"--reward reading_grade --baseline inputs/mixture {prompts}"
+    judged = f"{prompts} --baseline inputs/head_to_head_baseline.jsonl --judge judge:m"
+    return Run(
+        (
+            _evaluated("reward", graded, model="inputs/tiny"),
+            _evaluated("head_to_head", judged, model="inputs/tiny"),
+            _verb("train run.yaml output=tuned"),
+            Command(("report.py",)),
+        ),
+        {"run.yaml": _train_config()},
+        {"report.py": WRITE_REPORT},
     )
-    flags = [word for reward in rewards for word in ("--reward", reward)]
-    side.call(place, "score", "inputs/train.jsonl", *flags, "--output", "scored.jsonl")
-    side.call(place, "score", "inputs/plain.jsonl", "--prior", "judge:scripted", "--output", "judged.jsonl")
 
 
-def iterate(mode: str) -> Callable[[Side, Path], None]:
-    """Two rounds."""
-
-    def run(side: Side, place: Path) -> None:
-        _write(place / "rounds.yaml", ROUNDS | {"update_every": mode, "output": "out"})
-        side.call(place, "iterate", "rounds.yaml")
-
-    return run
-
-
-def sweep(side: Side, place: Path) -> None:
-    """Two weights of an auxiliary reward."""
-    tree = training({"method": "dpo", "auxiliary": {"weight": 0.1}}, rewards=REWARDS, output="out")
-    _write(place / "run.yaml", tree)
-    words = ("objective.auxiliary.weight=0,0.3", "--n", "2", "--max-new-tokens", "6")
-    side.call(place, "sweep", "run.yaml", *words)
-
-
-def rescore(side: Side, place: Path) -> None:
-    """Figures from recorded verdicts of three benchmarks."""
-    for protocol, file in (
-        ("alpaca_eval", "slim.json"),
-        ("mt_bench", "single.jsonl"),
-        ("arena_hard", "battles.jsonl"),
-    ):
-        words = (protocol, f"inputs/{file}", "--output", f"{protocol}.json", "--csv", f"{protocol}.csv")
-        side.call(place, "evaluate", "rescore", *words)
-
-
-def evaluate(side: Side, place: Path) -> None:
-    """A comparison by a judge on loopback, and the mean of a reward."""
-    models = (
-        "--model",
-        "inputs/model",
-        "--baseline",
-        "inputs/other",
-        "--questions",
-        "inputs/questions.jsonl",
-    )
-    short = ("--max-new-tokens", "6")
-    words = ("head_to_head", *models, "--judge", "judge:scripted", "--output", "head_to_head", *short)
-    side.call(place, "evaluate", "run", *words)
-    words = ("reward", *models, "--reward", "reading_grade", "--output", "reward", *short)
-    side.call(place, "evaluate", "run", *words)
-
-
-RUNS: dict[str, Callable[[Side, Path], None]] = {
-    "dpo, prior": train(DPO),
-    "simpo, LoRA": train(training({"method": "simpo"}, lora={"rank": 4})),
-    "kto": train(training({"method": "kto"})),
-    "dpo, auxiliary": train(training({"method": "dpo", "auxiliary": {"weight": 0.1}}, rewards=REWARDS)),
-    "bradley_terry": train(training({"method": "bradley_terry"})),
-    "offline_ppo": train(training({"method": "offline_ppo"}, rewards=REWARDS)),
-    "csft": train(training({"method": "csft"})),
-    "mixture": train(training({"method": "dpo", "router_loss_weight": 0.01}, model="inputs/mixture")),
-    "resumed": resumed,
-    "two processes": train(DPO, processes=2),
-    "sharded": train(training({"method": "dpo", "prior": "reward_gap"}, fully_sharded=True), processes=2),
-    "sample": sample,
-    "score": score,
-    "iterate by round": iterate("round"),
-    "iterate by batch": iterate("batch"),
-    "sweep": sweep,
-    "rescore": rescore,
-    "evaluate": evaluate,
+RUNS: Mapping[str, Run] = {
+    "prior": _training(objective=PRIOR, prior=IDENTITY),
+    "simpo_lora": _training(objective={"method": "simpo"}, lora={"rank": 4}),
+    "kto_by_tokens": _training(objective={"method": "kto"}, batches=BY_TOKENS),
+    "auxiliary": _training(**AUXILIARY),
+    "reward_model": _reward_model_scored(),
+    "offline_ppo": _training(objective={"method": "offline_ppo"}, rewards={"length": {"target": 0}}),
+    "csft": _training(objective={"method": "csft"}),
+    "pair_methods": _methods("ipo", "cpo", "hinge"),
+    "reward_methods": _methods("alol", "dro_v", "modpo", rewards={"length": {"target": 40, "weight": 0.1}}),
+    "mixture": _training(model="inputs/mixture", objective=PRIOR, prior=IDENTITY),
+    "resumed": _resumed(),
+    "two_processes": _training(2, objective=PRIOR, prior=IDENTITY),
+    "fully_sharded": _training(2, **AUXILIARY, fully_sharded=True),
+    "sample": _sampled(),
+    "score": _scored(),
+    "iterate_rounds": _iterated(),
+    "iterate_batches": _iterated("update_every=batch"),
+    "sweep": _swept(),
+    "rescore": Run((_rescored("alpaca_eval", "inputs/annotations_a.json inputs/annotations_b.json"),)),
+    "evaluate_server": _evaluated_by_server(),
+    "evaluate_here": _evaluated_here(),
 }

@@ -1,0 +1,1 @@
+"""Whether two commits do the same: small runs through the command line, compared byte for byte."""
