@@ -142,8 +142,7 @@ def name_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A running scripted server that the environment names; what is no reply is asked again at once."""
-    monkeypatch.setattr("preftune.serving.endpoint.WAITS", (0.0, 0.0))
+    """A running scripted server that the environment names."""
     running = ScriptedServer()
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

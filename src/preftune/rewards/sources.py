@@ -28,7 +28,7 @@ from preftune.rewards.judge import Judge
 from preftune.rewards.measures import MEASURES, Option, is_finite_number
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
 from preftune.rewards.reward_model import TOKENS, RewardModel
-from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, Unit
+from preftune.rewards.scoring import Answer, Scorer, ScoreUnits, Unit, one_by_one
 
 if TYPE_CHECKING:
     import transformers
@@ -231,8 +231,6 @@ def _parse(flag: str, specification: str) -> tuple[str, dict[str, Any]]:
 class Measurement:
     """A measure, a column or a function as a `Scorer`: some hundred rows at a time, in the data's order."""
 
-    workers = 1
-
     def __init__(
         self,
         reward: AuxiliaryReward,
@@ -259,14 +257,14 @@ class Measurement:
         ]
 
     @contextmanager
-    def ready(self) -> Iterator[ScoreUnit]:
+    def ready(self) -> Iterator[ScoreUnits]:
         """The measure, which loads what it needs by itself."""
 
         def score(unit: Unit) -> list[float]:
             measured = measure_groups(unit.inputs, [self._reward], self._locate)
             return [float(number) for number in measured.measurements[self._reward.name].tolist()]
 
-        yield score
+        yield one_by_one(score)
 
 
 def rewards_content(

@@ -98,7 +98,7 @@ def sample_file(
             places = range(len(table))[part]
             if finished.keys() >= set(places):
                 continue
-            sample = sample or stack.enter_context(sampling.ready())
+            sample = sample or stack.enter_context(sampling.ready(shards.replies))
             groups = sample(
                 [row["prompt"] for row in table[part]], repeated[part], settings, progress=progress
             )
