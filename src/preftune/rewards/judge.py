@@ -12,6 +12,7 @@ from preftune.errors import InputError
 from preftune.rewards.scoring import Answer, KeepScores, ScoreUnits, Unit
 from preftune.serving.asking import Request
 from preftune.serving.endpoint import SLOW, Endpoint, Limits
+from preftune.serving.prices import Budget, Price
 from preftune.serving.replies import Reply
 
 PROMPT = """\
@@ -80,21 +81,38 @@ ATTEMPTS = 3
 class Judge:
     """A judge whose endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. See `Scorer`."""
 
-    def __init__(self, model: str, *, temperature: float | None = 0.0, workers: int = 8) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        temperature: float | None = 0.0,
+        workers: int = 8,
+        max_tokens: int | None = None,
+        price: str | None = None,
+        max_cost: int | float | None = None,
+    ) -> None:
         """Check that there is a key; nothing is asked yet.
 
         Args:
             model: its name at the endpoint.
             temperature: None leaves it to the endpoint.
             workers: requests at the same time, in each process where several score.
+            max_tokens: longest reply; None leaves it to the endpoint.
+            price: what a million tokens of prompts and of replies cost, as in "2.5,10".
+            max_cost: stop before this process spends more.
 
         Raises:
-            InputError: key or address cannot be used.
+            InputError: key, address or price cannot be used.
         """
-        # The endpoint's own limit ends a reply.
-        options = {"max_tokens": None, "temperature": temperature}
         self._title = f"judge:{model}"
-        self._endpoint = Endpoint(model, Limits(workers, timeout=SLOW), options, title=self._title)
+        self._endpoint = Endpoint(
+            model,
+            Limits(workers, timeout=SLOW),
+            {"max_tokens": max_tokens, "temperature": temperature},
+            price=None if price is None else Price.parse(f"{self._title}: price", price),
+            budget=Budget(max_cost),
+            title=self._title,
+        )
         self.identity = repr((PROMPT, PARSER, os.environ.get("OPENAI_BASE_URL")))
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:

@@ -2,11 +2,9 @@
 
 import json
 import os
-import urllib.request
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from urllib.parse import urljoin
 
 from preftune.data.rules import shorten
 from preftune.sampling.draws import sample_seed
@@ -21,7 +19,6 @@ VERSION = "sample 1"
 """Of how responses are asked for."""
 LARGEST_SEED = 0x7FFFFFFF
 """That every server reads."""
-VERSION_SECONDS = 5
 
 
 class ServerEngine:
@@ -31,24 +28,28 @@ class ServerEngine:
     """
 
     def __init__(
-        self, model: str, rows: int, *, price: Price | None = None, budget: Budget | None = None
+        self, model: str, rows: int, *, price: str | None = None, max_cost: float | None = None
     ) -> None:
         """Check that there is a key, and ask the server for its version where it tells.
 
         Args:
             model: its name at the server.
             rows: requests at the same time.
-            price: of its tokens.
-            budget: what may be spent.
+            price: see `build_engine`.
+            max_cost: see there.
 
         Raises:
-            InputError: key or address cannot be used, or there is a budget and no price.
+            InputError: key, address or price cannot be used.
         """
-        title = f"engine=server, model={model}"
-        self._endpoint = Endpoint(model, Limits(rows, timeout=SLOW), price=price, budget=budget, title=title)
-        base_url = os.environ.get("OPENAI_BASE_URL")
-        self.description = {"engine": "server", "version": server_version(base_url), "model": model}
-        self.identity = repr((sorted(self.description.items()), base_url))
+        self._endpoint = Endpoint(
+            model,
+            Limits(rows, timeout=SLOW),
+            price=None if price is None else Price.parse("--price", price),
+            budget=Budget(max_cost),
+            title=f"engine=server, model={model}",
+        )
+        self.description = {"engine": "server", "version": self._endpoint.server_version(), "model": model}
+        self.identity = repr((sorted(self.description.items()), os.environ.get("OPENAI_BASE_URL")))
 
     def ready(self, kept: Path | None = None) -> AbstractContextManager[Sample]:
         """The server; every response is in the file as soon as it is there."""
@@ -73,17 +74,6 @@ class ServerEngine:
             return [answers[at : at + settings.n] for at in range(0, len(answers), settings.n)]
 
         return nullcontext(sample)
-
-
-def server_version(base_url: str | None) -> str:
-    """What a server answers at /version, as vLLM's does; "unknown" where it has no such address."""
-    if not base_url:
-        return "unknown"
-    try:
-        with urllib.request.urlopen(urljoin(base_url, "/version"), timeout=VERSION_SECONDS) as answer:
-            return str(json.load(answer)["version"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return "unknown"
 
 
 def _request(prompt: str | Chat, repeat: int, number: int, settings: SamplingSettings) -> Request:

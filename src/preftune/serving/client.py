@@ -26,6 +26,7 @@ LARGEST_REPLY = 2**26
 SECONDS_TO_CONNECT = 30.0
 LONGEST_WAIT = 60.0
 """Seconds, whatever a server asks for."""
+VERSION_SECONDS = 5.0
 MOST_REDIRECTS = 3
 UNREADABLE = 2
 """How often a request is sent again whose reply cannot be read."""
@@ -153,14 +154,26 @@ class Server:
         fix = "See that OPENAI_BASE_URL is the address of its API, which mostly ends in /v1"
         raise Fault(why, fix, UNREADABLE, _wait(headers))
 
+    async def version(self) -> str:
+        """What a server answers at /version, as vLLM's does; "unknown" where it has no such address."""
+        if self.address == OPENAI:
+            return "unknown"
+        try:
+            async with asyncio.timeout(VERSION_SECONDS), self.connect() as http:
+                _, _, content = await self._send(http, urljoin(self.address, "/version"))
+            return str(self.masked(json.loads(content))["version"])
+        except (TimeoutError, Fault, httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError):
+            return "unknown"
+
     async def _send(
-        self, http: httpx2.AsyncClient, url: str, body: Mapping[str, Any]
+        self, http: httpx2.AsyncClient, url: str, body: Mapping[str, Any] | None = None
     ) -> tuple[int, httpx2.Headers, bytes]:
         """Status, headers and content of the reply, after redirects within the same origin."""
+        # Half a surrogate pair goes out escaped.
+        asked = ("GET", None) if body is None else ("POST", json.dumps(body))
         for _ in range(MOST_REDIRECTS + 1):
             content = bytearray()
-            # Half a surrogate pair goes out escaped.
-            async with http.stream("POST", url, content=json.dumps(body)) as response:
+            async with http.stream(asked[0], url, content=asked[1]) as response:
                 async for piece in response.aiter_bytes():
                     content += piece
                     if len(content) > LARGEST_REPLY:

@@ -123,6 +123,11 @@ class Endpoint:
         self._options = dict(options or {})
         self.identity = hash_of([self._server.address, model, self._options])
 
+    def server_version(self) -> str:
+        """What the server says it is; see `Server.version`."""
+        with start_blocking_portal() as portal:
+            return portal.call(self._server.version)
+
     def reply(self, requests: Sequence[Request], keep: Keep) -> None:
         """Ask as many at a time as the limits allow; see `Respondent`. Ctrl-C ends it at once."""
         # In a thread of its own: a notebook's has a loop already, and no signal interrupts `keep` there.

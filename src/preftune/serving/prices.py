@@ -58,7 +58,7 @@ class Budget:
         spent: so far.
     """
 
-    def __init__(self, max_cost: float | None = None) -> None:
+    def __init__(self, max_cost: int | float | None = None) -> None:
         """Start with nothing spent.
 
         Raises:
