@@ -81,9 +81,10 @@ def sample(
         found = build_engine(engine, str(model), rows, **spending)
         described, ready = found.description, found.ready()
     else:
-        if engine != "transformers":
+        if engine != "transformers" or price is not None or max_cost is not None:
             raise InputError(
-                f"engine={engine!r} samples from a model by its name, and a loaded model is given"
+                f"engine={engine!r}, price={price}, max_cost={max_cost}: a loaded model is given, and a server "
+                "samples from a model by its name: leave them out, or give the name"
             )
         described = {"engine": engine, "version": transformers.__version__, "model": type(model).__name__}
         ready = _loaded(model, processing_class, rows)
