@@ -83,8 +83,8 @@ def sample(
     else:
         if engine != "transformers" or price is not None or max_cost is not None:
             raise InputError(
-                f"engine={engine!r}, price={price}, max_cost={max_cost}: a loaded model is given, and a server "
-                "samples from a model by its name: leave them out, or give the name"
+                f"engine={engine!r}, price={price}, max_cost={max_cost}: a loaded model is given, and a "
+                "server samples from a model by its name: leave them out, or give the name"
             )
         described = {"engine": engine, "version": transformers.__version__, "model": type(model).__name__}
         ready = _loaded(model, processing_class, rows)
