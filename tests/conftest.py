@@ -28,6 +28,8 @@ from preftune.cli import main
 from preftune.data import Pair, TokenizedGroup
 from preftune.demo.model import demo_model_dir
 
+from .scripted_server import ScriptedServer, scripted_server
+
 
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
@@ -289,3 +291,10 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     server = Endpoint()
     with serving(server, monkeypatch):
         yield server
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    """A running scripted server that the environment names."""
+    with scripted_server(monkeypatch) as running:
+        yield running

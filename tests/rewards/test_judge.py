@@ -115,7 +115,7 @@ def test_an_endpoint_that_refuses_is_named(
     output = str(tmp_path / "scored.jsonl")
     code, errors = preftune("score", str(data), "--prior", "judge:m:workers=2", "--output", output)
     assert code == 2
-    assert "judge:m failed" in errors
+    assert "judge:m at http://127.0.0.1" in errors
     assert "no such path" in errors
 
 

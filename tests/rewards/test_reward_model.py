@@ -180,8 +180,10 @@ def scores_of(model: RewardModel, asked: list[Answer]) -> list[float]:
     """Scores in the order of the answers."""
     found: dict[int, float] = {}
     with model.ready() as score:
-        for unit in model.plan(asked):
-            found.update(zip(unit.places, score(unit), strict=True))
+        score(
+            model.plan(asked),
+            lambda unit, scores: found.update(zip(unit.places, scores, strict=True)),
+        )
     return [found[place] for place in range(len(asked))]
 
 

@@ -139,7 +139,7 @@ def test_a_servers_seeds_name_prompt_repeat_and_number(endpoint: Endpoint) -> No
 def test_a_server_that_fails_is_named_with_its_reason(endpoint: Endpoint) -> None:
     """The server's own words are in the error."""
     endpoint.fails_after = 2
-    with pytest.raises(InputError, match=r"engine=server, model=tuned: .*the model is gone.*start again"):
+    with pytest.raises(InputError, match=r"engine=server, model=tuned at .*the model is gone.*start again"):
         sample("server", "tuned", ["Once"], [0])
 
 
@@ -271,7 +271,7 @@ def test_vllm_gets_our_tokens_and_a_seed_for_every_response(
         ("transformer", "x", {}, r"engine=transformer is none of .*did you mean 'transformers'"),
         ("transformers", "./nowhere", {}, "model=./nowhere"),
         ("vllm", "x", {}, "engine=vllm needs the package vllm"),
-        ("server", "x", {"OPENAI_API_KEY": ""}, "engine=server needs OPENAI_API_KEY"),
+        ("server", "x", {"OPENAI_API_KEY": ""}, "engine=server, model=x needs OPENAI_API_KEY"),
     ],
 )
 def test_an_engine_that_cannot_be_used_says_why(

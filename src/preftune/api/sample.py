@@ -35,6 +35,8 @@ def sample(
     seed: int = 0,
     rows: int = 64,
     engine: str = "transformers",
+    price: str | None = None,
+    max_cost: float | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     output: str | Path | None = None,
     progress: bool = False,
@@ -52,6 +54,8 @@ def sample(
         seed: the same seed gives the same responses.
         rows: responses decoded together; for a server, requests at the same time.
         engine: "transformers", "vllm" or "server".
+        price: what a million tokens of prompts and of responses cost at a server, as in "2.5,10".
+        max_cost: stop before this process spends more at a server.
         processing_class: a loaded model's tokenizer; found by the model's name unless given.
         output: JSON Lines file to write; with a model's name, a call that was killed continues there.
         progress: show a bar.
@@ -64,21 +68,23 @@ def sample(
         InputError: the model, a prompt or a setting cannot be used.
     """
     settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
+    spending: dict[str, Any] = {"price": price, "max_cost": max_cost}
     source = prompts if isinstance(prompts, str | Path) else _as_rows(prompts)
     by_name = isinstance(model, str | Path)
     if output is not None and by_name:
-        options = asdict(settings) | {"rows": rows, "engine": engine, "progress": progress}
+        options = asdict(settings) | {"rows": rows, "engine": engine, "progress": progress, **spending}
         sample_file(str(model), source, Path(output), **options)
         return [dict(row) for row in read_rows(output)]
     table = list(read_rows(source))
     check_prompts(table, source, None if output is None else Path(output))
     if by_name:
-        found = build_engine(engine, str(model), rows)
+        found = build_engine(engine, str(model), rows, **spending)
         described, ready = found.description, found.ready()
     else:
-        if engine != "transformers":
+        if engine != "transformers" or price is not None or max_cost is not None:
             raise InputError(
-                f"engine={engine!r} samples from a model by its name, and a loaded model is given"
+                f"engine={engine!r}, price={price}, max_cost={max_cost}: a loaded model is given, and a "
+                "server samples from a model by its name: leave them out, or give the name"
             )
         described = {"engine": engine, "version": transformers.__version__, "model": type(model).__name__}
         ready = _loaded(model, processing_class, rows)

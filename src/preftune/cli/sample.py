@@ -29,6 +29,10 @@ def sample(
         int, typer.Option(help="Responses decoded together; more is faster and takes memory.")
     ] = 64,
     engine: Annotated[str, typer.Option(help="transformers, vllm or server.")] = "transformers",
+    price: Annotated[
+        str | None, typer.Option(metavar="IN,OUT", help="The server's, for a million tokens.")
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stops before this process spends more.")] = None,
 ) -> None:
     """Sample n responses to every prompt, each prompt read once for all of them.
 
@@ -51,6 +55,8 @@ def sample(
         seed=seed,
         rows=rows,
         engine=engine,
+        price=price,
+        max_cost=max_cost,
         output=output,
         progress=is_main,
     )

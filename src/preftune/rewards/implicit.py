@@ -8,7 +8,7 @@ from typing import Any
 from preftune.data import LengthLimits, RowReport, RowRules, TokenizedGroup, tokenize_groups
 from preftune.errors import InputError
 from preftune.models.content import Precision, model_content, scoring_precision
-from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+from preftune.rewards.scoring import Answer, ScoreUnits, Unit, one_by_one
 
 TRUNCATED = RowRules({"prompt_too_long": "truncate", "response_too_long": "truncate"})
 
@@ -18,8 +18,6 @@ class ImplicitReward:
 
     See `Scorer`. Text becomes tokens as in training, by the tuned model's tokenizer and template.
     """
-
-    workers = 1
 
     def __init__(
         self,
@@ -97,7 +95,7 @@ class ImplicitReward:
         ]
 
     @contextmanager
-    def ready(self) -> Iterator[ScoreUnit]:
+    def ready(self) -> Iterator[ScoreUnits]:
         """Both models in memory."""
         import torch
 
@@ -114,4 +112,4 @@ class ImplicitReward:
                 log_ratios = policy(batch).logps - reference(batch).logps
             return [float(log_ratio) for log_ratio in log_ratios.tolist()]
 
-        yield score
+        yield one_by_one(score)

@@ -2,15 +2,18 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from preftune.data.groups import Text
 from preftune.data.rules import shorten
 from preftune.errors import InputError
-from preftune.rewards.scoring import Answer, ScoreUnit, Unit
-from preftune.serving.client import connect, first_choice, require_key, without_key
+from preftune.rewards.scoring import Answer, KeepScores, ScoreUnits, Unit
+from preftune.serving.asking import Request
+from preftune.serving.endpoint import SLOW, Endpoint, Limits
+from preftune.serving.prices import Budget, Price
+from preftune.serving.replies import Reply
 
 PROMPT = """\
 Rate how well the response answers the prompt, as a whole number from 1 to 10.
@@ -78,21 +81,38 @@ ATTEMPTS = 3
 class Judge:
     """A judge whose endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. See `Scorer`."""
 
-    def __init__(self, model: str, *, temperature: float | None = 0.0, workers: int = 8) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        temperature: float | None = 0.0,
+        workers: int = 8,
+        max_tokens: int | None = None,
+        price: str | None = None,
+        max_cost: int | float | None = None,
+    ) -> None:
         """Check that there is a key; nothing is asked yet.
 
         Args:
             model: its name at the endpoint.
             temperature: None leaves it to the endpoint.
             workers: requests at the same time, in each process where several score.
+            max_tokens: longest reply; None leaves it to the endpoint.
+            price: what a million tokens of prompts and of replies cost, as in "2.5,10".
+            max_cost: stop before this process spends more.
 
         Raises:
-            InputError: there is no key.
+            InputError: key, address or price cannot be used.
         """
-        require_key(f"judge:{model}")
-        self._model = model
-        self._settings: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
-        self.workers = workers
+        self._title = f"judge:{model}"
+        self._endpoint = Endpoint(
+            model,
+            Limits(workers, timeout=SLOW),
+            {"max_tokens": max_tokens, "temperature": temperature},
+            price=None if price is None else Price.parse(f"{self._title}: price", price),
+            budget=Budget(max_cost),
+            title=self._title,
+        )
         self.identity = repr((PROMPT, PARSER, os.environ.get("OPENAI_BASE_URL")))
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
@@ -102,33 +122,29 @@ class Judge:
             places.setdefault(_question(answer), []).append(place)
         return [Unit(tuple(same), answers[same[0]]) for same in places.values()]
 
-    @contextmanager
-    def ready(self) -> Iterator[ScoreUnit]:
-        """The connection."""
-        with connect() as client:
-            yield lambda unit: [self._rate(client, unit.inputs)] * len(unit.places)
+    def ready(self) -> AbstractContextManager[ScoreUnits]:
+        """The endpoint, which needs no preparation."""
+        return nullcontext(self._rate)
 
-    def _rate(self, client: Any, answer: Answer) -> float:
-        asked = _question(answer)
-        reply = ""
-        for _ in range(ATTEMPTS):
-            choice, _ = first_choice(
-                client.chat.completions.create,
-                f"judge:{self._model} failed",
-                "Ratings so far are kept",
-                model=self._model,
-                messages=[{"role": "user", "content": asked}],
-                **self._settings,
-            )
-            reply = without_key(choice.message.content or "")
-            rating = parse_rating(reply)
+    def _rate(self, units: Sequence[Unit], keep: KeepScores) -> None:
+        requests = [_request(unit.inputs) for unit in units]
+        tried: Counter[int] = Counter()
+
+        def read(index: int, reply: Reply) -> Request | None:
+            tried[index] += 1
+            rating = parse_rating(reply.text)
             if rating is not None:
-                return rating
-        raise InputError(
-            f"judge:{self._model}: row {answer.group.row}, response {answer.place}: no reply of {ATTEMPTS} "
-            f"has a rating from 1 to 10; the last is {shorten(reply, 200)}. Ratings so far are kept: leave "
-            "the row out, or ask another judge"
-        )
+                keep(units[index], [rating] * len(units[index].places))
+                return None
+            if tried[index] < ATTEMPTS:
+                return requests[index]
+            raise InputError(
+                f"{self._title}: {requests[index].name}: no reply of {ATTEMPTS} has a rating from 1 to 10; "
+                f"the last is {reply.trouble or shorten(reply.text, 200)}. Ratings so far are kept: leave "
+                "the row out, or ask another judge"
+            )
+
+        self._endpoint.reply(requests, read)
 
 
 def parse_rating(reply: str) -> float | None:
@@ -182,6 +198,11 @@ def _sentence(reply: str, statement: re.Match[str]) -> str:
     """The sentence that a statement stands in."""
     before = re.split(r"[.!?]\s|\n", reply[: statement.start()])[-1]
     return before + re.split(r"[.!?]\s|\n", reply[statement.start() :])[0]
+
+
+def _request(answer: Answer) -> Request:
+    message = {"role": "user", "content": _question(answer)}
+    return Request(f"row {answer.group.row}, response {answer.place}", (message,), 0, 0.0)
 
 
 def _question(answer: Answer) -> str:

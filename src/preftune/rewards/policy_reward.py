@@ -11,7 +11,7 @@ from preftune.data.groups import Group, Response, as_answer, as_text
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
-from preftune.rewards.scoring import Answer, ScoreUnit, score_missing
+from preftune.rewards.scoring import Answer, ScoreUnits, score_missing
 from preftune.rewards.sources import Scoring, resolve_source
 from preftune.storage.hashing import hash_json
 from preftune.storage.processes import Processes
@@ -55,7 +55,7 @@ class PolicyReward:
             )
         self._sign = -1.0 if name in MEASURES and MEASURES[name].goal == "minimise" else 1.0
         self.identity = hash_json([self._sign, *map(repr, self._scoring.content)])
-        self._ready: ScoreUnit | None = None
+        self._ready: ScoreUnits | None = None
 
     def score(self, rows: Sequence[AnsweredRow], output: Path) -> list[list[float]]:
         """The rewards of every row's `responses`, in order.

@@ -13,7 +13,7 @@ from preftune.data import RULES, ChatTemplate, LengthLimits, RowReport, tokenize
 from preftune.data.rules import BadRow, shorten
 from preftune.errors import InputError
 from preftune.models.content import TEMPLATE_KEY, Precision, model_content, scoring_precision
-from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+from preftune.rewards.scoring import Answer, ScoreUnits, Unit, one_by_one
 
 if TYPE_CHECKING:
     import transformers
@@ -32,8 +32,6 @@ class RewardModel:
 
     Configuration and tokenizer are read at once, the weights (safetensors only) when there is work.
     """
-
-    workers = 1
 
     def __init__(
         self,
@@ -113,7 +111,7 @@ class RewardModel:
         ]
 
     @contextmanager
-    def ready(self) -> Iterator[ScoreUnit]:
+    def ready(self) -> Iterator[ScoreUnits]:
         """The model in memory."""
         model = self._load().to(self._device).eval()
 
@@ -121,7 +119,7 @@ class RewardModel:
             scores = self._scores(model, list(unit.inputs))
             return list(chain(*([score] * n for score, n in zip(scores, unit.inputs.values(), strict=True))))
 
-        yield score
+        yield one_by_one(score)
 
     def _scores(self, model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
         import torch

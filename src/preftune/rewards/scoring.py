@@ -4,8 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -54,8 +53,21 @@ def scored_content(groups: Iterable[Group]) -> str:
     return digest.hexdigest()
 
 
-ScoreUnit = Callable[[Unit], list[float]]
-"""A number for each place of a unit, in order."""
+KeepScores = Callable[[Unit, list[float]], None]
+"""Takes a unit with a number for each of its places, in order, as soon as it is finished."""
+
+ScoreUnits = Callable[[Sequence[Unit], KeepScores], None]
+"""Scores units, in any order."""
+
+
+def one_by_one(score: Callable[[Unit], list[float]]) -> ScoreUnits:
+    """Scores units in their order by what scores a unit."""
+
+    def score_units(units: Sequence[Unit], keep: KeepScores) -> None:
+        for unit in units:
+            keep(unit, score(unit))
+
+    return score_units
 
 
 @runtime_checkable
@@ -64,11 +76,9 @@ class Scorer(Protocol):
 
     Attributes:
         identity: what decides its scores besides its options, such as a hash of a model's files.
-        workers: units scored at the same time in a process.
     """
 
     identity: str
-    workers: int
 
     def plan(self, answers: Sequence[Answer]) -> list[Unit]:
         """Cut the answers into units.
@@ -78,7 +88,7 @@ class Scorer(Protocol):
         """
         ...
 
-    def ready(self) -> AbstractContextManager[ScoreUnit]:
+    def ready(self) -> AbstractContextManager[ScoreUnits]:
         """Load what scoring needs, for as long as the context is open."""
         ...
 
@@ -91,7 +101,7 @@ def score_missing(
     *,
     title: str,
     progress: bool = False,
-    ready: ScoreUnit | None = None,
+    ready: ScoreUnits | None = None,
 ) -> None:
     """Score this process's share of what no shard holds yet.
 
@@ -115,51 +125,25 @@ def score_missing(
     share = scorer.plan(answers)[processes.rank :: processes.count]
     missing = [unit for unit in share if not finished.keys() >= set(unit.places)]
     if missing:
-        from rich.progress import track
+        from rich.progress import Progress
 
-        with nullcontext(ready) if ready else scorer.ready() as score:
-            results = _finite(title, answers, _results(score, missing, scorer.workers))
-            bar = track(results, f"Scoring {title}", len(missing), disable=not progress)
-            for unit, scores in bar:
-                shards.append(dict(zip(unit.places, scores, strict=True)), processes.rank)
+        with nullcontext(ready) if ready else scorer.ready() as score, Progress(disable=not progress) as bar:
+            task = bar.add_task(f"Scoring {title}", total=len(missing))
 
+            def keep(unit: Unit, scores: list[float]) -> None:
+                by_place = dict(zip(unit.places, scores, strict=True))
+                _require_finite(title, answers, by_place)
+                shards.append(by_place, processes.rank)
+                bar.advance(task)
 
-def _finite(
-    title: str, answers: Sequence[Answer], results: Iterator[tuple[Unit, list[float]]]
-) -> Iterator[tuple[Unit, list[float]]]:
-    """The results, as long as they are numbers."""
-    for unit, scores in results:
-        for place, score in zip(unit.places, scores, strict=True):
-            if not math.isfinite(score):
-                answer = answers[place]
-                raise InputError(
-                    f"{title}: row {answer.group.row}, response {answer.place} scored {score}, which is no "
-                    "finite number: leave the row out, or score in another precision"
-                )
-        yield unit, scores
+            score(missing, keep)
 
 
-def _results(score: ScoreUnit, units: Sequence[Unit], workers: int) -> Iterator[tuple[Unit, list[float]]]:
-    """Units with their scores, as they are finished; where one fails, those at work come before that."""
-    if workers == 1:
-        for unit in units:
-            yield unit, score(unit)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(score, unit): unit for unit in units}
-        failure: BaseException | None = None
-        try:
-            for future in as_completed(futures):
-                if future.cancelled():
-                    continue
-                if error := future.exception():
-                    failure = failure or error
-                    # Not the pool's shutdown, which never tells as_completed of what it cancels.
-                    for other in futures:
-                        other.cancel()
-                else:
-                    yield futures[future], future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        if failure:
-            raise failure
+def _require_finite(title: str, answers: Sequence[Answer], scores: Mapping[int, float]) -> None:
+    for place, score in scores.items():
+        if not math.isfinite(score):
+            answer = answers[place]
+            raise InputError(
+                f"{title}: row {answer.group.row}, response {answer.place} scored {score}, which is no "
+                "finite number: leave the row out, or score in another precision"
+            )

@@ -28,7 +28,7 @@ from preftune.rewards.judge import Judge
 from preftune.rewards.measures import MEASURES, Option, is_finite_number
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
 from preftune.rewards.reward_model import TOKENS, RewardModel
-from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, Unit
+from preftune.rewards.scoring import Answer, Scorer, ScoreUnits, Unit, one_by_one
 
 if TYPE_CHECKING:
     import transformers
@@ -62,7 +62,11 @@ def _is_name(value: object) -> bool:
 
 
 def _is_temperature(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and is_finite_number(value) and value >= 0)
+    return value is None or _is_cost(value)
+
+
+def _is_cost(value: object) -> bool:
+    return isinstance(value, int | float) and is_finite_number(value) and value >= 0
 
 
 def _is_settings(value: object) -> bool:
@@ -114,6 +118,9 @@ SOURCES: Mapping[str, Source] = {
                 "of sampling, null for the endpoint's (0)",
             ),
             "workers": Option("an int >= 1", _is_count, "requests at the same time in each process (8)"),
+            "max_tokens": Option("an int >= 1", _is_count, "longest reply (the endpoint's)"),
+            "price": Option("IN,OUT", _is_name, "what a million tokens of prompts and replies cost"),
+            "max_cost": Option("a number >= 0", _is_cost, "a process stops before it spends more"),
         },
     ),
     "policy": Source(
@@ -200,7 +207,8 @@ def resolve_source(
         scorer = Measurement(
             resolve_reward(path, name, settings, tokenizer), text, options, tokenizer, locate
         )
-    return Scoring(name, scorer, (text, sorted(options.items()), scorer.identity))
+    decisive = {option: value for option, value in options.items() if option not in ("price", "max_cost")}
+    return Scoring(name, scorer, (text, sorted(decisive.items()), scorer.identity))
 
 
 def _of_function(flag: str, function: Callable[..., Any], name: str | None, locate: Where) -> Scoring:
@@ -231,8 +239,6 @@ def _parse(flag: str, specification: str) -> tuple[str, dict[str, Any]]:
 class Measurement:
     """A measure, a column or a function as a `Scorer`: some hundred rows at a time, in the data's order."""
 
-    workers = 1
-
     def __init__(
         self,
         reward: AuxiliaryReward,
@@ -259,14 +265,14 @@ class Measurement:
         ]
 
     @contextmanager
-    def ready(self) -> Iterator[ScoreUnit]:
+    def ready(self) -> Iterator[ScoreUnits]:
         """The measure, which loads what it needs by itself."""
 
         def score(unit: Unit) -> list[float]:
             measured = measure_groups(unit.inputs, [self._reward], self._locate)
             return [float(number) for number in measured.measurements[self._reward.name].tolist()]
 
-        yield score
+        yield one_by_one(score)
 
 
 def rewards_content(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from preftune.sampling.settings import Chat, SamplingSettings
@@ -55,6 +56,11 @@ class SamplingEngine(Protocol):
     identity: str
     description: dict[str, str]
 
-    def ready(self) -> AbstractContextManager[Sample]:
-        """Load what sampling needs, for as long as the context is open."""
+    def ready(self, kept: Path | None = None) -> AbstractContextManager[Sample]:
+        """Load what sampling needs, for as long as the context is open.
+
+        Args:
+            kept: a file for responses that are paid for one by one, and must be asked for once; None keeps
+                none. Engines in this process make no use of it.
+        """
         ...

@@ -1,6 +1,7 @@
 """The engines that sample, by name."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from preftune.data.rules import suggest
 from preftune.errors import InputError
@@ -19,13 +20,13 @@ def _vllm(model: str, rows: int) -> SamplingEngine:
     return VllmEngine(model, rows)
 
 
-def _server(model: str, rows: int) -> SamplingEngine:
+def _server(model: str, rows: int, **spending: Any) -> SamplingEngine:
     from preftune.sampling.server_engine import ServerEngine
 
-    return ServerEngine(model, rows)
+    return ServerEngine(model, rows, **spending)
 
 
-ENGINES: Mapping[str, Callable[[str, int], SamplingEngine]] = {
+ENGINES: Mapping[str, Callable[..., SamplingEngine]] = {
     "transformers": _transformers,
     "vllm": _vllm,
     "server": _server,
@@ -33,13 +34,17 @@ ENGINES: Mapping[str, Callable[[str, int], SamplingEngine]] = {
 """What `--engine` takes: the model in this process, vLLM in this process, or any OpenAI-compatible server."""
 
 
-def build_engine(name: str, model: str, rows: int) -> SamplingEngine:
+def build_engine(
+    name: str, model: str, rows: int, *, price: str | None = None, max_cost: float | None = None
+) -> SamplingEngine:
     """An engine for a model; nothing heavy is loaded yet.
 
     Args:
         name: in `ENGINES`.
         model: folder or hub name; for `server` the name it has there.
         rows: responses decoded together; for `server` requests at the same time.
+        price: what a million tokens of prompts and of responses cost at a server, as in "2.5,10".
+        max_cost: stop before this process spends more at a server.
 
     Raises:
         InputError: there is no such engine, or it cannot be used with this model or on this machine.
@@ -48,4 +53,11 @@ def build_engine(name: str, model: str, rows: int) -> SamplingEngine:
         raise InputError(f"engine={name} is none of {', '.join(ENGINES)}{suggest(name, list(ENGINES))}")
     if rows < 1:
         raise InputError(f"rows={rows}: rows must be at least 1.")
-    return ENGINES[name](model, rows)
+    spending = {
+        key: value for key, value in {"price": price, "max_cost": max_cost}.items() if value is not None
+    }
+    if spending and name != "server":
+        raise InputError(
+            f"{', '.join(spending)}: engine={name} costs nothing; give engine=server, or leave it out"
+        )
+    return ENGINES[name](model, rows, **spending)

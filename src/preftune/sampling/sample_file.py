@@ -46,6 +46,8 @@ def sample_file(
     rows: int,
     top_p: float = 1.0,
     engine: str = "transformers",
+    price: str | None = None,
+    max_cost: float | None = None,
     progress: bool = False,
 ) -> int:
     """Write every row of `prompts` to `output` with its n responses.
@@ -70,6 +72,8 @@ def sample_file(
         rows: responses decoded together.
         top_p: see `SamplingSettings`.
         engine: a name in `ENGINES`.
+        price: see `build_engine`.
+        max_cost: see there.
         progress: show a bar per chunk.
 
     Returns:
@@ -82,7 +86,7 @@ def sample_file(
     settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
     table = list(read_rows(prompts))
     check_prompts(table, prompts, output)
-    sampling = build_engine(engine, model, rows)
+    sampling = build_engine(engine, model, rows, price=price, max_cost=max_cost)
     processes = launched_processes()
     size = min(PROMPTS_PER_CHUNK, max(rows // n, math.ceil(len(table) / CHUNKS)))
     starts = range(0, len(table), size)
@@ -100,7 +104,7 @@ def sample_file(
             places = range(len(table))[part]
             if finished.keys() >= set(places):
                 continue
-            sample = sample or stack.enter_context(sampling.ready())
+            sample = sample or stack.enter_context(sampling.ready(shards.replies))
             groups = sample(
                 [row["prompt"] for row in table[part]], repeated[part], settings, progress=progress
             )

@@ -2,23 +2,23 @@
 
 import json
 import os
-import urllib.request
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urljoin
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
-from rich.progress import track
-
+from preftune.data.rules import shorten
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.settings import Chat, SamplingSettings
-from preftune.serving.client import connect, first_choice, require_key, without_key
+from preftune.serving.asking import Interview, Request
+from preftune.serving.endpoint import SLOW, Endpoint, Limits
+from preftune.serving.prices import Budget, Price
+from preftune.serving.replies import ReplyCache
 
+VERSION = "sample 1"
+"""Of how responses are asked for."""
 LARGEST_SEED = 0x7FFFFFFF
 """That every server reads."""
-VERSION_SECONDS = 5
 
 
 class ServerEngine:
@@ -27,82 +27,64 @@ class ServerEngine:
     Text prompts go to its completions, messages to its chat completions, with the server's own template.
     """
 
-    def __init__(self, model: str, rows: int) -> None:
+    def __init__(
+        self, model: str, rows: int, *, price: str | None = None, max_cost: float | None = None
+    ) -> None:
         """Check that there is a key, and ask the server for its version where it tells.
 
         Args:
             model: its name at the server.
             rows: requests at the same time.
+            price: see `build_engine`.
+            max_cost: see there.
 
         Raises:
-            InputError: there is no key.
+            InputError: key, address or price cannot be used.
         """
-        require_key("engine=server")
-        base_url = os.environ.get("OPENAI_BASE_URL")
-        self._model, self._rows = model, rows
-        self.description = {"engine": "server", "version": server_version(base_url), "model": model}
-        self.identity = repr((sorted(self.description.items()), base_url))
+        self._endpoint = Endpoint(
+            model,
+            Limits(rows, timeout=SLOW),
+            price=None if price is None else Price.parse("--price", price),
+            budget=Budget(max_cost),
+            title=f"engine=server, model={model}",
+        )
+        self.description = {"engine": "server", "version": self._endpoint.server_version(), "model": model}
+        self.identity = repr((sorted(self.description.items()), os.environ.get("OPENAI_BASE_URL")))
 
-    @contextmanager
-    def ready(self) -> Iterator[Sample]:
-        """The connection, and threads that wait for answers."""
-        with connect() as client, ThreadPoolExecutor(self._rows) as pool:
+    def ready(self, kept: Path | None = None) -> AbstractContextManager[Sample]:
+        """The server; every response is in the file as soon as it is there."""
+        cache = ReplyCache(kept)
 
-            def sample(
-                prompts: Sequence[str | Chat],
-                repeats: Sequence[int],
-                settings: SamplingSettings,
-                *,
-                progress: bool = False,
-            ) -> list[list[Generated]]:
-                requests = [
-                    pool.submit(self._ask, client, prompt, _seed(settings, prompt, repeat, number), settings)
-                    for prompt, repeat in zip(prompts, repeats, strict=True)
-                    for number in range(settings.n)
-                ]
-                try:
-                    # What fails ends the bar with it: a bar that is only collected later can block others.
-                    results = (request.result() for request in requests)
-                    answers = list(track(results, "sampling", len(requests), disable=not progress))
-                except BaseException:
-                    # Nobody waits for the rest.
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-                return [answers[at : at + settings.n] for at in range(0, len(answers), settings.n)]
+        def sample(
+            prompts: Sequence[str | Chat],
+            repeats: Sequence[int],
+            settings: SamplingSettings,
+            *,
+            progress: bool = False,
+        ) -> list[list[Generated]]:
+            requests = [
+                _request(prompt, repeat, number, settings)
+                for prompt, repeat in zip(prompts, repeats, strict=True)
+                for number in range(settings.n)
+            ]
+            replies = Interview(self._endpoint, cache, VERSION, progress).ask(requests, "sampling")
+            answers = [
+                Generated(reply.text, reply.completion_tokens, reply.finish_reason) for reply in replies
+            ]
+            return [answers[at : at + settings.n] for at in range(0, len(answers), settings.n)]
 
-            yield sample
-
-    def _ask(self, client: Any, prompt: str | Chat, seed: int, settings: SamplingSettings) -> Generated:
-        asked: dict[str, Any] = {
-            "model": self._model,
-            "seed": seed,
-            "n": 1,
-            "max_tokens": settings.max_new_tokens,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-        }
-        if isinstance(prompt, str):
-            create, asked["prompt"] = client.completions.create, prompt
-        else:
-            create, asked["messages"] = client.chat.completions.create, list(prompt)
-        who = f"engine=server, model={self._model}"
-        choice, usage = first_choice(create, who, "Finished shards are kept", **asked)
-        text = without_key((choice.text if isinstance(prompt, str) else choice.message.content) or "")
-        tokens = usage.completion_tokens if usage else None
-        return Generated(text, tokens, str(choice.finish_reason))
+        return nullcontext(sample)
 
 
-def server_version(base_url: str | None) -> str:
-    """What a server answers at /version, as vLLM's does; "unknown" where it has no such address."""
-    if not base_url:
-        return "unknown"
-    try:
-        with urllib.request.urlopen(urljoin(base_url, "/version"), timeout=VERSION_SECONDS) as answer:
-            return str(json.load(answer)["version"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return "unknown"
-
-
-def _seed(settings: SamplingSettings, prompt: str | Chat, repeat: int, sample: int) -> int:
+def _request(prompt: str | Chat, repeat: int, number: int, settings: SamplingSettings) -> Request:
+    """What is asked for a response."""
     content = json.dumps(prompt, sort_keys=True)
-    return sample_seed(settings, content, repeat, sample) & LARGEST_SEED
+    seed = sample_seed(settings, content, repeat, number) & LARGEST_SEED
+    return Request(
+        f"response {number} to {shorten(prompt)}",
+        () if isinstance(prompt, str) else tuple(prompt),
+        settings.max_new_tokens,
+        float(settings.temperature),
+        prompt=prompt if isinstance(prompt, str) else None,
+        options={"seed": seed, "n": 1, "top_p": settings.top_p},
+    )

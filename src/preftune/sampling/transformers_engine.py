@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import transformers
 from torch import nn
@@ -49,7 +50,7 @@ class TransformersEngine:
         self.identity = repr((sorted(self.description.items()), self._device.type, rows))
 
     @contextmanager
-    def ready(self) -> Iterator[Sample]:
+    def ready(self, kept: Path | None = None) -> Iterator[Sample]:
         """Model and tokenizer."""
         if self._device.type == "cpu":
             keep_freed_memory()

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
@@ -49,7 +50,7 @@ class VllmEngine:
         self.identity = repr((sorted(self.description.items()), rows))
 
     @contextmanager
-    def ready(self) -> Iterator[Sample]:
+    def ready(self, kept: Path | None = None) -> Iterator[Sample]:
         """The model in vLLM, and its tokenizer."""
         vllm: Any = importlib.import_module("vllm")
 

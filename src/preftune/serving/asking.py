@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -28,6 +29,8 @@ class Request:
         labels: the texts that may be the reply, where it is one of a few. A model in this process replies
             with the likeliest of them and says how likely each is.
         attempt: how often this has been asked before.
+        prompt: text to continue, in place of messages; None where there is none.
+        options: parameters besides, such as a seed.
     """
 
     name: str
@@ -37,10 +40,12 @@ class Request:
     top_log_probs: int = 0
     labels: tuple[str, ...] = ()
     attempt: int = 0
+    prompt: str | None = None
+    options: Mapping[str, Any] | None = None
 
 
-Keep = Callable[[int, Reply], None]
-"""Takes the reply to the request of that index, as soon as it is there."""
+Keep = Callable[[int, Reply], Request | None]
+"""Takes the reply to the request of that index, as soon as it is there; what to ask in its place, or None."""
 
 
 @runtime_checkable
@@ -127,6 +132,9 @@ class Interview:
                     self.respondent.reply(list(missing.values()), keep)
                 finally:
                     logger.info("%s: %s", self.respondent.name, self.respondent.usage.summary())
+            troubles = Counter(trouble for key in places if (trouble := self.cache[key].trouble))
+            for trouble, count in troubles.items():
+                logger.warning("%s: %d of %d new replies are %s", title, count, len(places), trouble)
         return [self.cache[key] for key in keys]
 
     def unknown(self, requests: Sequence[Request]) -> list[Request]:
@@ -144,8 +152,8 @@ class Interview:
 
 
 def _asked(request: Request) -> Mapping[str, Any]:
-    """The request without what only people read."""
-    return {name: value for name, value in asdict(request).items() if name != "name"}
+    """The request without what only people read, and without what it lacks."""
+    return {name: value for name, value in asdict(request).items() if name != "name" and value is not None}
 
 
 def hash_of(content: Any) -> str:

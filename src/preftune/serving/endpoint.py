@@ -1,21 +1,30 @@
 """A language model behind an OpenAI-compatible endpoint, asked by many requests at a time."""
 
 import asyncio
+import logging
+import random
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import httpx2
+from anyio.from_thread import start_blocking_portal
 
 from preftune.data.rules import shorten
 from preftune.errors import InputError
 from preftune.serving.asking import Keep, Request, hash_of
-from preftune.serving.client import RETRIES, address, require_key, without_key
+from preftune.serving.client import UNREADABLE, Fault, Server
 from preftune.serving.prices import Budget, Price, Usage, most_prompt_tokens
 from preftune.serving.replies import Reply
 
-WAITS = (1.0, 4.0)
-"""Seconds before asking again where what came was no chat completion."""
+logger = logging.getLogger(__name__)
+
+RETRIES = 6
+SLOW = 600.0
+"""Seconds for a reply of which nobody said how long it may take."""
+FIRST_WAIT, LAST_WAIT = 0.5, 8.0
+"""Seconds before a request is sent again, doubled each time, where the server asks for no wait."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,9 @@ class Limits:
     Attributes:
         concurrency: requests at the same time.
         requests_per_minute: at most, evenly spaced; None is no limit.
-        timeout: seconds until a request without a reply is given up.
+        timeout: seconds from sending a request to the last byte of its reply.
         retries: of a request that the endpoint refused as busy (429), failed (5xx) or left without a reply,
-            each after a longer wait.
+            each after a longer wait; of a reply that cannot be read at most 2.
     """
 
     concurrency: int = 8
@@ -55,18 +64,20 @@ class _Run:
     """What the workers of one call share.
 
     Attributes:
-        client: openai's.
+        http: the connection.
         failure: the first; who sees it starts nothing more.
         underway: requests that were sent and are not back.
         settled: told whenever one is back.
         start: when the next request may be sent.
+        logged: kinds of faults that the log has.
     """
 
-    client: Any
-    failure: InputError | None = None
+    http: httpx2.AsyncClient
+    failure: Exception | None = None
     underway: int = 0
     settled: asyncio.Condition = field(default_factory=asyncio.Condition)
     start: float = 0.0
+    logged: set[str] = field(default_factory=set)
 
 
 class Endpoint:
@@ -82,6 +93,7 @@ class Endpoint:
         *,
         price: Price | None = None,
         budget: Budget | None = None,
+        title: str | None = None,
     ) -> None:
         """Check that there is a key; nothing is asked yet.
 
@@ -91,11 +103,13 @@ class Endpoint:
             options: parameters of every request, over those of the protocol; None leaves one out.
             price: of its tokens.
             budget: what may be spent, by this and by others.
+            title: what messages call it; its name unless given.
 
         Raises:
-            InputError: there is no key, or a limit and no price.
+            InputError: key or address cannot be used, or there is a budget and no price.
         """
-        require_key(model)
+        self._title = title or model
+        self._server = Server.from_environment(self._title)
         if budget and budget.max_cost is not None and price is None:
             raise InputError(
                 f"--max-cost {budget.max_cost:g} needs the price of {model}: give what a million tokens "
@@ -107,33 +121,37 @@ class Endpoint:
         self.budget = budget or Budget()
         self.usage = Usage()
         self._options = dict(options or {})
-        self.identity = hash_of([address(), model, self._options])
+        self.identity = hash_of([self._server.address, model, self._options])
+
+    def server_version(self) -> str:
+        """What the server says it is; see `Server.version`."""
+        with start_blocking_portal() as portal:
+            return portal.call(self._server.version)
 
     def reply(self, requests: Sequence[Request], keep: Keep) -> None:
-        """Ask as many at a time as the limits allow; see `Respondent`."""
-        asyncio.run(self._reply(requests, keep))
+        """Ask as many at a time as the limits allow; see `Respondent`. Ctrl-C ends it at once."""
+        # In a thread of its own: a notebook's has a loop already, and no signal interrupts `keep` there.
+        with start_blocking_portal() as portal:
+            portal.call(self._reply, requests, keep)
 
     async def _reply(self, requests: Sequence[Request], keep: Keep) -> None:
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
         waiting = iter(enumerate(requests))
-        limits = self.limits
-        http = DefaultAsyncHttpxClient(follow_redirects=False, timeout=limits.timeout)
-        async with AsyncOpenAI(
-            max_retries=limits.retries, timeout=limits.timeout, http_client=http
-        ) as client:
-            run = _Run(client)
+        async with self._server.connect() as http:
+            run = _Run(http)
 
             async def work() -> None:
                 for index, request in waiting:
+                    asked: Request | None = request
+                    while asked and not run.failure:
+                        try:
+                            asked = keep(index, await self._paid(run, asked))
+                        except Exception as error:
+                            # Those under way are waited for and kept before it is raised.
+                            run.failure = run.failure or error
                     if run.failure:
                         return
-                    try:
-                        keep(index, await self._paid(run, request))
-                    except InputError as error:
-                        run.failure = run.failure or error
 
-            await asyncio.gather(*(work() for _ in range(min(limits.concurrency, len(requests)))))
+            await asyncio.gather(*(work() for _ in range(min(self.limits.concurrency, len(requests)))))
         if run.failure:
             raise run.failure
 
@@ -153,7 +171,7 @@ class Endpoint:
             await self._turn(run)
             if run.failure:
                 raise run.failure
-            reply = await self._asked(run.client, request, parameters)
+            reply = await self._asked(run, request, parameters)
             cost = self._cost(reply, worst)
             self.usage.add(reply, cost if self.price else None)
             self._check(reply, request)
@@ -172,35 +190,33 @@ class Endpoint:
         start, run.start = run.start, max(run.start, now) + 60 / self.limits.requests_per_minute
         await asyncio.sleep(max(0.0, start - now))
 
-    async def _asked(self, client: Any, request: Request, parameters: Mapping[str, Any]) -> Reply:
-        from openai import OpenAIError
-
-        trouble = ""
-        for wait in (*WAITS, None):
+    async def _asked(self, run: _Run, request: Request, parameters: Mapping[str, Any]) -> Reply:
+        """The reply, after as many tries as it takes and the limits allow."""
+        path = "/chat/completions" if request.prompt is None else "/completions"
+        given = {"messages": list(request.messages)} if request.prompt is None else {"prompt": request.prompt}
+        body = {"model": self.name, **given, **parameters}
+        tried = 0
+        while True:
             started = time.monotonic()
             try:
-                completion = await client.chat.completions.create(
-                    model=self.name, messages=list(request.messages), **parameters
-                )
-            except OpenAIError as error:
-                raise self._failed(request, str(error)) from None
-            except ValueError as error:
-                trouble = f"it is no JSON ({error})"
-            else:
-                choices = getattr(completion, "choices", None)
-                trouble = f"it is no chat completion: {shorten(without_key(str(completion)), 200)}"
-                # A server may send any JSON at all.
-                with suppress(AttributeError, KeyError, IndexError, TypeError):
-                    if choices and choices[0].message is not None:
-                        return _read(completion, time.monotonic() - started)
-            if wait is not None:
-                await asyncio.sleep(wait)
-        raise self._failed(request, f"the reply cannot be read, {trouble}")
+                completion = await self._server.post(run.http, path, body, self.limits.timeout)
+                return _read(completion, time.monotonic() - started)
+            except Fault as fault:
+                if run.failure or tried >= min(fault.more_tries, self.limits.retries):
+                    raise self._failed(request, fault, tried + 1) from None
+                wait = fault.wait
+                if wait is None:
+                    wait = min(FIRST_WAIT * 2**tried, LAST_WAIT) * random.uniform(0.75, 1.0)
+                if fault.fix not in run.logged:
+                    run.logged.add(fault.fix)
+                    logger.warning("%s: %s; asking again in %.1f seconds", self._title, fault.why, wait)
+            tried += 1
+            await asyncio.sleep(wait)
 
     def _check(self, reply: Reply, request: Request) -> None:
         if request.top_log_probs and not reply.log_probs:
             raise InputError(
-                f"{self.name}: {request.name}: the reply has no log-probabilities though they were asked "
+                f"{self._title}: {request.name}: the reply has no log-probabilities though they were asked "
                 "for, and the protocol weighs its verdicts by them: ask a server that gives them, or pass "
                 "--without-log-probs for plain verdicts, whose figures are not comparable with others'"
             )
@@ -210,19 +226,22 @@ class Endpoint:
         own: dict[str, Any] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
         if request.top_log_probs:
             own |= {"logprobs": True, "top_logprobs": request.top_log_probs}
-        return {name: value for name, value in (own | self._options).items() if value is not None}
+        own.update(request.options or {}, **self._options)
+        return {name: value for name, value in own.items() if value is not None}
 
     def _worst(self, request: Request, parameters: Mapping[str, Any]) -> float:
         """The most that a request can cost; 0 where nothing is counted."""
         if self.price is None:
             return 0.0
+        asked = [message["content"] for message in request.messages]
+        texts = asked if request.prompt is None else [request.prompt]
         longest = [parameters[name] for name in ("max_tokens", "max_completion_tokens") if name in parameters]
         if not longest and self.budget.max_cost is not None:
             raise InputError(
                 f"--max-cost: {self.name} is asked without max_tokens, so nothing bounds what a reply costs: "
                 "give max_completion_tokens"
             )
-        return self.price.of(most_prompt_tokens(request.messages), max(longest, default=0))
+        return self.price.of(most_prompt_tokens(texts), max(longest, default=0))
 
     def _cost(self, reply: Reply, worst: float) -> float:
         """What a reply cost. A server that does not count tokens is taken to have used as many as it may."""
@@ -232,34 +251,47 @@ class Endpoint:
             return worst
         return self.price.of(reply.prompt_tokens, reply.completion_tokens)
 
-    def _failed(self, request: Request, why: str) -> InputError:
+    def _failed(self, request: Request, fault: Fault, tries: int) -> InputError:
+        asked = f"asked {tries} times, " if tries > 1 else ""
         hint = " If it gives no log-probabilities, pass --without-log-probs." if request.top_log_probs else ""
         return InputError(
-            f"{self.name} at {address()}: {request.name}: {without_key(why).rstrip('.')}. Replies so far "
-            f"are kept: start again once it is settled.{hint}"
+            f"{self._title} at {self._server.address}: {request.name}: {asked}{fault.why}. {fault.fix}. "
+            f"What is finished is kept: start again once it is settled.{hint}"
         )
 
     def _too_dear(self, worst: float) -> InputError:
         return InputError(
             f"--max-cost {self.budget.max_cost:g}: {self.budget.spent:.4g} is spent and the next request to "
-            f"{self.name} may cost {worst:.4g}. Replies so far are kept: start again with more, and it asks "
+            f"{self.name} may cost {worst:.4g}. What is finished is kept: start again with more, and it asks "
             "for the rest"
         )
 
 
-def _read(completion: Any, seconds: float) -> Reply:
-    choice, usage = completion.choices[0], completion.usage
-    log_probs = getattr(choice.logprobs, "content", None)
-    text = choice.message.content or ""
+def _read(completion: Mapping[str, Any], seconds: float) -> Reply:
+    """The first choice.
+
+    Raises:
+        Fault: it has another form.
+    """
+    try:
+        choice, usage = completion["choices"][0], completion.get("usage") or {}
+        text = (choice["message"].get("content") if "message" in choice else choice["text"]) or ""
+        log_probs = [dict(token) for token in (choice.get("logprobs") or {}).get("content") or ()]
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        text = None
     if not isinstance(text, str):
-        raise TypeError(f"content is {type(text).__name__}")
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        raise Fault(
+            f"the reply's choice has no text: {shorten(completion, 200)}",
+            "Ask a model that replies with text",
+            UNREADABLE,
+        )
     prompt_tokens, completion_tokens = (count if isinstance(count, int) else None for count in counts)
     return Reply(
         # Half of a surrogate pair, such as a cut emoji, is no text that can be written.
-        text=without_key(text).encode("utf-8", "replace").decode(),
-        finish_reason=str(choice.finish_reason or ""),
-        log_probs=[token.to_dict() for token in log_probs] if log_probs else None,
+        text=text.encode("utf-8", "replace").decode(),
+        finish_reason=str(choice.get("finish_reason") or ""),
+        log_probs=log_probs or None,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         seconds=round(seconds, 3),

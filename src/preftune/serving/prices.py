@@ -1,5 +1,6 @@
 """What asking costs: prices by the million tokens, a limit that is never passed, and what was used."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from preftune.errors import InputError
@@ -44,10 +45,9 @@ class Price:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
-def most_prompt_tokens(messages: "tuple[dict[str, str], ...]") -> int:
-    """No tokenizer makes more of them: a token is at least a byte."""
-    content = (message["content"].encode("utf-8", "replace") for message in messages)
-    return sum(len(text) + TOKENS_OF_A_MESSAGE for text in content)
+def most_prompt_tokens(texts: Iterable[str]) -> int:
+    """No tokenizer makes more of what is asked, as messages or a text: a token is at least a byte."""
+    return sum(len(text.encode("utf-8", "replace")) + TOKENS_OF_A_MESSAGE for text in texts)
 
 
 class Budget:
@@ -58,7 +58,7 @@ class Budget:
         spent: so far.
     """
 
-    def __init__(self, max_cost: float | None = None) -> None:
+    def __init__(self, max_cost: int | float | None = None) -> None:
         """Start with nothing spent.
 
         Raises:

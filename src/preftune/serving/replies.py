@@ -28,6 +28,15 @@ class Reply:
     completion_tokens: int | None = None
     seconds: float = 0.0
 
+    @property
+    def trouble(self) -> str:
+        """Why there is less text than was asked for; empty where nothing is odd."""
+        if self.finish_reason == "content_filter":
+            return "held back by the endpoint's content filter"
+        if self.text:
+            return ""
+        return "empty, cut by max_tokens" if self.finish_reason == "length" else "empty"
+
 
 class ReplyCache:
     """A file with one reply a line, after the hash of all that decided it.
@@ -36,12 +45,12 @@ class ReplyCache:
     when its process died is no JSON and is passed over.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read what is there; the file is made with the first reply."""
+    def __init__(self, path: Path | None) -> None:
+        """Read what is there; the file is made with the first reply. None keeps replies in memory alone."""
         self.path = path
         self._replies: dict[str, Reply] = {}
         self._cut = False
-        if path.exists():
+        if path and path.exists():
             content = path.read_bytes()
             self._cut = not content.endswith(b"\n") and bool(content)
             for line in content.split(b"\n"):
@@ -64,6 +73,8 @@ class ReplyCache:
     def add(self, key: str, reply: Reply) -> None:
         """Keep a reply; it is in the file when this returns."""
         self._replies[key] = reply
+        if self.path is None:
+            return
         line = json.dumps({"key": key, "reply": asdict(reply)}, ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:

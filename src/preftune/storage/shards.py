@@ -44,6 +44,11 @@ class Shards:
         """The file that is there while the output is written and the shards are removed."""
         return self.output.with_name(f"{self._stem}{MARK}")
 
+    @property
+    def replies(self) -> Path:
+        """The file for parts of rows, such as what a server has replied to so far."""
+        return self.output.with_name(f"{self._stem}.replies.part")
+
     def rows(self) -> dict[int, Any]:
         """What is finished, by its index."""
         found: dict[int, Any] = {}
@@ -93,7 +98,7 @@ class Shards:
 
     def remove(self) -> None:
         """Delete the files, once the rows are in the output."""
-        for file in (*self._files(), self.mark):
+        for file in (*self._files(), self.replies, self.mark):
             file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:

@@ -76,11 +76,11 @@ def test_a_hanging_server_is_given_up_and_asked_again(server: Any, tmp_path: Pat
     [
         ("500", "not now"),
         ("429", "not now"),
-        ("empty", "no JSON"),
+        ("empty", "not JSON"),
         ("html", "busy"),
-        ("no choices", "no chat completion"),
-        ("dies", "onnection"),
-        ("hang", "timed out"),
+        ("no choices", "no choices"),
+        ("dies", "connection failed"),
+        ("hang", "within 1 seconds"),
     ],
 )
 def test_a_fault_that_stays_stops_with_the_reason(server: Any, tmp_path: Path, fault: str, says: str) -> None:
