@@ -9,27 +9,7 @@ import preftune
 
 SOURCE = Path(preftune.__file__).parent
 
-TO_BE_RENAMED = {
-    *(
-        "Chat",
-        "Columns",
-        "Ends",
-        "Option",
-        "Part",
-        "Read",
-        "RewardModel",
-        "Row",
-        "Rule",
-    ),
-    *(
-        "Tally",
-        "Unit",
-        "aggregate",
-        "pad",
-        "rescore",
-        "transcript",
-    ),
-}
+TO_BE_RENAMED = {"Part"}
 """Names that still stand for two things. The list may only get shorter."""
 
 

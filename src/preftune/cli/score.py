@@ -85,10 +85,10 @@ def _print_sources() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from preftune.rewards.measures import MEASURES, Option
+    from preftune.rewards.measures import MEASURES, RewardOption
     from preftune.rewards.sources import SOURCES
 
-    def listed(options: Mapping[str, Option]) -> str:
+    def listed(options: Mapping[str, RewardOption]) -> str:
         return "\n".join(f"{key}: {option.summary}; {option.rule}" for key, option in options.items())
 
     scorers = Table("source", "what", "options")

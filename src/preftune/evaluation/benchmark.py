@@ -11,7 +11,7 @@ from preftune.evaluation.length_control import OFFICIAL
 from preftune.evaluation.model_outputs import ModelOutputs
 from preftune.evaluation.published import Repository
 from preftune.evaluation.questions import Question
-from preftune.evaluation.resampling import Tally, tally
+from preftune.evaluation.resampling import VerdictCounts, tally
 from preftune.evaluation.verdicts import Recording, Results, Verdict
 from preftune.serving.replies import Reply
 
@@ -89,7 +89,7 @@ class Rescorer(ABC):
             InputError: no verdict could be read.
         """
 
-    def count(self, recording: Recording) -> Tally:
+    def count(self, recording: Recording) -> VerdictCounts:
         """Verdicts by prompt, as the main figure counts them."""
         return tally(recording.verdicts)
 

@@ -8,10 +8,10 @@ from typing import Any
 from preftune.errors import InputError
 from preftune.storage.files import as_lines, write_whole
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 
-def read_objects(path: Path) -> list[Row]:
+def read_objects(path: Path) -> list[Record]:
     """Objects of a JSON list, of a single JSON object, or of JSON Lines.
 
     Raises:
@@ -65,7 +65,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_whole(path, as_lines(rows))
 
 
-def require(path: Path, row: Row, keys: tuple[str, ...], shape: str) -> None:
+def require(path: Path, row: Record, keys: tuple[str, ...], shape: str) -> None:
     """Refuse a row that lacks keys of its shape.
 
     Raises:
@@ -79,7 +79,7 @@ def require(path: Path, row: Row, keys: tuple[str, ...], shape: str) -> None:
         )
 
 
-def _line(path: Path, number: int, line: str) -> Row:
+def _line(path: Path, number: int, line: str) -> Record:
     try:
         row = json.loads(line)
     except ValueError as error:

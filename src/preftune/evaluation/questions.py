@@ -40,8 +40,8 @@ class Question:
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """What the user asks in each turn; an opening of several messages as a transcript."""
-        return (transcript(self.opening), *self.followups)
+        """What the user asks in each turn; an opening of several messages as one text."""
+        return (conversation_text(self.opening), *self.followups)
 
 
 def read_questions(path: Path, n: int | None = None) -> list[Question]:
@@ -103,7 +103,7 @@ def check_distinct(keys: Iterable[str], path: Path) -> None:
         seen.add(key)
 
 
-def transcript(messages: Sequence[Message]) -> str:
+def conversation_text(messages: Sequence[Message]) -> str:
     """The content of a single message; of several the contents, after their roles."""
     if len(messages) == 1:
         return messages[0]["content"]

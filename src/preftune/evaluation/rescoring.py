@@ -53,7 +53,9 @@ def _repeated(recording: Recording) -> int:
     return len(told_apart) - len(set(told_apart))
 
 
-def rescore(protocol: str, recordings: Sequence[Recording], options: RescoreOptions) -> list[Results]:
+def rescore_recordings(
+    protocol: str, recordings: Sequence[Recording], options: RescoreOptions
+) -> list[Results]:
     """Figures of every model.
 
     Args:

@@ -16,14 +16,14 @@ from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
 from preftune.rewards.functions import (
     REFERENCE,
-    Columns,
+    DatasetColumns,
     RewardFunction,
     call_function,
     check_function,
     function_name,
     import_function,
 )
-from preftune.rewards.measures import MEASURES, Goal, Option, TextMeasure, is_finite_number
+from preftune.rewards.measures import MEASURES, Goal, RewardOption, TextMeasure, is_finite_number
 
 if TYPE_CHECKING:
     import transformers
@@ -48,7 +48,7 @@ class AuxiliaryReward:
     """
 
     name: str
-    measure: Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]
+    measure: Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]
     weight: float = 1.0
     goal: Goal | None = "maximise"
     target: tuple[float, float] | None = None
@@ -68,7 +68,7 @@ class AuxiliaryReward:
         self,
         prompts: Sequence[Text],
         completions: Sequence[Text],
-        columns: Columns,
+        columns: DatasetColumns,
         where: Where = "completion {}".format,
     ) -> list[float]:
         """The raw measurement of every completion.
@@ -115,7 +115,7 @@ class AuxiliaryReward:
         return numbers
 
     def _first_failure(
-        self, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns
+        self, prompts: Sequence[Any], completions: Sequence[Any], columns: DatasetColumns
     ) -> int | None:
         """The place at which the measure raises, by halving; None where it only raises on several."""
 
@@ -152,7 +152,7 @@ def measure(
     rewards: Sequence[AuxiliaryReward],
     prompts: Sequence[Text],
     completions: Sequence[Text],
-    columns: Columns,
+    columns: DatasetColumns,
     where: Where = "completion {}".format,
 ) -> dict[str, Float64[np.ndarray, "completions"]]:
     """Raw measurements of completions by the name of the reward, such as of sampled text.
@@ -248,7 +248,9 @@ def _check_source(path: str, source: str) -> None:
         )
 
 
-def check_options(path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+def check_options(
+    path: str, source: str, options: Mapping[str, Any], known: Mapping[str, RewardOption]
+) -> None:
     """Hold options against what a source takes; `path` is where they stand, for messages.
 
     Raises:
@@ -296,7 +298,7 @@ def _measure(
     source: str,
     options: Mapping[str, Any],
     tokenizer: "transformers.PreTrainedTokenizerBase | None",
-) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
     """What AuxiliaryReward calls: a column, a built-in measure or the user's function."""
     if source.startswith(COLUMN_PREFIX):
         return lambda _, completions, columns: columns[source.removeprefix(COLUMN_PREFIX)]
@@ -316,11 +318,13 @@ def _measure(
 
 def _of_function(
     function: RewardFunction,
-) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
     return lambda prompts, completions, columns: call_function(function, prompts, completions, columns)
 
 
-def _of_text(text_measure: TextMeasure) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+def _of_text(
+    text_measure: TextMeasure,
+) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
     return lambda prompts, completions, columns: text_measure([_plain(text) for text in completions])
 
 
@@ -343,19 +347,21 @@ def _is_target(value: object) -> bool:
     return is_finite_number(value) or _is_band(value)
 
 
-OF_EVERY_REWARD: Mapping[str, Option] = {
-    "measure": Option(
+OF_EVERY_REWARD: Mapping[str, RewardOption] = {
+    "measure": RewardOption(
         "a measure's name, or a function",
         lambda value: isinstance(value, str) or callable(value),
         "what is measured (the name)",
     ),
-    "weight": Option(
+    "weight": RewardOption(
         "a finite number that is not 0", lambda value: is_finite_number(value) and value != 0, "w_k (1)"
     ),
-    "goal": Option(
+    "goal": RewardOption(
         "maximise or minimise", lambda value: value in ("maximise", "minimise"), "the measure's own"
     ),
-    "target": Option("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
-    "clip": Option("[low, high] with low <= high", _is_band, "measurements beyond count as these (none)"),
+    "target": RewardOption("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
+    "clip": RewardOption(
+        "[low, high] with low <= high", _is_band, "measurements beyond count as these (none)"
+    ),
 }
 """Options that go with any measure."""

@@ -12,7 +12,7 @@ from typing import Any
 from preftune.data.rules import suggest
 from preftune.errors import InputError
 
-Columns = Mapping[str, Sequence[Any]]
+DatasetColumns = Mapping[str, Sequence[Any]]
 """Columns of the data, with a value for each completion."""
 RewardFunction = Callable[..., Any]
 
@@ -88,7 +88,7 @@ def function_name(function: RewardFunction) -> str:
 
 
 def call_function(
-    function: RewardFunction, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns
+    function: RewardFunction, prompts: Sequence[Any], completions: Sequence[Any], columns: DatasetColumns
 ) -> Any:
     """Call it with the columns it takes: all of them where it has `**columns`, else those it names.
 

@@ -8,7 +8,7 @@ from typing import Any
 from preftune.data import LengthLimits, RowReport, RowRules, TokenizedGroup, tokenize_groups
 from preftune.errors import InputError
 from preftune.models.content import Precision, model_content, scoring_precision
-from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+from preftune.rewards.scoring import Answer, ScoreUnit, ScoringUnit
 
 TRUNCATED = RowRules({"prompt_too_long": "truncate", "response_too_long": "truncate"})
 
@@ -64,7 +64,7 @@ class ImplicitReward:
         settings = sorted(self._template_kwargs.items())
         self.identity = repr((*map(model_content, self._models), settings, str(self._dtype)))
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
         """Packed rows of groups of like length, the longest first, each prompt once."""
         # Without its pairs a group has all its responses scored.
         groups = [replace(answer.group, pairs=()) for answer in answers if answer.place == 0]
@@ -89,7 +89,7 @@ class ImplicitReward:
             rows[-1].append((first, group))
             room -= group.packed_tokens
         return [
-            Unit(
+            ScoringUnit(
                 tuple(first + place for first, group in row for place in range(len(group.responses))),
                 [group for _, group in row],
             )
@@ -108,7 +108,7 @@ class ImplicitReward:
             Policy(load_language_model(name, self._dtype).to(self._device)).eval() for name in self._models
         )
 
-        def score(unit: Unit) -> list[float]:
+        def score(unit: ScoringUnit) -> list[float]:
             batch = pack(unit.inputs).to(self._device)
             with torch.inference_mode():
                 log_ratios = policy(batch).logps - reference(batch).logps

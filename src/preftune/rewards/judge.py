@@ -9,7 +9,7 @@ from typing import Any
 from preftune.data.groups import Text
 from preftune.data.rules import shorten
 from preftune.errors import InputError
-from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+from preftune.rewards.scoring import Answer, ScoreUnit, ScoringUnit
 from preftune.serving.client import connect, first_choice, require_key, without_key
 
 PROMPT = """\
@@ -95,12 +95,12 @@ class Judge:
         self.workers = workers
         self.identity = repr((PROMPT, PARSER, os.environ.get("OPENAI_BASE_URL")))
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
         """Every different question by itself: each reply costs money and is kept at once."""
         places: dict[str, list[int]] = {}
         for place, answer in enumerate(answers):
             places.setdefault(_question(answer), []).append(place)
-        return [Unit(tuple(same), answers[same[0]]) for same in places.values()]
+        return [ScoringUnit(tuple(same), answers[same[0]]) for same in places.values()]
 
     @contextmanager
     def ready(self) -> Iterator[ScoreUnit]:

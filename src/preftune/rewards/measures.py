@@ -18,7 +18,7 @@ TextMeasure = Callable[[Sequence[str]], list[float]]
 
 
 @dataclass(frozen=True)
-class Option:
+class RewardOption:
     """A setting of a measure.
 
     Attributes:
@@ -51,7 +51,7 @@ class Measure:
     range: tuple[float | None, float | None]
     goal: Goal | None
     build: Callable[..., TextMeasure]
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, RewardOption] = field(default_factory=dict)
     needs_tokenizer: bool = False
 
 
@@ -117,8 +117,8 @@ MEASURES: Mapping[str, Measure] = {
         "minimise",
         toxicity_classifier,
         {
-            "model": Option("a folder or hub name", _is_text, "the classifier", is_required=True),
-            "label": Option("a label of the model", _is_text, "its only one, or toxic or toxicity"),
+            "model": RewardOption("a folder or hub name", _is_text, "the classifier", is_required=True),
+            "label": RewardOption("a label of the model", _is_text, "its only one, or toxic or toxicity"),
         },
     ),
     "lexical_diversity": Measure(
@@ -126,21 +126,25 @@ MEASURES: Mapping[str, Measure] = {
         (0.0, 1.0),
         "maximise",
         _each(lexical_diversity),
-        {"window": Option("a whole number >= 1", _is_count, "words in a window (50)")},
+        {"window": RewardOption("a whole number >= 1", _is_count, "words in a window (50)")},
     ),
     "repetition": Measure(
         "share of runs of n words that stood in the text before",
         (0.0, 1.0),
         "minimise",
         _each(repetition),
-        {"n": Option("a whole number >= 1", _is_count, "words in a run (4)")},
+        {"n": RewardOption("a whole number >= 1", _is_count, "words in a run (4)")},
     ),
     "regex": Measure(
         "1 where a pattern is found, else 0",
         (0.0, 1.0),
         "maximise",
         _each(matches),
-        {"pattern": Option("a regular expression of Python", _is_pattern, "what to find", is_required=True)},
+        {
+            "pattern": RewardOption(
+                "a regular expression of Python", _is_pattern, "what to find", is_required=True
+            )
+        },
     ),
     "valid_json": Measure(
         "1 where the text is one JSON object or list, else 0", (0.0, 1.0), "maximise", _each(valid_json)

@@ -13,7 +13,7 @@ from preftune.data import LengthLimits, RowReport, tokenize_groups
 from preftune.data.rules import shorten
 from preftune.errors import InputError
 from preftune.models.content import TEMPLATE_KEY, Precision, model_content, scoring_precision
-from preftune.rewards.scoring import Answer, ScoreUnit, Unit
+from preftune.rewards.scoring import Answer, ScoreUnit, ScoringUnit
 
 if TYPE_CHECKING:
     import transformers
@@ -27,7 +27,7 @@ NO_LIMITS = LengthLimits(max_length=2**31, max_prompt_length=2**30)
 Truncation = Literal["start", "end", "error"]
 
 
-class RewardModel:
+class RewardModelScorer:
     """A reward model that reads each prompt with one response. See `Scorer`.
 
     Configuration and tokenizer are read at once, the weights (safetensors only) when there is work.
@@ -88,7 +88,7 @@ class RewardModel:
         given = (self._label, found, sorted(self._template_kwargs.items()), self._max_length, batch_tokens)
         self.identity = repr((model_content(model), *given, str(self._dtype)))
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
         """Batches of different conversations of like length, the longest first."""
         whole = self._tokens(self._tokenizer, answers, self._template_kwargs)
         encoded = [self._cut(ids, answer) for ids, answer in zip(whole, answers, strict=True)]
@@ -108,7 +108,9 @@ class RewardModel:
                 batches.append([])
             batches[-1].append(row)
         return [
-            Unit(tuple(chain(*(places[ids] for ids in batch))), {ids: len(places[ids]) for ids in batch})
+            ScoringUnit(
+                tuple(chain(*(places[ids] for ids in batch))), {ids: len(places[ids]) for ids in batch}
+            )
             for batch in batches
         ]
 
@@ -117,7 +119,7 @@ class RewardModel:
         """The model in memory."""
         model = self._load().to(self._device).eval()
 
-        def score(unit: Unit) -> list[float]:
+        def score(unit: ScoringUnit) -> list[float]:
             scores = self._scores(model, list(unit.inputs))
             return list(chain(*([score] * n for score, n in zip(scores, unit.inputs.values(), strict=True))))
 

@@ -33,7 +33,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Unit:
+class ScoringUnit:
     """Answers that are scored together, finished together or not at all.
 
     Attributes:
@@ -54,7 +54,7 @@ def scored_content(groups: Iterable[Group]) -> str:
     return digest.hexdigest()
 
 
-ScoreUnit = Callable[[Unit], list[float]]
+ScoreUnit = Callable[[ScoringUnit], list[float]]
 """A number for each place of a unit, in order."""
 
 
@@ -70,7 +70,7 @@ class Scorer(Protocol):
     identity: str
     workers: int
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
         """Cut the answers into units.
 
         The cut depends on nothing but the answers: what stands together in a batch decides its rounding, and
@@ -125,8 +125,8 @@ def score_missing(
 
 
 def _finite(
-    title: str, answers: Sequence[Answer], results: Iterator[tuple[Unit, list[float]]]
-) -> Iterator[tuple[Unit, list[float]]]:
+    title: str, answers: Sequence[Answer], results: Iterator[tuple[ScoringUnit, list[float]]]
+) -> Iterator[tuple[ScoringUnit, list[float]]]:
     """The results, as long as they are numbers."""
     for unit, scores in results:
         for place, score in zip(unit.places, scores, strict=True):
@@ -139,7 +139,9 @@ def _finite(
         yield unit, scores
 
 
-def _results(score: ScoreUnit, units: Sequence[Unit], workers: int) -> Iterator[tuple[Unit, list[float]]]:
+def _results(
+    score: ScoreUnit, units: Sequence[ScoringUnit], workers: int
+) -> Iterator[tuple[ScoringUnit, list[float]]]:
     """Units with their scores, as they are finished; where one fails, those at work come before that."""
     if workers == 1:
         for unit in units:

@@ -25,10 +25,10 @@ from preftune.rewards.auxiliary import (
 from preftune.rewards.functions import function_content, function_name
 from preftune.rewards.implicit import ImplicitReward
 from preftune.rewards.judge import Judge
-from preftune.rewards.measures import MEASURES, Option, is_finite_number
+from preftune.rewards.measures import MEASURES, RewardOption, is_finite_number
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
-from preftune.rewards.reward_model import TOKENS, RewardModel
-from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, Unit
+from preftune.rewards.reward_model import TOKENS, RewardModelScorer
+from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, ScoringUnit
 
 if TYPE_CHECKING:
     import transformers
@@ -49,7 +49,7 @@ class Source:
 
     summary: str
     build: Callable[..., Scorer]
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, RewardOption] = field(default_factory=dict)
     runs_code: bool = False
 
 
@@ -73,21 +73,21 @@ def _choice(*names: str) -> Callable[[object], bool]:
     return lambda value: value in names
 
 
-NAME = Option("a column's name", _is_name, "the column's name (what follows the last slash or colon)")
-TEMPLATE = Option("a mapping, as {enable_thinking: false}", _is_settings, "passed to its chat template")
-PRECISION = Option("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 where fast)")
+NAME = RewardOption("a column's name", _is_name, "the column's name (what follows the last slash or colon)")
+TEMPLATE = RewardOption("a mapping, as {enable_thinking: false}", _is_settings, "passed to its chat template")
+PRECISION = RewardOption("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 where fast)")
 
 SOURCES: Mapping[str, Source] = {
     "hf": Source(
         "a reward model: folder or hub name of a sequence classification model",
-        RewardModel,
+        RewardModelScorer,
         {
-            "label": Option(
+            "label": RewardOption(
                 "an output's number or name",
                 lambda value: _is_name(value) or value == 0 or _is_count(value),
                 "the score (the only output)",
             ),
-            "tokens": Option(
+            "tokens": RewardOption(
                 " or ".join(TOKENS),
                 _choice(*TOKENS),
                 "the whole chat template, or as in training (what the model says, else template)",
@@ -95,12 +95,14 @@ SOURCES: Mapping[str, Source] = {
             "chat_template_kwargs": replace(
                 TEMPLATE, summary=f"{TEMPLATE.summary} (as in training, or none)"
             ),
-            "max_length": Option("an int >= 1", _is_count, "longest conversation in tokens (the model's)"),
-            "truncation": Option(
+            "max_length": RewardOption(
+                "an int >= 1", _is_count, "longest conversation in tokens (the model's)"
+            ),
+            "truncation": RewardOption(
                 "start, end or error", _choice("start", "end", "error"), "what longer ones lose (start)"
             ),
             "precision": PRECISION,
-            "batch_tokens": Option("an int >= 1", _is_count, "tokens in a batch (16384)"),
+            "batch_tokens": RewardOption("an int >= 1", _is_count, "tokens in a batch (16384)"),
         },
         runs_code=True,
     ),
@@ -108,24 +110,28 @@ SOURCES: Mapping[str, Source] = {
         "a model's name at OPENAI_BASE_URL, which rates from 1 to 10; key in OPENAI_API_KEY",
         Judge,
         {
-            "temperature": Option(
+            "temperature": RewardOption(
                 "a number >= 0, or null",
                 _is_temperature,
                 "of sampling, null for the endpoint's (0)",
             ),
-            "workers": Option("an int >= 1", _is_count, "requests at the same time in each process (8)"),
+            "workers": RewardOption(
+                "an int >= 1", _is_count, "requests at the same time in each process (8)"
+            ),
         },
     ),
     "policy": Source(
         "implicit reward of a tuned model: log-probability of the response less the reference's",
         ImplicitReward,
         {
-            "reference": Option("a folder or hub name", _is_name, "what it was tuned from", is_required=True),
+            "reference": RewardOption(
+                "a folder or hub name", _is_name, "what it was tuned from", is_required=True
+            ),
             "chat_template_kwargs": TEMPLATE,
-            "max_length": Option("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
-            "max_prompt_length": Option("an int >= 1", _is_count, "the prompt's tokens (512)"),
+            "max_length": RewardOption("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
+            "max_prompt_length": RewardOption("an int >= 1", _is_count, "the prompt's tokens (512)"),
             "precision": PRECISION,
-            "row_tokens": Option("an int >= 1", _is_count, "tokens in a packed row (4096)"),
+            "row_tokens": RewardOption("an int >= 1", _is_count, "tokens in a packed row (4096)"),
         },
     ),
 }
@@ -246,12 +252,12 @@ class Measurement:
         self._locate = locate
         self.identity = _measured_by(source, options, tokenizer) if identity is None else identity
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
         """Whole groups, as many as a measure gets at once in training."""
         firsts = [place for place, answer in enumerate(answers) if answer.place == 0]
         starts = firsts[::GROUPS_PER_CALL]
         return [
-            Unit(
+            ScoringUnit(
                 tuple(range(start, stop)),
                 [answer.group for answer in answers[start:stop] if answer.place == 0],
             )
@@ -262,7 +268,7 @@ class Measurement:
     def ready(self) -> Iterator[ScoreUnit]:
         """The measure, which loads what it needs by itself."""
 
-        def score(unit: Unit) -> list[float]:
+        def score(unit: ScoringUnit) -> list[float]:
             measured = measure_groups(unit.inputs, [self._reward], self._locate)
             return [float(number) for number in measured.measurements[self._reward.name].tolist()]
 

@@ -91,7 +91,7 @@ class Transcript:
         ]
 
 
-def pad(
+def pad_prompts(
     prompts: Sequence[Prompt], device: torch.device, *, left: bool
 ) -> tuple[Int64[Tensor, "prompts longest"], Int64[Tensor, "prompts longest"]]:
     """Token ids with padding at one end, and the mask that is 0 on it."""

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sample(Protocol):
 
     def __call__(
         self,
-        prompts: Sequence[str | Chat],
+        prompts: Sequence[str | Conversation],
         repeats: Sequence[int],
         settings: SamplingSettings,
         *,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from preftune.errors import InputError
-from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad
+from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad_prompts
 from preftune.sampling.settings import SamplingSettings
 
 COMPACT_WHEN_FINISHED = 0.25
@@ -77,7 +77,7 @@ class _Rows:
 
 def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _Rows:
     """One row per prompt, read up to its last token."""
-    ids, mask = pad(prompts, device_of(model), left=True)
+    ids, mask = pad_prompts(prompts, device_of(model), left=True)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1

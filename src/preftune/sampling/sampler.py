@@ -17,7 +17,7 @@ from preftune.errors import InputError
 from preftune.sampling.decoding import Advance, Drawn, Prompt
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.padded import decode_padded
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 from preftune.sampling.slots import decode_in_slots
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class SampledResponse:
 def sample_responses(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str | Chat],
+    prompts: Sequence[str | Conversation],
     *,
     n: int = 8,
     max_new_tokens: int = 256,
@@ -102,7 +102,7 @@ def sample_responses(
 
 def prompt_tokens(
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Chat,
+    prompt: str | Conversation,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a prompt as it is sampled from; messages go through the chat template."""

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.engine import Generated, Sample
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 from preftune.serving.client import connect, first_choice, require_key, without_key
 
 LARGEST_SEED = 0x7FFFFFFF
@@ -49,7 +49,7 @@ class ServerEngine:
         with connect() as client, ThreadPoolExecutor(self._rows) as pool:
 
             def sample(
-                prompts: Sequence[str | Chat],
+                prompts: Sequence[str | Conversation],
                 repeats: Sequence[int],
                 settings: SamplingSettings,
                 *,
@@ -72,7 +72,9 @@ class ServerEngine:
 
             yield sample
 
-    def _ask(self, client: Any, prompt: str | Chat, seed: int, settings: SamplingSettings) -> Generated:
+    def _ask(
+        self, client: Any, prompt: str | Conversation, seed: int, settings: SamplingSettings
+    ) -> Generated:
         asked: dict[str, Any] = {
             "model": self._model,
             "seed": seed,
@@ -103,6 +105,6 @@ def server_version(base_url: str | None) -> str:
         return "unknown"
 
 
-def _seed(settings: SamplingSettings, prompt: str | Chat, repeat: int, sample: int) -> int:
+def _seed(settings: SamplingSettings, prompt: str | Conversation, repeat: int, sample: int) -> int:
     content = json.dumps(prompt, sort_keys=True)
     return sample_seed(settings, content, repeat, sample) & LARGEST_SEED

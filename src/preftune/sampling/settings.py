@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from preftune.errors import InputError
 
-Chat = Sequence[dict[str, str]]
+Conversation = Sequence[dict[str, str]]
 """Messages with a role and content each."""
 
 

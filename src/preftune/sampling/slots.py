@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad
+from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad_prompts
 from preftune.sampling.settings import SamplingSettings
 
 ROOM_AHEAD = 128
@@ -53,7 +53,7 @@ def decode_in_slots(
     while waiting or slots.active:
         while waiting and slots.free >= n:
             batch = [waiting.popleft() for _ in range(min(len(waiting), slots.free // n))]
-            read = _read(model, [prompt for _, prompt in batch])
+            read = _prefill(model, [prompt for _, prompt in batch])
             if read is None:
                 return None
             advance(slots.admit(read, batch[0][0] * n, n))
@@ -63,7 +63,7 @@ def decode_in_slots(
 
 
 @dataclass(frozen=True)
-class Read:
+class Prefill:
     """Prompts that the model has read: logits of the tokens behind, its own cache, and their lengths."""
 
     logits: Float[Tensor, "prompts vocabulary"]
@@ -71,10 +71,10 @@ class Read:
     lengths: Int64[Tensor, "prompts"]
 
 
-def _read(model: nn.Module, prompts: Sequence[Prompt]) -> Read | None:
-    """Read prompts; None where the cache is such that rows cannot have lengths of their own."""
+def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> Prefill | None:
+    """Prefill prompts; None where the cache is such that rows cannot have lengths of their own."""
     # Padding stands behind, where no token of a prompt attends to it.
-    ids, mask = pad(prompts, device_of(model), left=False)
+    ids, mask = pad_prompts(prompts, device_of(model), left=False)
     lengths = mask.sum(1)
     positions, place = torch.unique(lengths - 1, return_inverse=True)
     output = model(input_ids=ids, use_cache=True, logits_to_keep=positions)
@@ -82,7 +82,7 @@ def _read(model: nn.Module, prompts: Sequence[Prompt]) -> Read | None:
     if not isinstance(cache, Cache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
     behind = output.logits[torch.arange(len(prompts), device=place.device), place]
-    return Read(behind, cache, lengths)
+    return Prefill(behind, cache, lengths)
 
 
 class SlotLayer(DynamicLayer):
@@ -154,7 +154,7 @@ class Slots:
         """Slots not in use."""
         return self.rows - self.active
 
-    def admit(self, read: Read, first_row: int, n: int) -> int:
+    def admit(self, read: Prefill, first_row: int, n: int) -> int:
         """Let the n responses of prompts begin, the first of them as row `first_row`.
 
         Returns:

@@ -19,7 +19,7 @@ from preftune.models.allocator import keep_freed_memory
 from preftune.models.content import model_content
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.sampler import sample_responses
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 
 
 class TransformersEngine:
@@ -68,7 +68,7 @@ def sampler(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: int) -> 
     """
 
     def sample(
-        prompts: Sequence[str | Chat],
+        prompts: Sequence[str | Conversation],
         repeats: Sequence[int],
         settings: SamplingSettings,
         *,

@@ -13,7 +13,7 @@ from preftune.models.content import model_content
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.sampler import prompt_tokens
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 
 LARGEST_SEED = 0x7FFFFFFFFFFFFFFF
 
@@ -58,7 +58,7 @@ class VllmEngine:
         engine = vllm.LLM(model=self._model, max_num_seqs=self._rows, enable_prefix_caching=True)
 
         def sample(
-            prompts: Sequence[str | Chat],
+            prompts: Sequence[str | Conversation],
             repeats: Sequence[int],
             settings: SamplingSettings,
             *,

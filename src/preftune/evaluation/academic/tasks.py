@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preftune.errors import InputError
 from preftune.evaluation.files import write_lines
-from preftune.evaluation.resampling import Tally, difference, mean
+from preftune.evaluation.resampling import VerdictCounts, difference, mean
 from preftune.evaluation.verdicts import Results
 from preftune.storage.files import write_json
 
@@ -97,7 +97,7 @@ class TaskScores:
     harness: str
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> VerdictCounts:
         """In percent, for resampling."""
         return {item: (100 * value, 1.0) for item, value in self.values.items()}
 

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from preftune.errors import InputError
 from preftune.evaluation.alpaca_eval.difficulty import Difficulty, match, read_difficulty
 from preftune.evaluation.benchmark import RescoreOptions, Rescorer
-from preftune.evaluation.files import Row, read_objects, require
+from preftune.evaluation.files import Record, read_objects, require
 from preftune.evaluation.length_control import (
     OFFICIAL,
     control_length,
@@ -89,7 +89,7 @@ def read_annotations(path: Path) -> list[Recording]:
     ]
 
 
-def aggregate(
+def aggregate_alpaca_eval(
     recording: Recording,
     difficulty: Difficulty | None = None,
     *,
@@ -214,9 +214,9 @@ class AlpacaEvalRescorer(Rescorer):
         return read_annotations(path)
 
     def figures(self, recording: Recording) -> Results:
-        """See `aggregate`."""
+        """See `aggregate_alpaca_eval`."""
         options = self.options
-        return aggregate(
+        return aggregate_alpaca_eval(
             recording,
             self._difficulty,
             mode=options.mode,
@@ -236,7 +236,7 @@ class AlpacaEvalRescorer(Rescorer):
 # --- upstream's shapes ---
 
 
-def _read_slim(path: Path, content: Row) -> Recording:
+def _read_slim(path: Path, content: Record) -> Recording:
     columns = ("preference", "len_model", "len_baseline")
     require(path, content, ("model", "baseline", *columns), "the slim shape")
     sizes = {name: len(content[name]) for name in columns}
@@ -261,7 +261,7 @@ def _read_slim(path: Path, content: Row) -> Recording:
     return Recording(content["model"], content["baseline"], verdicts, str(path), named=names is not None)
 
 
-def _read_rows(path: Path, rows: Sequence[Row]) -> Recording:
+def _read_rows(path: Path, rows: Sequence[Record]) -> Recording:
     """Rows of one model; what their completions say is compared with what was recorded of them."""
     verdicts = []
     differences = []
@@ -290,7 +290,7 @@ def _read_rows(path: Path, rows: Sequence[Row]) -> Recording:
     return Recording(rows[0]["generator_2"], rows[0]["generator_1"], verdicts, str(path), notes=notes)
 
 
-def _recompute(row: Row, model_first: bool) -> float | None:
+def _recompute(row: Record, model_first: bool) -> float | None:
     """The preference that the raw completion gives; None where it has no log-probabilities."""
     completion = row.get("raw_completion")
     try:
