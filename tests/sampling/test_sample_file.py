@@ -265,7 +265,7 @@ def test_torchrun_shares_the_chunks(whole: str, tiny_model_dir: Path, prompts: P
         ('{"prompt": "?"}', {"temperature": float("nan")}, "temperature=nan"),
         ('{"prompt": "?"}', {"top_p": 0.0}, "top_p=0.0"),
         ('{"prompt": "?"}', {"rows": 0}, "rows=0"),
-        ('{"prompt": "?"}', {"engine": "vlm"}, "engine=vlm is none of"),
+        ('{"prompt": "?"}', {"engine": "vlm"}, "engine=vlm must be one of"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(

@@ -1,4 +1,4 @@
-"""Scoring that can be killed at any moment: what is finished stands beside the output and is found again."""
+"""Scoring that can be killed at any time: finished scores are kept beside the output and found again."""
 
 import hashlib
 import json
@@ -21,24 +21,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answer:
-    """One response of a group: what a scorer gives a number to."""
+    """One response of a group: a scorer gives it a number."""
 
     group: Group
     place: int
 
     @property
     def content(self) -> Text:
-        """What was answered."""
+        """The text or messages of the response."""
         return self.group.responses[self.place].content
 
 
 @dataclass(frozen=True)
 class ScoringUnit:
-    """Answers that are scored together, finished together or not at all.
+    """Answers that are scored and finished together.
 
     Attributes:
         places: indices of the answers.
-        inputs: what the scorer made of them, such as their token ids.
+        inputs: the scorer's inputs, such as token ids.
     """
 
     places: tuple[int, ...]
@@ -46,7 +46,7 @@ class ScoringUnit:
 
 
 def scored_content(groups: Iterable[Group]) -> str:
-    """A hash of all that a scorer may read of groups: what is asked and answered, and the other columns."""
+    """A hash of everything that a scorer may read of groups: prompts, responses and other columns."""
     groups = list(groups)
     digest = hashlib.sha256(fingerprint_rows(groups).encode())
     for group in groups:
@@ -55,31 +55,31 @@ def scored_content(groups: Iterable[Group]) -> str:
 
 
 ScoreUnit = Callable[[ScoringUnit], list[float]]
-"""A number for each place of a unit, in order."""
+"""Returns a number for each place of a unit, in order."""
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Something that gives responses numbers.
+    """Gives a number to each response.
 
     Attributes:
-        identity: what decides its scores besides its options, such as a hash of a model's files.
-        workers: units scored at the same time in a process.
+        identity: everything besides its options that decides its scores, such as a hash of a model's files.
+        workers: units scored concurrently in a process.
     """
 
     identity: str
     workers: int
 
     def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
-        """Cut the answers into units.
+        """Split the answers into units.
 
-        The cut depends on nothing but the answers: what stands together in a batch decides its rounding, and
-        is the same after a restart and on another number of processes.
+        The split depends only on the answers. The members of a batch decide its rounding, so they must be the
+        same after a restart and on another number of processes.
         """
         ...
 
     def ready(self) -> AbstractContextManager[ScoreUnit]:
-        """Load what scoring needs, for as long as the context is open."""
+        """Load what scoring needs and keep it while the context is open."""
         ...
 
 
@@ -93,23 +93,23 @@ def score_missing(
     progress: bool = False,
     ready: ScoreUnit | None = None,
 ) -> None:
-    """Score this process's share of what no shard holds yet.
+    """Score this process's share of the answers that are not in a shard yet.
 
     Args:
-        scorer: what scores.
-        answers: all of them, the same in every process.
-        shards: where finished units are found and go.
+        scorer: the scorer.
+        answers: all answers, the same in every process.
+        shards: read and write finished units here.
         processes: unit i belongs to process i modulo their count.
-        title: what is scored, for the log.
+        title: the name of the scores, for the log.
         progress: show a bar.
-        ready: of the scorer, where it is loaded already.
+        ready: the scorer's function, if it is loaded already.
 
     Raises:
-        InputError: a score is no finite number.
+        InputError: a score is not a finite number.
     """
     finished = shards.rows()
     if finished or ready is None:
-        logger.info("%s: %d of %d responses are scored", title, len(finished), len(answers))
+        logger.info("%s: %d of %d responses are already scored", title, len(finished), len(answers))
     if len(finished) == len(answers):
         return
     share = scorer.plan(answers)[processes.rank :: processes.count]
@@ -127,14 +127,14 @@ def score_missing(
 def _finite(
     title: str, answers: Sequence[Answer], results: Iterator[tuple[ScoringUnit, list[float]]]
 ) -> Iterator[tuple[ScoringUnit, list[float]]]:
-    """The results, as long as they are numbers."""
+    """Yield the results, and check that scores are finite."""
     for unit, scores in results:
         for place, score in zip(unit.places, scores, strict=True):
             if not math.isfinite(score):
                 answer = answers[place]
                 raise InputError(
-                    f"{title}: row {answer.group.row}, response {answer.place} scored {score}, which is no "
-                    "finite number: leave the row out, or score in another precision"
+                    f"{title}: row {answer.group.row}, response {answer.place} has the score {score}, which "
+                    "is not finite: remove the row, or score in another precision"
                 )
         yield unit, scores
 
@@ -142,7 +142,7 @@ def _finite(
 def _results(
     score: ScoreUnit, units: Sequence[ScoringUnit], workers: int
 ) -> Iterator[tuple[ScoringUnit, list[float]]]:
-    """Units with their scores, as they are finished; where one fails, those at work come before that."""
+    """Units with their scores, as they finish; if one fails, running units finish before the error."""
     if workers == 1:
         for unit in units:
             yield unit, score(unit)
@@ -156,7 +156,7 @@ def _results(
                     continue
                 if error := future.exception():
                     failure = failure or error
-                    # Not the pool's shutdown, which never tells as_completed of what it cancels.
+                    # The pool's shutdown would cancel requests without telling as_completed.
                     for other in futures:
                         other.cancel()
                 else:

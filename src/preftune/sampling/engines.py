@@ -1,4 +1,4 @@
-"""The engines that sample, by name."""
+"""The sampling engines, by name."""
 
 from collections.abc import Callable, Mapping
 
@@ -30,11 +30,11 @@ ENGINES: Mapping[str, Callable[[str, int], SamplingEngine]] = {
     "vllm": _vllm,
     "server": _server,
 }
-"""What `--engine` takes: the model in this process, vLLM in this process, or any OpenAI-compatible server."""
+"""Values of `--engine`: transformers or vLLM in this process, or an OpenAI-compatible server."""
 
 
 def build_engine(name: str, model: str, rows: int) -> SamplingEngine:
-    """An engine for a model; nothing heavy is loaded yet.
+    """Build an engine for a model. Weights are loaded later.
 
     Args:
         name: in `ENGINES`.
@@ -42,10 +42,10 @@ def build_engine(name: str, model: str, rows: int) -> SamplingEngine:
         rows: responses decoded together; for `server` requests at the same time.
 
     Raises:
-        InputError: there is no such engine, or it cannot be used with this model or on this machine.
+        InputError: the engine does not exist, or does not work with this model or on this machine.
     """
     if name not in ENGINES:
-        raise InputError(f"engine={name} is none of {', '.join(ENGINES)}{suggest(name, list(ENGINES))}")
+        raise InputError(f"engine={name} must be one of {', '.join(ENGINES)}{suggest(name, list(ENGINES))}")
     if rows < 1:
-        raise InputError(f"rows={rows}: rows must be at least 1.")
+        raise InputError(f"rows={rows} must be >= 1: set a number from 1 on")
     return ENGINES[name](model, rows)

@@ -1,4 +1,4 @@
-"""`--engine server`: any OpenAI-compatible server, one request with a seed of its own for every response."""
+"""`--engine server`: any OpenAI-compatible server; every response is one request with its own seed."""
 
 import json
 import os
@@ -17,25 +17,25 @@ from preftune.sampling.settings import Conversation, SamplingSettings
 from preftune.serving.client import connect, first_choice, require_key, without_key
 
 LARGEST_SEED = 0x7FFFFFFF
-"""That every server reads."""
+"""Largest seed that every server accepts."""
 VERSION_SECONDS = 5
 
 
 class ServerEngine:
-    """A server whose address and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. See `SamplingEngine`.
+    """A server. OPENAI_BASE_URL and OPENAI_API_KEY set its address and key. See `SamplingEngine`.
 
-    Text prompts go to its completions, messages to its chat completions, with the server's own template.
+    Text prompts go to its completions. Messages go to its chat completions, with the server's own template.
     """
 
     def __init__(self, model: str, rows: int) -> None:
-        """Check that there is a key, and ask the server for its version where it tells.
+        """Check that there is a key, and ask the server for its version.
 
         Args:
             model: its name at the server.
-            rows: requests at the same time.
+            rows: concurrent requests.
 
         Raises:
-            InputError: there is no key.
+            InputError: the key is missing.
         """
         require_key("engine=server")
         base_url = os.environ.get("OPENAI_BASE_URL")
@@ -45,7 +45,7 @@ class ServerEngine:
 
     @contextmanager
     def ready(self) -> Iterator[Sample]:
-        """The connection, and threads that wait for answers."""
+        """Open the connection, and threads that wait for replies."""
         with connect() as client, ThreadPoolExecutor(self._rows) as pool:
 
             def sample(
@@ -61,11 +61,11 @@ class ServerEngine:
                     for number in range(settings.n)
                 ]
                 try:
-                    # What fails ends the bar with it: a bar that is only collected later can block others.
+                    # Close the bar on an error: a bar that is collected later can block others.
                     results = (request.result() for request in requests)
                     answers = list(track(results, "sampling", len(requests), disable=not progress))
                 except BaseException:
-                    # Nobody waits for the rest.
+                    # Do not wait for the other requests.
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
                 return [answers[at : at + settings.n] for at in range(0, len(answers), settings.n)]
@@ -95,7 +95,7 @@ class ServerEngine:
 
 
 def server_version(base_url: str | None) -> str:
-    """What a server answers at /version, as vLLM's does; "unknown" where it has no such address."""
+    """What a server replies at /version, as vLLM's does; "unknown" if it has no such address."""
     if not base_url:
         return "unknown"
     try:

@@ -26,14 +26,14 @@ class TransformersEngine:
     """A model that `sample_responses` samples from. See `SamplingEngine`."""
 
     def __init__(self, model: str, rows: int) -> None:
-        """Check that there is such a model; its weights are hashed, not loaded.
+        """Check that the model exists. Its weights are hashed and not loaded.
 
         Args:
             model: folder or hub name.
             rows: responses decoded together.
 
         Raises:
-            InputError: there is none.
+            InputError: the model does not exist.
         """
         load_model_config(model)
         self._model, self._rows = model, rows
@@ -45,12 +45,12 @@ class TransformersEngine:
             "model": model_content(model),
             "precision": str(self._dtype).removeprefix("torch."),
         }
-        # Rows that decode together decide the rounding.
+        # The number of rows that decode together changes the rounding.
         self.identity = repr((sorted(self.description.items()), self._device.type, rows))
 
     @contextmanager
     def ready(self) -> Iterator[Sample]:
-        """Model and tokenizer."""
+        """Load model and tokenizer."""
         if self._device.type == "cpu":
             keep_freed_memory()
         tokenizer = load_tokenizer(self._model)
@@ -59,7 +59,7 @@ class TransformersEngine:
 
 
 def sampler(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: int) -> Sample:
-    """What samples from a model that is loaded.
+    """Build a sampler of a loaded model.
 
     Args:
         model: as for `sample_responses`.
