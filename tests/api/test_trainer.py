@@ -293,7 +293,7 @@ def test_fields_that_preftune_decides_are_refused(
 def test_a_second_adapter_is_refused(make: Make, model: PreTrainedModel) -> None:
     """A PeftModel together with `peft_config` could mean two things; the error names both."""
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-    with pytest.raises(InputError, match="leave peft_config out to go on with its adapter, or merge it"):
+    with pytest.raises(InputError, match="remove peft_config to continue with its adapter, or merge it"):
         make(model=adapted, peft_config=LoraConfig(r=4))
 
 

@@ -359,7 +359,7 @@ def test_a_folder_of_something_else_is_not_taken(output: Path, preftune: Command
     for arguments in (swept, (*swept, "--overwrite")):
         code, errors = preftune(*arguments)
         assert code == 2
-        assert "holds no run" in errors
+        assert "has no run" in errors
     assert own.read_text(encoding="utf-8") == "mine"
 
 

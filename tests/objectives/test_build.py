@@ -190,13 +190,13 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
         ["not defined for method 'modpo'", "one of dpo, ipo, simpo, cpo, hinge"],
     ),
     "ppo": ({"method": "PPO"}, ["method = 'PPO'", "did you mean 'offline_ppo'?"]),
-    "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "between 0 and 1", "out for 0.5"]),
-    "no clip": ({"method": "alol", "clip": None}, ["clip = None", "between 0 and 1", "out for 0.9"]),
+    "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "> 0 and < 1", "out for 0.5"]),
+    "no clip": ({"method": "alol", "clip": None}, ["clip = None", "> 0 and < 1", "out for 0.9"]),
     "reference_free": ({"method": "alol", "reference_free": "yes"}, ["reference_free = 'yes'", "true or"]),
     "zero tau": ({"method": "dro_v", "tau": 0}, ["tau = 0", "> 0", "leave tau out for 1.0"]),
     "no preference": (
         {"method": "modpo", "preference_weight": 0},
-        ["preference_weight = 0", "> 0 and at most 1", "out for 0.5"],
+        ["preference_weight = 0", "> 0 and <= 1", "out for 0.5"],
     ),
     "more than the preference": ({"method": "modpo", "preference_weight": 1.5}, ["preference_weight = 1.5"]),
     "value's weight": ({"method": "alol", "value_weight": 0}, ["value_weight = 0", "> 0"]),
@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "expectile of zero": ({"method": "dpo", "auxiliary": {"expectile": 0}}, ["auxiliary.expectile = 0"]),
     "expectile of one": (
         {"method": "dpo", "auxiliary": {"expectile": 1.0}},
-        ["auxiliary.expectile = 1.0", "between 0 and 1", "leave auxiliary.expectile out for 0.7"],
+        ["auxiliary.expectile = 1.0", "> 0 and < 1", "leave auxiliary.expectile out for 0.7"],
     ),
     "expectile is true": (
         {"method": "dpo", "auxiliary": {"expectile": True}},
@@ -350,5 +350,5 @@ def test_parts_have_names_of_their_own() -> None:
     """An objective without parts, or with two of one name, is refused: a term would be lost."""
     part = build({"method": "dpo"}).parts[0]
     for parts in [(), (part, part)]:
-        with pytest.raises(ValueError, match="names of their own"):
+        with pytest.raises(ValueError, match="distinct names"):
             Objective(parts)

@@ -244,12 +244,12 @@ def test_what_is_longer_than_the_model_is_cut_by_the_rule(
     (start,) = RewardModelScorer(str(folder), max_length=15).plan(asked)
     assert start.places == (0, 1)
     assert start.inputs == {(*whole[:14], 3): 1, (0, *whole[2:]): 1}
-    assert "1 of 2 conversations are longer than 15 tokens and lose their start" in caplog.text
+    assert "1 of 2 conversations are longer than 15 tokens and are truncated at the start" in caplog.text
     (end,) = RewardModelScorer(str(folder), max_length=15, truncation="end").plan(asked)
     assert list(end.inputs)[1] == tuple(whole[:15])
     with pytest.raises(InputError, match=r"row 0, response 1 .* has 16 tokens"):
         RewardModelScorer(str(folder), max_length=15, truncation="error").plan(asked)
-    with pytest.raises(InputError, match="max_length=65 is more than its 64"):
+    with pytest.raises(InputError, match="max_length=65 exceeds the model's 64"):
         RewardModelScorer(str(folder), max_length=65)
 
 
@@ -259,7 +259,7 @@ def test_a_model_without_a_score_head_is_refused(tmp_path: Path) -> None:
     LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
     with pytest.raises(InputError, match=r"no weights for score\.weight"):
         scores_of(RewardModelScorer(str(folder)), UNEQUAL)
-    with pytest.raises(InputError, match="neither a folder with a whole reward model"):
+    with pytest.raises(InputError, match="must be a folder with a complete reward model"):
         RewardModelScorer(str(tmp_path / "nowhere" / "at" / "all"))
 
 

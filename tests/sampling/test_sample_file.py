@@ -192,7 +192,7 @@ def test_a_full_disk_keeps_what_is_finished(
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "write_whole", full)
-        with pytest.raises(InputError, match=r"full.jsonl.*No space left on device.*finished is kept"):
+        with pytest.raises(InputError, match=r"full.jsonl.*No space left on device.*Finished work is kept"):
             sampled("full.jsonl")
     with monkeypatch.context() as patch:
         patch.setattr(transformers_engine, "sample_responses", full)

@@ -78,7 +78,7 @@ def sample(
     else:
         if engine != "transformers":
             raise InputError(
-                f"engine={engine!r} samples from a model by its name, and a loaded model is given"
+                f"engine={engine!r} needs the name of a model: give a name, or use engine='transformers'"
             )
         described = {"engine": engine, "version": transformers.__version__, "model": type(model).__name__}
         ready = _loaded(model, processing_class, rows)

@@ -26,7 +26,9 @@ def read_objects(path: Path) -> list[Record]:
         content = [_line(path, number, line) for number, line in lines if line.strip()]
     rows = content if isinstance(content, list) else [content]
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: must be a list of JSON objects, or JSON Lines, and not empty")
+        raise InputError(
+            f"{path} must be a list of JSON objects or JSON Lines, and must not be empty: correct the file"
+        )
     return rows
 
 
@@ -44,7 +46,7 @@ def read_text(path: Path, flag: str = "") -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         name = f"{flag} {path}".strip()
-        raise InputError(f"{name}: cannot be read ({error}): give the path of a UTF-8 text") from error
+        raise InputError(f"{name} cannot be read ({error}): give the path of a UTF-8 text file") from error
 
 
 def read_json(path: Path) -> Any:
@@ -83,7 +85,7 @@ def _line(path: Path, number: int, line: str) -> Record:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{path} line {number}: no JSON ({error}): give JSON or JSON Lines") from error
+        raise InputError(f"{path} line {number} is not JSON ({error}): give JSON or JSON Lines") from error
     if not isinstance(row, dict):
-        raise InputError(f"{path} line {number}: must be a JSON object")
+        raise InputError(f"{path} line {number} must be a JSON object: correct it")
     return row

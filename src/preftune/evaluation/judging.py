@@ -159,7 +159,7 @@ def _warn_of_invalid(judgments: Iterable[Judgment]) -> None:
     if invalid:
         reply = invalid[0].reply
         logger.warning(
-            "%d verdicts cannot be read and count for nobody; the first reply is %s",
+            "%d verdicts cannot be read and are ignored; the first reply is %s",
             len(invalid),
             shorten(reply.text, 200) if reply else "none",
         )

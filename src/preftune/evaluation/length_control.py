@@ -85,8 +85,8 @@ def small_sample_warnings(prompts: int) -> list[str]:
     if prompts >= SMALL_SAMPLE:
         return []
     return [
-        f"{prompts} prompts are few for length control, which needs about {SMALL_SAMPLE} to tell the effect "
-        "of length from chance"
+        f"{prompts} prompts are few for length control: use about {SMALL_SAMPLE} to separate the effect of "
+        "length from chance"
     ]
 
 

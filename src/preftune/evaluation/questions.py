@@ -56,7 +56,7 @@ def read_questions(path: Path, n: int | None = None) -> list[Question]:
         InputError: there is none, a row has another shape, or two are the same.
     """
     if n is not None and n < 1:
-        raise InputError(f"--n {n}: it must be at least 1")
+        raise InputError(f"--n {n} must be >= 1: set a number from 1 on")
     questions = [
         read_question(row, f"{path} row {number}") for number, row in enumerate(islice(read_rows(path), n))
     ]
@@ -76,7 +76,7 @@ def read_question(row: Mapping[str, Any], where: str) -> Question:
     category = row.get("category") or row.get("dataset") or ""
     if key is None or not asked:
         raise InputError(
-            f"{where} is no question: it needs `instruction`, `turns` with `question_id`, `uid` with "
+            f"{where} is not a question: it needs `instruction`, `turns` with `question_id`, `uid` with "
             f"`prompt`, or `prompt`; it has {', '.join(row) or 'nothing'}"
         )
     if "turns" in row and "instruction" not in row:
@@ -117,5 +117,7 @@ def _opening(asked: Any, where: str) -> tuple[Message, ...]:
         isinstance(message, Mapping) and isinstance(message.get("content"), str) and "role" in message
         for message in asked
     ):
-        raise InputError(f"{where}: {shorten(asked)} is neither text nor messages with role and content")
+        raise InputError(
+            f"{where}: {shorten(asked)} must be text, or messages with role and content: correct it"
+        )
     return tuple({"role": message["role"], "content": message["content"]} for message in asked)

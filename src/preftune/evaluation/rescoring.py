@@ -31,7 +31,7 @@ def _read(rescorer: Rescorer, protocol: str, file: Path) -> list[Recording]:
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # The files are other tools', and any value in them may be of another type.
         raise InputError(
-            f"{file}: a value is not what {protocol} has there ({type(error).__name__}: {error}): give the "
+            f"{file}: a value is not valid in {protocol} ({type(error).__name__}: {error}): give the "
             "file as the benchmark's tool wrote it"
         ) from error
     for recording in recordings:

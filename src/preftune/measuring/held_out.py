@@ -132,7 +132,7 @@ def measure_policy(
         model: the policy: whole weights or an adapter, in a folder, or a hub name; the start may be given.
         start: the policy that it is compared with, and an adapter's base.
         held_out: what is asked.
-        shards: keep what is sampled, and go on at the first prompts without answers.
+        shards: keep finished samples here, and resume at the first prompts without answers.
     """
     policy = load_policy(model, start, held_out)
     answers = _answers(policy, held_out, shards)

@@ -76,8 +76,8 @@ class Policy(PackedReader):
         if loss is not None and read.numbers.requires_grad and not loss.requires_grad:
             raise InputError(
                 "objective.router_loss_weight: the routers' loss has no gradient; with gradient "
-                "checkpointing, set training.gradient_checkpointing_kwargs.use_reentrant=false; where no "
-                "layer with a router is trained, set objective.router_loss_weight=0"
+                "checkpointing, set training.gradient_checkpointing_kwargs.use_reentrant=false; if no layer "
+                "with a router is trained, set objective.router_loss_weight=0"
             )
         return read
 

@@ -24,12 +24,8 @@ def _is_number(value: object) -> bool:
 
 
 POSITIVE = Constraint("a finite number > 0", lambda value: _is_number(value) and cast(float, value) > 0)
-BELOW_ONE = Constraint(
-    "a number between 0 and 1, without them", lambda value: _is_number(value) and 0 < cast(float, value) < 1
-)
-SHARE = Constraint(
-    "a number > 0 and at most 1", lambda value: _is_number(value) and 0 < cast(float, value) <= 1
-)
+BELOW_ONE = Constraint("a number > 0 and < 1", lambda value: _is_number(value) and 0 < cast(float, value) < 1)
+SHARE = Constraint("a number > 0 and <= 1", lambda value: _is_number(value) and 0 < cast(float, value) <= 1)
 NOT_NEGATIVE = Constraint("a finite number >= 0", lambda value: _is_number(value) and cast(float, value) >= 0)
 SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
 REDUCTION = Constraint(
@@ -152,5 +148,5 @@ def _fix(key: str, value: object, option: Option) -> str:
     if number is not None and option.rule.holds(number):
         return f"it is text; write {key}: {number!r} without quotes and with a decimal point"
     if option.default is None:
-        return f"set a value that is, or remove {key}"
-    return f"set a value that is, or leave {key} out for {option.default!r}"
+        return f"set such a value, or remove {key}"
+    return f"set such a value, or remove {key} to use {option.default!r}"

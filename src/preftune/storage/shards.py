@@ -53,7 +53,7 @@ class Shards:
             damaged = rows.count(None)
             if damaged > self._reported.get(file, 0):
                 self._reported[file] = damaged
-                logger.warning("%s is damaged: what %d of its lines held is made again", file, damaged)
+                logger.warning("%s is damaged: %d of its lines are redone", file, damaged)
         return found
 
     def in_order(self, count: int) -> list[Any]:
@@ -66,7 +66,8 @@ class Shards:
         missing = [index for index in range(count) if index not in found]
         if missing:
             raise InputError(
-                f"{self.output}: row {missing[0]} is missing or damaged in its shards; start the call again"
+                f"{self.output}: row {missing[0]} is missing or damaged in its shards; run the same command "
+                "again"
             )
         return [found[index] for index in range(count)]
 
@@ -154,6 +155,6 @@ def _checksum(content: bytes) -> bytes:
 
 def _not_written(path: Path, error: OSError) -> InputError:
     return InputError(
-        f"{path} cannot be written: {error.strerror}. What is finished is kept: make room, or allow writing "
-        "there, and start the call again"
+        f"{path} cannot be written: {error.strerror}. Finished work is kept: free disk space, or allow "
+        "writing there, and run the same command again"
     )

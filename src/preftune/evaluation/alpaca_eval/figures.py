@@ -148,7 +148,7 @@ def _length_controlled(
         if recording.baseline != DIFFICULTY_BASELINE:
             warnings.append(
                 f"the baseline is {recording.baseline}, and upstream's difficulties are those against "
-                f"{DIFFICULTY_BASELINE}: leave --difficulty out unless yours are this baseline's"
+                f"{DIFFICULTY_BASELINE}: remove --difficulty unless yours are for this baseline"
             )
     elif recording.baseline == DIFFICULTY_BASELINE:
         warnings.append(

@@ -277,7 +277,7 @@ def _question(path: Path, row: Record) -> str:
     for key in ("uid", "question_id"):
         if key in row:
             return str(row[key])
-    raise InputError(f"{path}: a row has neither uid nor question_id")
+    raise InputError(f"{path}: a row has no uid or question_id: add one")
 
 
 def _label(path: Path, game: Any) -> str | None:
@@ -299,7 +299,7 @@ def _read_battles(path: Path, rows: Sequence[Record], baseline: str | None) -> l
     against = baseline or (first if first in everywhere else next(iter(everywhere), None))
     if against not in everywhere:
         raise InputError(
-            f"{path}: {against or 'no model'} is in every battle, as a baseline must be: the models are "
+            f"{path}: {against or 'no model'} is in every battle, and a baseline must be: the models are "
             f"{', '.join(sorted(names))}; give battles against one baseline, and name it with --baseline"
         )
     found: dict[str, list[Comparison]] = {}

@@ -175,7 +175,7 @@ def _notes(baseline: str, category: str) -> Results:
     upstream = {**RULES["v0.1"].baselines, **RULES["v2"].baselines}
     if upstream.get(category, baseline) == baseline:
         return {"category": category}
-    warning = f"upstream compares {category} with {upstream[category]}, and here it is {baseline}"
+    warning = f"upstream compares {category} with {upstream[category]}, and this run with {baseline}"
     return {"category": category, "warnings": [warning]}
 
 
