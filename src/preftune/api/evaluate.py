@@ -34,7 +34,7 @@ class Scores:
 
     Attributes:
         results: what `results.json` holds: one entry for each model.
-        folder: where results, answers and verdicts were written; None where they were not.
+        folder: where results, answers and verdicts were written; None if they were not.
     """
 
     results: Sequence[Results]

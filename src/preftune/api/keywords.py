@@ -135,7 +135,7 @@ def _check_model(model: object, peft_config: object) -> None:
 
 
 def _name_of(model: nn.Module) -> str:
-    """Where a loaded model came from; empty where it was made here."""
+    """Where a loaded model came from; empty if it was made here."""
     name: Any = getattr(model.config, "_name_or_path", None)
     return str(name or "")
 

@@ -50,7 +50,7 @@ def fetch(
 ) -> list[Fetched]:
     """Have a benchmark's files in a folder, each checked.
 
-    A file that is there and right is not asked for. What an earlier call left unfinished goes on where it
+    An existing, correct file is not downloaded. An unfinished download of an earlier call resumes where it
     stopped, if the server can; a file appears under its name only when it is whole and right.
 
     Args:

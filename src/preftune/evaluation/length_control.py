@@ -81,7 +81,7 @@ class _Rows:
 
 
 def small_sample_warnings(prompts: int) -> list[str]:
-    """That prompts are few; empty where they are not."""
+    """That prompts are few; empty if they are not."""
     if prompts >= SMALL_SAMPLE:
         return []
     return [

@@ -71,7 +71,7 @@ def _answered_key(row: Mapping[str, Any]) -> str | None:
 
 
 def _answered(row: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The texts of the turns; None where the row has another shape."""
+    """The texts of the turns; None if the row has another shape."""
     try:
         if "choices" in row:
             turns = row["choices"][0]["turns"]

@@ -17,7 +17,7 @@ from preftune.serving.prices import Budget, Price
 from preftune.serving.replies import ReplyCache
 
 ENDPOINTS = ("openai", "judge")
-"""Prefixes of a model behind an endpoint."""
+"""Prefixes of a model at an endpoint."""
 ANSWER_VERSION = "answer 1"
 """Of how answers are asked for."""
 FILES = (".json", ".jsonl", ".jsonl.gz", ".json.gz")

@@ -28,7 +28,7 @@ class Question:
         key: the same in every file about it: an instruction, an id, or the prompt itself.
         opening: the messages up to the first answer.
         followups: what the user says after each answer but the last.
-        category: empty where there is none.
+        category: empty if there is none.
         row: as it was read.
     """
 
@@ -86,7 +86,7 @@ def read_question(row: Mapping[str, Any], where: str) -> Question:
 
 
 def question_key(row: Mapping[str, Any]) -> str | None:
-    """The key of the question that a row asks or answers; None where it has none."""
+    """The key of the question that a row asks or answers; None if it has none."""
     for column, keys in SHAPES.items():
         found = next((row[name] for name in keys if row.get(name) is not None), None)
         if found is not None and (row.get(column) or column == "turns"):

@@ -41,7 +41,7 @@ class HeldOut:
         rows: responses decoded together.
         decoding_dtype: decodes with a copy of the weights in this precision, and reads the log-probabilities
             with the weights themselves; None decodes with these, and takes the log-probabilities as drawn.
-        chat_template_kwargs: passed on to the chat template.
+        chat_template_kwargs: passed to the chat template.
         progress: show bars.
     """
 

@@ -96,7 +96,7 @@ def generation_device() -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 saves time: on accelerators, and on processors with AMX.
+    """Whether bfloat16 saves time: on accelerators, and on CPUs with AMX.
 
     A CPU without instructions for it takes up to 80 times as long as in float32, and one that has those
     of AVX512 alone took twice as long. Nothing is timed: processes and later calls on a machine must agree.

@@ -151,7 +151,7 @@ def _copies(spans: Sequence[Span], tokens: int, device: torch.device) -> Float32
 
 
 def own_router_loss_weight(config: PretrainedConfig) -> float | None:
-    """The model's own weight of its routers' loss, and None where it has no routers that it would report."""
+    """The model's own weight of its routers' loss, and None if it has no routers that it would report."""
     text_config = config.get_text_config()
     if not hasattr(text_config, "output_router_logits"):
         return None

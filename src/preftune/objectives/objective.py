@@ -96,7 +96,7 @@ class Objective:
 
 
 def label_balance(objective: Objective, desirable: int, undesirable: int) -> LabelBalance | None:
-    """How a data set's labels weigh in an objective; None where it does not learn from labels.
+    """How a data set's labels weigh in an objective; None if it does not learn from labels.
 
     Raises:
         ValueError: there are responses of one kind only.

@@ -211,7 +211,7 @@ def _with_precision(config: IterateConfig) -> IterateConfig:
 
 
 def _stored(config: IterateConfig) -> dict[str, Any]:
-    """The configuration that the folder was started with; empty where it is new."""
+    """The configuration that the folder was started with; empty if it is new."""
     file = Path(config.output) / CONFIG_FILE
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.exists() else {}
 

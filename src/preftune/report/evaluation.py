@@ -31,7 +31,7 @@ class Evaluated:
     results: Mapping[str, Any]
 
     def number(self, key: str) -> float | None:
-        """A figure; None where there is none that is a number."""
+        """A figure; None if there is none that is a number."""
         value: Any = self.results.get(key)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return float(value) if is_number and math.isfinite(value) else None

@@ -20,7 +20,7 @@ class Outcomes:
         label: of its row.
         index: of the model, which decides the colour.
         wins, ties, losses: counts, not all zero.
-        win_rate: in percent; None where it was not measured.
+        win_rate: in percent; None if it was not measured.
         interval: of the win rate.
     """
 

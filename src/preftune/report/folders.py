@@ -37,7 +37,7 @@ class RunRecord:
     date: str
 
     def series(self, metric: str) -> Series:
-        """A metric over the steps; empty where it was not logged."""
+        """A metric over the steps; empty if it was not logged."""
         return [(line["step"], float(line[metric])) for line in self.metrics if metric in line]
 
     @property

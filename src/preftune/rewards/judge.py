@@ -1,4 +1,4 @@
-"""`judge:` a language model behind an OpenAI-compatible endpoint rates each response from 1 to 10."""
+"""`judge:` a language model at an OpenAI-compatible endpoint rates each response from 1 to 10."""
 
 import os
 import re

@@ -23,7 +23,7 @@ MARK = ".joined.part"
 class Shards:
     """Finished rows of an output, in a file for each process: `OUTPUT.KEY.RANK.part`.
 
-    A line holds a row with its index, behind a hash that tells whether it is whole. Every process reads the
+    A line holds a hash, which shows whether it is whole, and a row with its index. Every process reads the
     files of all, so a restart may have another number of them. A line that was cut when its process died, or
     was damaged later, counts as missing; where an index comes again, the last one counts.
     """
@@ -118,7 +118,7 @@ def write_joined(output: Path, text: str, shards: Sequence[Shards]) -> None:
 
 
 def refuse_existing(output: Path) -> None:
-    """Never write over a file; shards that a killed call has left behind it are removed.
+    """Never write over a file; shards that a killed call has left beside it are removed.
 
     Raises:
         InputError: there is one.
@@ -141,7 +141,7 @@ def _line(index: int, row: Any) -> bytes:
 
 
 def _row(line: bytes) -> tuple[int, Any] | None:
-    """A row with its index; None where the line is cut or damaged."""
+    """A row with its index; None if the line is cut or damaged."""
     checksum, _, content = line.partition(b" ")
     if checksum != _checksum(content):
         return None

@@ -189,7 +189,7 @@ def _status(prepared: PreparedRun, overwrite: bool) -> Status:
 
 
 def _changes(folder: Path, prepared: PreparedRun) -> list[str]:
-    """Keys in which the run in a folder differs, and its data where they changed behind their names."""
+    """Keys in which the run in a folder differs, and its data if they changed under the same names."""
     before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
     now = prepared.config.model_dump(mode="json")
     changed = [key for key in {**now, **before} if now.get(key) != before.get(key)]

@@ -38,7 +38,7 @@ class StepSampler(Sampler[list[RowIndices]]):
     """This process's rows of every step of an epoch, as indices of groups.
 
     The shuffled groups of an epoch are one stream that is cut every `size.step`; a group that a cut falls
-    into goes to the step behind the cut. The number of steps is therefore the same in every epoch, however
+    into goes to the next step. The number of steps is therefore the same in every epoch, however
     the groups are shuffled, and scheduler and resumption can rely on it.
 
     Each group is in one row of one process. Every process has a group in every step, and so a last row in

@@ -155,7 +155,7 @@ def by_other_reference(
         splits: other data than the run's own.
 
     Returns:
-        None where the objective compares with no reference.
+        None if the objective compares with no reference.
 
     Raises:
         InputError: it cannot be loaded, or reads other tokens than the policy.

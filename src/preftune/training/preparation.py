@@ -114,7 +114,7 @@ class PreparedData:
 
     @cached_property
     def auxiliary(self) -> Float64[np.ndarray, "responses"]:
-        """Auxiliary reward R of every response; empty where the objective uses none."""
+        """Auxiliary reward R of every response; empty if the objective uses none."""
         found = [
             group.per_response["auxiliary"] for group in self.groups if "auxiliary" in group.per_response
         ]
@@ -153,7 +153,7 @@ class PreparedRun:
     """A run whose configuration and data are known to be good; no weights are loaded yet.
 
     Attributes:
-        standardization: of the auxiliary reward, over the training split; None where there is none.
+        standardization: of the auxiliary reward, over the training split; None if there is none.
         label_balance: of the training split, where the objective learns from labels.
         held_out: what is evaluated on, by name; a single set is named "evaluation".
         reader: what read the splits.

@@ -77,7 +77,7 @@ class Trained:
 
     Attributes:
         summary: what summary.json holds.
-        model: the tuned language model; None where the run was finished by an earlier call.
+        model: the tuned language model; None if the run was finished by an earlier call.
         tokenizer: its tokenizer, likewise.
     """
 
@@ -247,7 +247,7 @@ def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool
 
 
 def _check_environment(folder: Path, record: dict[str, Any]) -> None:
-    """A resumed run goes on with the same data, split over as many processes."""
+    """A resumed run must use the same data and number of processes."""
     stored = folder / "environment.json"
     if not stored.exists():
         return

@@ -28,9 +28,9 @@ class Difficulty:
 
     Attributes:
         values: one an instruction.
-        regulariser: rows about the baseline alone; None where the file has none.
-        instructions: their texts; empty where they are not known.
-        lengths: characters of the baseline's outputs to them; empty where they are not known.
+        regulariser: rows about the baseline alone; None if the file has none.
+        instructions: their texts; empty if they are not known.
+        lengths: characters of the baseline's outputs to them; empty if they are not known.
     """
 
     values: Float64[np.ndarray, "instructions"]
@@ -46,7 +46,7 @@ class Matched:
     Attributes:
         values: one a verdict.
         by: what matched them: instruction, length (of the baseline's outputs), or position.
-        warning: what may be wrong; empty where nothing is.
+        warning: what may be wrong; empty if nothing is.
     """
 
     values: Float64[np.ndarray, "verdicts"]

@@ -58,7 +58,7 @@ def preference_from_log_probs(top_log_probs: Mapping[str, float]) -> float | Non
             counts as impossible.
 
     Returns:
-        None where neither token is there.
+        None if neither token is there.
     """
     first, second = (top_log_probs.get(token, -math.inf) for token in (FIRST, SECOND))
     if first == second == -math.inf:
@@ -291,7 +291,7 @@ def _read_rows(path: Path, rows: Sequence[Record]) -> Recording:
 
 
 def _recompute(row: Record, model_first: bool) -> float | None:
-    """The preference that the raw completion gives; None where it has no log-probabilities."""
+    """The preference that the raw completion gives; None if it has no log-probabilities."""
     completion = row.get("raw_completion")
     try:
         alternatives: Iterable[Any] = completion["logprobs"]["content"][0]["top_logprobs"]  # type: ignore[index]

@@ -104,7 +104,7 @@ RULES: Mapping[str, Rules] = {
 
 
 def read_label(judgment: str, rules: Rules) -> str | None:
-    """The verdict in a judge's text, as it is written there; None where there is none, or no single one."""
+    """The verdict in a judge's text, as it is written there; None if there is none, or no single one."""
     text = judgment.upper() if rules.last_verdict else judgment
     for pattern in rules.patterns:
         labels = re.findall(pattern, text)
@@ -281,7 +281,7 @@ def _question(path: Path, row: Record) -> str:
 
 
 def _label(path: Path, game: Any) -> str | None:
-    """What upstream's tool read from the judgment, and None where it failed."""
+    """What upstream's tool read from the judgment, and None if it failed."""
     if game is None:
         return None
     if not isinstance(game, dict) or "score" not in game:

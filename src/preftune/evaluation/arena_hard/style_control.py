@@ -47,7 +47,7 @@ class Style:
 
     Attributes:
         characters: of its text.
-        tokens: as its file says; None where it does not.
+        tokens: as its file says; None if it does not.
         counts: of each kind of markup, outside of code blocks.
     """
 

@@ -46,7 +46,7 @@ def first_shown_rate(comparisons: Sequence[Comparison]) -> float | None:
     """Share of the decided verdicts that go to the answer shown first; 1/2 is a judge that order leaves cold.
 
     Returns:
-        None where no verdict is decided.
+        None if no verdict is decided.
     """
     decided = [
         (winner(comparison) == "model") == comparison.model_first

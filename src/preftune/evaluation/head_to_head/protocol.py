@@ -89,7 +89,7 @@ class HeadToHead(Benchmark):
 
 
 def _request(question: Question, answer: str, baseline: str, model_first: bool) -> Request | None:
-    """What the judge is asked; None where the answers are the same."""
+    """What the judge is asked; None if the answers are the same."""
     if answer == baseline:
         return None
     first, second = as_shown(answer, baseline, model_first)
