@@ -76,7 +76,7 @@ def test_a_hanging_server_is_given_up_and_asked_again(server: Any, tmp_path: Pat
     [
         ("500", "not now"),
         ("429", "not now"),
-        ("empty", "not JSON"),
+        ("empty", "no JSON"),
         ("html", "busy"),
         ("no choices", "no chat completion"),
         ("dies", "onnection"),

@@ -115,7 +115,7 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
     assert str(caught.value).endswith(
-        "remove auxiliary, or choose one of dpo, ipo, simpo, cpo, hinge, kto, csft"
+        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, kto, csft"
     )
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 
@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "negative auxiliary weight": (
         {"method": "dpo", "auxiliary": {"weight": -0.1}},
-        ["auxiliary.weight = -0.1", ">= 0", "leave auxiliary.weight out for 0.1"],
+        ["auxiliary.weight = -0.1", ">= 0", "remove auxiliary.weight to use 0.1"],
     ),
     "zero temperature": (
         {"method": "dpo", "auxiliary": {"temperature": 0}},
@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "expectile of zero": ({"method": "dpo", "auxiliary": {"expectile": 0}}, ["auxiliary.expectile = 0"]),
     "expectile of one": (
         {"method": "dpo", "auxiliary": {"expectile": 1.0}},
-        ["auxiliary.expectile = 1.0", "> 0 and < 1", "leave auxiliary.expectile out for 0.7"],
+        ["auxiliary.expectile = 1.0", "> 0 and < 1", "remove auxiliary.expectile to use 0.7"],
     ),
     "expectile is true": (
         {"method": "dpo", "auxiliary": {"expectile": True}},

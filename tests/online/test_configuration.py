@@ -75,8 +75,8 @@ def test_a_given_key_replaces_its_default_alone() -> None:
         (["rounds=0"], "rounds=0"),
         (["reference=last"], "reference='last'"),
         (["guards.max_drift=-1"], "guards.max_drift=-1"),
-        (["train.model=other"], "model is the rounds' own to set: set `model` at the top level"),
-        (["train.data.train=x.jsonl"], "data.train is the rounds' own to set"),
+        (["train.model=other"], "model is set by the rounds: set `model` at the top level"),
+        (["train.data.train=x.jsonl"], "data.train is set by the rounds"),
         (["train.data.pair_rule=all_pairs"], "set `pair_rule` at the top level"),
         (["train.training=3"], "training=3 must be a mapping"),
         (["train.training.seed=3"], "set `seed` at the top level"),
@@ -96,7 +96,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     """A configuration without a reward says so."""
     file = tmp_path / "rounds.yaml"
     file.write_text(yaml.safe_dump({key: NEEDED[key] for key in ("model", "prompts", "held_out")}))
-    with pytest.raises(InputError, match="the configuration lacks 'reward'"):
+    with pytest.raises(InputError, match="the configuration has no 'reward'"):
         read_iterate_config(file, [])
 
 

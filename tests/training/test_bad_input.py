@@ -330,7 +330,7 @@ def test_a_reward_function_that_fails(
     monkeypatch.syspath_prepend(tmp_path)
     config["rewards"] = {"own_rewards:brevity": {}}
     message = refused("objective.auxiliary.weight=0.1")
-    assert "reward 'own_rewards:brevity' gave nan" in message
+    assert "reward 'own_rewards:brevity' returned nan" in message
     assert "row 0" in message
 
 
@@ -371,7 +371,7 @@ def test_no_prior_for_labels(refused: Callable[..., str]) -> None:
 def test_rewards_that_float32_cannot_hold(refused: Callable[..., str], config: dict[str, Any]) -> None:
     """A finite number may still be too large to compute with, or too far from zero to vary visibly."""
     config["rewards"] = {"column:grade": {}}
-    for grade, found in ((1e39, "must stay below 1e+15"), (1.7e9, "cannot distinguish")):
+    for grade, found in ((1e39, "must be below 1e+15"), (1.7e9, "cannot distinguish")):
         for split, rows in (("train", 16), ("evaluation", 5)):
             for row in range(rows):
                 edit(config["data"][split], row, grade_chosen=grade + row, grade_rejected=grade)
