@@ -111,9 +111,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         pytest.param(["train.objective.method=bradley_terry"], "trains a reward model", marks=SLOW),
         pytest.param(["train.lora.rnk=4"], "train: unknown key 'lora.rnk': did you mean 'rank'", marks=SLOW),
         pytest.param(["pair_rule=best"], "data.pair_rule=best: there is no such rule", marks=SLOW),
-        pytest.param(
-            ["reward=reding_grade"], "there is no such source (did you mean 'reading_grade'?)", marks=SLOW
-        ),
+        pytest.param(["reward=reding_grade"], "is unknown (did you mean 'reading_grade'?)", marks=SLOW),
         (
             ["train.model_dtype=bfloat16", "train.lora={rank: 4}"],
             "train.model_dtype=bfloat16 with train.lora: a round merges",
@@ -129,7 +127,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         ),
         pytest.param(["launch=[no-such-launcher]"], "there is no program 'no-such-launcher'", marks=SLOW),
         pytest.param(["output=rounds.yaml"], "output=rounds.yaml is a file", marks=SLOW),
-        (["output=taken"], "output=taken is not empty and holds no rounds"),
+        (["output=taken"], "output=taken is not empty and has no rounds"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_sampled(

@@ -208,7 +208,9 @@ def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_
         InputError, match=r"model=.* has several labels: set label to one of LABEL_0, LABEL_1"
     ):
         toxicity_classifier(str(tiny_model_dir))
-    with pytest.raises(InputError, match="nothing is neither a folder with a whole text classifier"):
+    with pytest.raises(
+        InputError, match="nothing cannot be loaded: it must be a folder with a complete text classifier"
+    ):
         toxicity_classifier(str(classifier_dir / "nothing"))
 
 
