@@ -117,7 +117,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
             "train.model_dtype=bfloat16 with train.lora: a round merges",
         ),
         pytest.param(["sampling.engine=vllm"], "vllm", marks=SLOW),
-        (["reward=length"], "neither more nor less length is better"),
+        (["reward=length"], "length has no default goal"),
         pytest.param(["reward=column:scores"], "sampled responses have no column", marks=SLOW),
         pytest.param(["prompts=nowhere.jsonl"], "nowhere.jsonl", marks=SLOW),
         pytest.param(["rounds=14"], "13 usable prompts for rounds=14", marks=SLOW),
@@ -125,7 +125,9 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         pytest.param(
             ["sampling.max_new_tokens=250"], "sampling.max_new_tokens=250: the longest prompt has", marks=SLOW
         ),
-        pytest.param(["launch=[no-such-launcher]"], "there is no program 'no-such-launcher'", marks=SLOW),
+        pytest.param(
+            ["launch=[no-such-launcher]"], "the program 'no-such-launcher' is not installed", marks=SLOW
+        ),
         pytest.param(["output=rounds.yaml"], "output=rounds.yaml is a file", marks=SLOW),
         (["output=taken"], "output=taken is not empty and has no rounds"),
     ],
