@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from safety_prompts import safety_rows
 from sections import EXPERIMENTS_PAGE, experiment_markers, markdown_table, write_section
 
-from preftune.demo.data import Row, demo_rows, write_jsonl
+from preftune.demo.data import DemoRow, demo_rows, write_jsonl
 from preftune.demo.model import demo_model_dir
 from preftune.measuring.statistics import Interval, mean_interval
 from preftune.models import generation_device, has_fast_bfloat16
@@ -57,7 +57,7 @@ class Experiment:
 
     measure: str
     clip: tuple[float, float] | None
-    rows: Callable[[str], list[Row]]
+    rows: Callable[[str], list[DemoRow]]
     training_prompts: int
     steps: int
     learning_rate: float

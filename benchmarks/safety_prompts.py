@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from preftune.demo.data import Row
+from preftune.demo.data import DemoRow
 from preftune.demo.model import demo_model_dir
 from preftune.rewards.instructions import instruction_score
 from preftune.sampling.sample_file import sample_file
@@ -57,7 +57,7 @@ PEOPLE: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def prompts(split: str) -> list[Row]:
+def prompts(split: str) -> list[DemoRow]:
     """A row for every person and scene: the prompt, and what a program checks of the answer."""
     rows = []
     for who, event in PEOPLE[split]:
@@ -70,7 +70,7 @@ def prompts(split: str) -> list[Row]:
     return rows
 
 
-def safety_rows(split: str) -> list[Row]:
+def safety_rows(split: str) -> list[DemoRow]:
     """The prompts with eight responses of the model's own each, scored by what a program checks.
 
     They are sampled at the first call, and kept.

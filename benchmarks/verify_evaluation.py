@@ -21,7 +21,7 @@ from preftune.evaluation.alpaca_eval.figures import read_annotations
 from preftune.evaluation.arena_hard.figures import RULES
 from preftune.evaluation.benchmark import RescoreOptions
 from preftune.evaluation.length_control import MAXIMUM_LIKELIHOOD, OFFICIAL, predict_win_rate
-from preftune.evaluation.rescoring import read_recordings, rescore
+from preftune.evaluation.rescoring import read_recordings, rescore_recordings
 from preftune.evaluation.verdicts import Results
 
 FOLDER = Path(__file__).parents[2] / "shared" / "fixtures" / "evaluation"
@@ -183,7 +183,7 @@ def main() -> None:
 
 
 def _rescore(protocol: str, files: Sequence[Path], settings: RescoreOptions) -> list[Results]:
-    return rescore(protocol, read_recordings(protocol, files, settings), settings)
+    return rescore_recordings(protocol, read_recordings(protocol, files, settings), settings)
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, str]]:

@@ -9,29 +9,6 @@ import preftune
 
 SOURCE = Path(preftune.__file__).parent
 
-TO_BE_RENAMED = {
-    *(
-        "Chat",
-        "Columns",
-        "Ends",
-        "Option",
-        "Part",
-        "Read",
-        "RewardModel",
-        "Row",
-        "Rule",
-    ),
-    *(
-        "Tally",
-        "Unit",
-        "aggregate",
-        "pad",
-        "rescore",
-        "transcript",
-    ),
-}
-"""Names that still stand for two things. The list may only get shorter."""
-
 
 def public_names(path: Path) -> Iterator[str]:
     """Classes, types and functions at a file's top level, without those that begin with `_`."""
@@ -58,13 +35,8 @@ def twice() -> set[str]:
 
 
 def test_no_further_name_stands_for_two_things() -> None:
-    """A reader who knows a name knows what it is everywhere, but for those that are listed."""
-    assert twice() - TO_BE_RENAMED == set()
-
-
-def test_the_list_of_names_gets_shorter() -> None:
-    """A name that stands for one thing again is taken from the list."""
-    assert TO_BE_RENAMED - twice() == set()
+    """A reader who knows a name knows what it is everywhere."""
+    assert twice() == set()
 
 
 def test_no_name_of_the_api_is_a_packages() -> None:

@@ -244,7 +244,7 @@ def test_a_model_by_name_brings_its_tokenizer(make: Make, tiny_model_dir: Path, 
         ({"data": {"max_lenght": 5}}, r"unknown key .*max_lenght.*did you mean .max_length."),
         ({"data": {"max_length": 1}}, r'data={"max_length": 1}'),
         ({"args": {"learning_rat": 1}}, "unknown key 'args.learning_rat': did you mean 'learning_rate'"),
-        ({"args": {"output_dir": "x"}}, "args.output_dir is preftune's own to set"),
+        ({"args": {"output_dir": "x"}}, "args.output_dir is set by preftune"),
         ({"model": "no/such/folder"}, "model=no/such/folder is no folder"),
     ],
 )
@@ -286,14 +286,14 @@ def test_fields_that_preftune_decides_are_refused(
     make: Make, arguments: Callable[..., TrainingArguments]
 ) -> None:
     """A field that would have no effect is an error; one at its default is none."""
-    with pytest.raises(InputError, match=r"args.neftune_noise_alpha=5.0 is preftune's own to set"):
+    with pytest.raises(InputError, match=r"args.neftune_noise_alpha=5.0 is set by preftune"):
         make(args=arguments(neftune_noise_alpha=5.0))
 
 
 def test_a_second_adapter_is_refused(make: Make, model: PreTrainedModel) -> None:
     """A PeftModel together with `peft_config` could mean two things; the error names both."""
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-    with pytest.raises(InputError, match="leave peft_config out to go on with its adapter, or merge it"):
+    with pytest.raises(InputError, match="remove peft_config to continue with its adapter, or merge it"):
         make(model=adapted, peft_config=LoraConfig(r=4))
 
 

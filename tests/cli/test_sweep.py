@@ -333,7 +333,7 @@ def test_changed_rows_are_a_changed_configuration(output: Path, preftune: Comman
         (["objective.beta=0.1,0.3", "data.evaluation=null"], "set data.evaluation=FILE"),
         (["data.train=train.jsonl,../nowhere.jsonl"], "nowhere.jsonl"),
         (["objective.beta=0.1,0.3", "rewards.lenght={}"], "rewards.lenght"),
-        (["objective.beta=0.1,0.3", "--n", "0"], "n=0: n must be at least 1"),
+        (["objective.beta=0.1,0.3", "--n", "0"], "n=0 must be >= 1"),
         (["objective.beta=0.1,0.3", "--max-new-tokens", "250"], "the model's context is 256"),
         (["objective.beta=0.1,0.3", "output=run.yaml"], "output=run.yaml is a file"),
         (["objective.beta=0.1,0.3", "output=out/objective.beta=0.1"], "is a single run"),
@@ -359,7 +359,7 @@ def test_a_folder_of_something_else_is_not_taken(output: Path, preftune: Command
     for arguments in (swept, (*swept, "--overwrite")):
         code, errors = preftune(*arguments)
         assert code == 2
-        assert "holds no run" in errors
+        assert "has no run" in errors
     assert own.read_text(encoding="utf-8") == "mine"
 
 

@@ -189,7 +189,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(tmp_path: Path) -> None:
     mistakes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"limit": 0}, "--limit 0"),
         ({"batch_size": "many"}, "--batch-size many"),
-        ({"include": tmp_path / "none"}, "no such folder"),
+        ({"include": tmp_path / "none"}, "existing folder"),
     )
     task = TASKS["gsm8k"]
     for options, message in mistakes:

@@ -9,7 +9,7 @@ import pytest
 
 from preftune.errors import InputError
 from preftune.evaluation.alpaca_eval.figures import (
-    aggregate,
+    aggregate_alpaca_eval,
     is_switched,
     preference_from_log_probs,
     read_annotations,
@@ -65,7 +65,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     the standard error is sqrt(5468.75 / 3) / 2. One wins, one draws: discrete (1 + 0.5) / 4.
     """
     rows = [annotation(*pair) for pair in zip(QUESTIONS, (1, 2, 1.5, 1.25), strict=True)]
-    found = aggregate(read(tmp_path / "annotations.json", rows))
+    found = aggregate_alpaca_eval(read(tmp_path / "annotations.json", rows))
     assert (found["model"], found["baseline"], found["n"]) == ("model", "baseline", 4)
     assert found["win_rate"] == 43.75
     assert found["standard_error"] == pytest.approx(math.sqrt(5468.75 / 3) / 2)
@@ -77,7 +77,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
 def test_no_verdict_is_left_out_and_an_old_draw_is_a_draw(tmp_path: Path) -> None:
     """Of 2, 0, null and NaN two count: a win and a draw."""
     rows = [annotation(*pair) for pair in zip(QUESTIONS, (2, 0, None, math.nan), strict=True)]
-    found = aggregate(read(tmp_path / "annotations.json", rows))
+    found = aggregate_alpaca_eval(read(tmp_path / "annotations.json", rows))
     assert (found["n"], found["win_rate"], found["invalid_rate"]) == (2, 75, 0.5)
 
 
@@ -97,7 +97,9 @@ def test_slim_shape_says_the_same(tmp_path: Path) -> None:
         "len_baseline": [len(row["output_1"]) for row in rows],
         "len_model": [len(row["output_2"]) for row in rows],
     }
-    assert aggregate(read(tmp_path / "slim.json", slim)) == aggregate(read(tmp_path / "rows.json", rows))
+    assert aggregate_alpaca_eval(read(tmp_path / "slim.json", slim)) == aggregate_alpaca_eval(
+        read(tmp_path / "rows.json", rows)
+    )
 
 
 def test_raw_completions_are_read_again(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_raw_completions_are_read_again(tmp_path: Path) -> None:
 def test_a_model_against_itself_is_even() -> None:
     """By definition, and not by a fit on draws."""
     verdicts = [Comparison(str(index), 0.5, model_length=9, baseline_length=9) for index in range(9)]
-    found = aggregate(Recording("same", "same", verdicts))
+    found = aggregate_alpaca_eval(Recording("same", "same", verdicts))
     assert (found["win_rate"], found["length_controlled_win_rate"]) == (50, 50)
 
 
@@ -131,12 +133,12 @@ def test_few_prompts_are_warned_about() -> None:
         Comparison(str(index), index % 2 * 0.8, model_length=10 + index % 3, baseline_length=12)
         for index in range(8)
     ]
-    found = aggregate(Recording("model", "other", verdicts))
+    found = aggregate_alpaca_eval(Recording("model", "other", verdicts))
     assert found["length_controlled_win_rate"] is not None
     assert found["warnings"] == [
         "8 prompts are few for length control, which needs about 100 to tell the effect of length from chance"
     ]
-    found = aggregate(Recording("model", "other", verdicts[:4]))
+    found = aggregate_alpaca_eval(Recording("model", "other", verdicts[:4]))
     assert found["length_controlled_win_rate"] is None
     assert "needs 5 verdicts" in found["warnings"][1]
 

@@ -62,9 +62,9 @@ def test_questions_are_read_in_every_shape(tmp_path: Path, shape: str) -> None:
     ("rows", "says"),
     [
         ([], "holds no questions"),
-        ([{"text": "Hello?"}], "is no question"),
+        ([{"text": "Hello?"}], "is not a question"),
         ([{"prompt": "Hello?"}, {"prompt": "Hello?"}], "twice"),
-        ([{"prompt": [{"role": "user"}]}], "neither text nor messages"),
+        ([{"prompt": [{"role": "user"}]}], "must be text, or messages"),
     ],
 )
 def test_questions_that_cannot_be_used(tmp_path: Path, rows: list[Any], says: str) -> None:

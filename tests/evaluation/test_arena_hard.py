@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.arena_hard.figures import RULES, aggregate, read_label, read_verdicts, resample_games
+from preftune.evaluation.arena_hard.figures import (
+    RULES,
+    aggregate_arena_hard,
+    read_label,
+    read_verdicts,
+    resample_games,
+)
 from preftune.evaluation.verdicts import Comparison, Recording
 
 
@@ -26,7 +32,7 @@ def read(path: Path, rows: list[dict[str, Any]], baseline: str | None = None) ->
 def test_strong_verdicts_count_three_games(tmp_path: Path) -> None:
     """Baseline strongly (3 losses), then the model (1 win); a draw and a strong win (3): 4.5 of 8 games."""
     [recording] = read(tmp_path / "a.jsonl", [judgment("a", "A>>B", "A>B"), judgment("b", "A=B", "A>>B")])
-    found = aggregate(recording)
+    found = aggregate_arena_hard(recording)
     assert (found["model"], found["baseline"]) == ("ours", "gpt-4-0314")
     assert (found["n"], found["prompts"], found["win_rate"]) == (8, 2, 100 * 4.5 / 8)
     assert (found["wins"], found["losses"], found["ties"]) == (4, 3, 1)
@@ -37,7 +43,7 @@ def test_strong_verdicts_count_three_games(tmp_path: Path) -> None:
 def test_both_orders_agree_when_the_letters_swap(tmp_path: Path) -> None:
     """B wins the first game and A the second: the model, twice."""
     [recording] = read(tmp_path / "a.jsonl", [judgment("a", "B>>A", "A>B")])
-    found = aggregate(recording)
+    found = aggregate_arena_hard(recording)
     assert (found["win_rate"], found["n"], found["flipped_rate"]) == (100, 4, 0)
 
 
@@ -45,12 +51,19 @@ def test_a_verdict_that_cannot_be_read(tmp_path: Path) -> None:
     """v0.1 drops that game only, v2 the other order too, and both say how many are invalid."""
     rows = [judgment("a", None, "B>A"), judgment("b", "B>A", "A>B")]
     [old] = read(tmp_path / "old.jsonl", rows)
-    assert (aggregate(old)["n"], aggregate(old)["win_rate"]) == (3, pytest.approx(200 / 3))
-    assert aggregate(old)["invalid_rate"] == 1 / 4
+    assert (aggregate_arena_hard(old)["n"], aggregate_arena_hard(old)["win_rate"]) == (
+        3,
+        pytest.approx(200 / 3),
+    )
+    assert aggregate_arena_hard(old)["invalid_rate"] == 1 / 4
     newer = [{**row, "uid": row["question_id"], "category": "hard_prompt", "baseline": "o3"} for row in rows]
     [new] = read(tmp_path / "new.jsonl", newer)
-    assert (aggregate(new)["n"], aggregate(new)["win_rate"], aggregate(new)["baseline"]) == (2, 100, "o3")
-    assert aggregate(new)["invalid_rate"] == 1 / 2
+    assert (
+        aggregate_arena_hard(new)["n"],
+        aggregate_arena_hard(new)["win_rate"],
+        aggregate_arena_hard(new)["baseline"],
+    ) == (2, 100, "o3")
+    assert aggregate_arena_hard(new)["invalid_rate"] == 1 / 2
 
 
 def test_a_game_that_was_never_played_is_invalid(tmp_path: Path) -> None:
@@ -58,16 +71,16 @@ def test_a_game_that_was_never_played_is_invalid(tmp_path: Path) -> None:
     row = {**judgment("a", "A>B", "A>B"), "uid": "a", "category": "hard_prompt"}
     rows = [{**row, "games": [None, {"score": "A>B"}]}, {**row, "uid": "b"}]
     [recording] = read(tmp_path / "a.jsonl", rows)
-    assert (aggregate(recording)["n"], aggregate(recording)["win_rate"]) == (2, 50)
+    assert (aggregate_arena_hard(recording)["n"], aggregate_arena_hard(recording)["win_rate"]) == (2, 50)
 
 
 def test_other_spellings_are_taken_by_v2_only(tmp_path: Path) -> None:
     """A<<B is a strong win for B, three games; v0.1 does not know it."""
     rows = [judgment("a", "A<<B", "B<A")]
     [old] = read(tmp_path / "old.jsonl", [*rows, judgment("b", "A>B", "A>B")])
-    assert aggregate(old)["n"] == 2
+    assert aggregate_arena_hard(old)["n"] == 2
     [new] = read(tmp_path / "new.jsonl", [{**rows[0], "uid": "a", "category": "math"}])
-    assert (aggregate(new)["n"], aggregate(new)["win_rate"]) == (4, 100)
+    assert (aggregate_arena_hard(new)["n"], aggregate_arena_hard(new)["win_rate"]) == (4, 100)
 
 
 def test_categories_of_v2_are_apart(tmp_path: Path) -> None:
@@ -76,7 +89,7 @@ def test_categories_of_v2_are_apart(tmp_path: Path) -> None:
         {**judgment("a", "A>B", "B>A"), "uid": "a", "category": "hard_prompt"},
         {**judgment("b", "B>A", "A>B"), "uid": "b", "category": "creative_writing"},
     ]
-    found = [aggregate(recording) for recording in read(tmp_path / "a.jsonl", rows)]
+    found = [aggregate_arena_hard(recording) for recording in read(tmp_path / "a.jsonl", rows)]
     assert [(one["category"], one["baseline"], one["win_rate"]) for one in found] == [
         ("hard_prompt", "o3-mini-2025-01-31", 0),
         ("creative_writing", "gemini-2.0-flash-001", 100),
@@ -90,10 +103,10 @@ def test_battles_are_games_against_the_common_model(tmp_path: Path) -> None:
         for index, winner in enumerate(("model_b", "model_b", "model_a", "tie"))
     ]
     [recording] = read(tmp_path / "battles.jsonl", rows)
-    found = aggregate(recording)
+    found = aggregate_arena_hard(recording)
     assert (found["model"], found["baseline"], found["win_rate"]) == ("ours", "base", 62.5)
     [turned] = read(tmp_path / "battles.jsonl", rows, baseline="ours")
-    assert (turned.model, aggregate(turned)["win_rate"]) == ("base", 37.5)
+    assert (turned.model, aggregate_arena_hard(turned)["win_rate"]) == ("base", 37.5)
     rows.append({"question_id": 9, "model_a": "third", "model_b": "fourth", "winner": "tie"})
     with pytest.raises(InputError, match=r"no model is in every battle.*name it with --baseline"):
         read(tmp_path / "battles.jsonl", rows)
@@ -125,7 +138,7 @@ def test_games_on_a_prompt_are_not_independent() -> None:
     ]
     recording = Recording("ours", "base", verdicts)
     [(low, high)] = resample_games([recording], RULES["v0.1"])
-    ours = aggregate(recording)["interval"]
+    ours = aggregate_arena_hard(recording)["interval"]
     assert (ours[1] - ours[0]) / (high - low) == pytest.approx(6**0.5, rel=0.2)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from preftune.errors import InputError
-from preftune.evaluation.head_to_head.figures import aggregate, first_shown_rate
+from preftune.evaluation.head_to_head.figures import aggregate_head_to_head, first_shown_rate
 from preftune.evaluation.verdicts import Comparison, Recording
 
 
@@ -30,7 +30,7 @@ def test_figures_by_hand() -> None:
     consistent. Decided verdicts for who was first: a yes and no, b yes, c yes and yes, d no and yes, e yes: 6
     of 8. Three wins of four decided prompts are as likely as (4 + 1) * 2 / 16 under a fair coin.
     """
-    results = aggregate(
+    results = aggregate_head_to_head(
         recording(
             both("a", 1.0, 1.0),
             both("b", 1.0, 0.5),
@@ -51,7 +51,7 @@ def test_figures_by_hand() -> None:
 
 def test_equal_lengths_leave_nothing_to_control() -> None:
     """The length-controlled rate is absent, and the results say why."""
-    results = aggregate(recording(*(both(str(n), 1.0, 0.0) for n in range(6))))
+    results = aggregate_head_to_head(recording(*(both(str(n), 1.0, 0.0) for n in range(6))))
     assert results["length_controlled_win_rate"] is None
     assert any("lengths" in warning for warning in results["warnings"])
 
@@ -63,7 +63,7 @@ def test_length_is_controlled_for() -> None:
     """
     longer = [both(f"l{n}", 0.9, 0.9, length=70) for n in range(80)]
     shorter = [both(f"s{n}", 0.1, 0.1, length=-50) for n in range(40)]
-    results = aggregate(recording(*longer, *shorter))
+    results = aggregate_head_to_head(recording(*longer, *shorter))
     assert results["win_rate"] == pytest.approx(100 * (80 * 0.9 + 40 * 0.1) / 120)
     # logit P = b1 tanh(d / std) + b3 with d of both signs and equal size meets 0.9 and 0.1 with b3 = 0.
     assert results["length_controlled_win_rate"] == pytest.approx(50, abs=0.01)
@@ -72,7 +72,7 @@ def test_length_is_controlled_for() -> None:
 def test_nothing_readable_is_an_error() -> None:
     """There is nothing to average."""
     with pytest.raises(InputError, match="no verdict"):
-        aggregate(recording(both("a", None, None)))
+        aggregate_head_to_head(recording(both("a", None, None)))
 
 
 def test_first_shown_needs_decided_verdicts() -> None:

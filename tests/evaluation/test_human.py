@@ -298,7 +298,7 @@ def test_three_raters_get_fleiss_and_gaps_a_warning(four: Key, tmp_path: Path) -
         ({"answers": {"item-9": "left"}}, "item-9 = 'left'"),
         ({"answers": {"item-1": "a"}}, "one of left, tie, right"),
         ({"answers": {"item-1": ["left"]}}, "one of left, tie, right"),
-        ({"answers": {}}, "nothing was rated"),
+        ({"answers": {}}, "has no ratings"),
         ({"answers": None}, "holds no answers"),
     ],
 )
@@ -323,7 +323,7 @@ def test_pages_that_could_not_be_scored_are_refused(tmp_path: Path) -> None:
     """Two models of one name, or with the same answers throughout, are refused before a page is written."""
     a = write_outputs(tmp_path / "a.json", "a", ["x"])
     b = write_outputs(tmp_path / "b.json", "b", ["x"])
-    with pytest.raises(InputError, match="name one otherwise"):
+    with pytest.raises(InputError, match="rename one"):
         make_page(a, write_outputs(tmp_path / "c.json", "a", ["y"]), tmp_path / "page.html")
     with pytest.raises(InputError, match="same answers to all"):
         make_page(a, b, tmp_path / "page.html")

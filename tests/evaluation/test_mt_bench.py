@@ -8,7 +8,7 @@ import pytest
 
 from preftune.errors import InputError
 from preftune.evaluation.mt_bench.figures import (
-    aggregate,
+    aggregate_mt_bench,
     categories,
     read_judgments,
     read_rating,
@@ -62,7 +62,7 @@ def test_averages_pool_both_turns_and_leave_out_what_was_not_read(tmp_path: Path
     """8 and 6 in the first turn, 4 and -1 in the second: 7, 4, and 18 / 3."""
     rows = [grade(81, 1, 8), grade(81, 2, 4), grade(111, 1, 6), grade(111, 2, -1)]
     [recording] = read(tmp_path / "gpt-4_single.jsonl", rows)
-    found = aggregate(recording)
+    found = aggregate_mt_bench(recording)
     assert (found["model"], found["n"], found["invalid_rate"]) == ("ours", 3, 1 / 4)
     assert (found["turn_1"], found["turn_2"], found["average"]) == (7, 4, 6)
     assert found["categories"] == {"writing": 6, "math": 6}
@@ -72,7 +72,7 @@ def test_texts_are_read_again(tmp_path: Path) -> None:
     """One of two recorded grades is not what the judge wrote."""
     rows = [grade(81, 1, 8, judgment="[[8]]"), grade(82, 1, 8, judgment="[[3]]")]
     [recording] = read(tmp_path / "gpt-4_single.jsonl", rows)
-    found = aggregate(recording)
+    found = aggregate_mt_bench(recording)
     assert (found["recomputed"], found["recomputed_otherwise"], found["average"]) == (2, 1, 8)
 
 
@@ -98,7 +98,7 @@ def test_a_pair_is_won_in_both_orders_or_drawn(tmp_path: Path) -> None:
         match(6, "model_2", "error"),
     ]
     [recording] = read(tmp_path / "gpt-4_pair.jsonl", rows)
-    found = aggregate(recording)
+    found = aggregate_mt_bench(recording)
     assert (found["model"], found["baseline"], found["n"]) == ("ours", "base", 5)
     assert (found["wins"], found["losses"], found["ties"]) == (1, 1, 3)
     assert (found["win_rate"], found["loss_rate"], found["win_rate_adjusted"]) == (20, 20, 50)
@@ -112,7 +112,7 @@ def test_pairs_of_several_models_are_against_the_baseline(tmp_path: Path) -> Non
         match(1, "model_2", "model_2"),
         match(1, "model_1", "model_1", model_1="third", model_2="base"),
     ]
-    found = {one.model: aggregate(one)["wins"] for one in read(tmp_path / "a_pair.jsonl", rows)}
+    found = {one.model: aggregate_mt_bench(one)["wins"] for one in read(tmp_path / "a_pair.jsonl", rows)}
     assert found == {"ours": 1, "third": 1}
     rows.append(match(1, "tie", "tie", model_1="third", model_2="ours"))
     with pytest.raises(InputError, match=r"must be one of base, ours, third: name it with --baseline"):

@@ -73,6 +73,7 @@ def test_a_missing_row_misaligns_difficulties_by_position(verify: ModuleType) ->
         mode="official",
     )
     file = folder / "annotations_slim" / "gpt35_turbo_instruct.json"
-    [found] = verify.rescore("alpaca_eval", verify.read_recordings("alpaca_eval", [file], settings), settings)
+    recordings = verify.read_recordings("alpaca_eval", [file], settings)
+    [found] = verify.rescore_recordings("alpaca_eval", recordings, settings)
     assert found["length_control"]["difficulty_by"] == "length"
     assert found["length_controlled_win_rate"] == pytest.approx(14.97, abs=0.01)

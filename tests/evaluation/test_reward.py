@@ -56,7 +56,7 @@ def test_mean_reward_and_difference(tmp_path: Path) -> None:
     assert [json.loads(item)["regex"] for item in items] == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     with pytest.raises(InputError, match="--reward SPEC"):
         call(*arguments, "--output", tmp_path / "other")
-    with pytest.raises(InputError, match="asks no judge"):
+    with pytest.raises(InputError, match="does not use a judge"):
         call(*arguments, "--reward", "regex:pattern=a", "--judge", "judge:m", "--output", tmp_path / "other")
 
 

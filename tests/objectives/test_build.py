@@ -115,7 +115,7 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
     assert str(caught.value).endswith(
-        "remove auxiliary, or choose one of dpo, ipo, simpo, cpo, hinge, kto, csft"
+        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, kto, csft"
     )
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 
@@ -190,13 +190,13 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
         ["not defined for method 'modpo'", "one of dpo, ipo, simpo, cpo, hinge"],
     ),
     "ppo": ({"method": "PPO"}, ["method = 'PPO'", "did you mean 'offline_ppo'?"]),
-    "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "between 0 and 1", "out for 0.5"]),
-    "no clip": ({"method": "alol", "clip": None}, ["clip = None", "between 0 and 1", "out for 0.9"]),
+    "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "> 0 and < 1", "to use 0.5"]),
+    "no clip": ({"method": "alol", "clip": None}, ["clip = None", "> 0 and < 1", "to use 0.9"]),
     "reference_free": ({"method": "alol", "reference_free": "yes"}, ["reference_free = 'yes'", "true or"]),
-    "zero tau": ({"method": "dro_v", "tau": 0}, ["tau = 0", "> 0", "leave tau out for 1.0"]),
+    "zero tau": ({"method": "dro_v", "tau": 0}, ["tau = 0", "> 0", "remove tau to use 1.0"]),
     "no preference": (
         {"method": "modpo", "preference_weight": 0},
-        ["preference_weight = 0", "> 0 and at most 1", "out for 0.5"],
+        ["preference_weight = 0", "> 0 and <= 1", "to use 0.5"],
     ),
     "more than the preference": ({"method": "modpo", "preference_weight": 1.5}, ["preference_weight = 1.5"]),
     "value's weight": ({"method": "alol", "value_weight": 0}, ["value_weight = 0", "> 0"]),
@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "margin as a number": ({"method": "bradley_terry", "margin": 1.0}, ["margin = 1.0", "true or false"]),
     "negative centring": (
         {"method": "bradley_terry", "center_weight": -0.01},
-        ["center_weight = -0.01", ">= 0", "leave center_weight out for 0.0"],
+        ["center_weight = -0.01", ">= 0", "remove center_weight to use 0.0"],
     ),
     "reward model with a prior": (
         {"method": "bradley_terry", "prior": "reward_gap"},
@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "negative auxiliary weight": (
         {"method": "dpo", "auxiliary": {"weight": -0.1}},
-        ["auxiliary.weight = -0.1", ">= 0", "leave auxiliary.weight out for 0.1"],
+        ["auxiliary.weight = -0.1", ">= 0", "remove auxiliary.weight to use 0.1"],
     ),
     "zero temperature": (
         {"method": "dpo", "auxiliary": {"temperature": 0}},
@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "expectile of zero": ({"method": "dpo", "auxiliary": {"expectile": 0}}, ["auxiliary.expectile = 0"]),
     "expectile of one": (
         {"method": "dpo", "auxiliary": {"expectile": 1.0}},
-        ["auxiliary.expectile = 1.0", "between 0 and 1", "leave auxiliary.expectile out for 0.7"],
+        ["auxiliary.expectile = 1.0", "> 0 and < 1", "remove auxiliary.expectile to use 0.7"],
     ),
     "expectile is true": (
         {"method": "dpo", "auxiliary": {"expectile": True}},
@@ -271,11 +271,11 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "negative kto weight": (
         {"method": "kto", "desirable_weight": -1},
-        ["desirable_weight = -1", ">= 0", "leave desirable_weight out for 1.0"],
+        ["desirable_weight = -1", ">= 0", "remove desirable_weight to use 1.0"],
     ),
     "zero beta": (
         {"method": "dpo", "beta": 0},
-        ["beta = 0", "a finite number > 0", "leave beta out for 0.1"],
+        ["beta = 0", "a finite number > 0", "remove beta to use 0.1"],
     ),
     "negative beta": ({"method": "ipo", "beta": -0.1}, ["beta = -0.1", "> 0"]),
     "infinite beta": ({"method": "dpo", "beta": float("inf")}, ["beta = inf", "finite"]),
@@ -286,7 +286,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "number as text": ({"method": "dpo", "beta": "1e-1"}, ["beta = '1e-1'", "it is text", "beta: 0.1"]),
     "switch": (
         {"method": "ipo", "length_normalized": 1},
-        ["length_normalized = 1", "true or false", "leave length_normalized out for True"],
+        ["length_normalized = 1", "true or false", "remove length_normalized to use True"],
     ),
     "reduction": (
         {"method": "cpo", "likelihood_reduction": "mean"},
@@ -350,5 +350,5 @@ def test_parts_have_names_of_their_own() -> None:
     """An objective without parts, or with two of one name, is refused: a term would be lost."""
     part = build({"method": "dpo"}).parts[0]
     for parts in [(), (part, part)]:
-        with pytest.raises(ValueError, match="names of their own"):
+        with pytest.raises(ValueError, match="distinct names"):
             Objective(parts)

@@ -75,8 +75,8 @@ def test_a_given_key_replaces_its_default_alone() -> None:
         (["rounds=0"], "rounds=0"),
         (["reference=last"], "reference='last'"),
         (["guards.max_drift=-1"], "guards.max_drift=-1"),
-        (["train.model=other"], "model is the rounds' own to set: set `model` at the top level"),
-        (["train.data.train=x.jsonl"], "data.train is the rounds' own to set"),
+        (["train.model=other"], "model is set by the rounds: set `model` at the top level"),
+        (["train.data.train=x.jsonl"], "data.train is set by the rounds"),
         (["train.data.pair_rule=all_pairs"], "set `pair_rule` at the top level"),
         (["train.training=3"], "training=3 must be a mapping"),
         (["train.training.seed=3"], "set `seed` at the top level"),
@@ -96,7 +96,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     """A configuration without a reward says so."""
     file = tmp_path / "rounds.yaml"
     file.write_text(yaml.safe_dump({key: NEEDED[key] for key in ("model", "prompts", "held_out")}))
-    with pytest.raises(InputError, match="the configuration lacks 'reward'"):
+    with pytest.raises(InputError, match="the configuration has no 'reward'"):
         read_iterate_config(file, [])
 
 
@@ -111,15 +111,13 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         pytest.param(["train.objective.method=bradley_terry"], "trains a reward model", marks=SLOW),
         pytest.param(["train.lora.rnk=4"], "train: unknown key 'lora.rnk': did you mean 'rank'", marks=SLOW),
         pytest.param(["pair_rule=best"], "data.pair_rule=best: there is no such rule", marks=SLOW),
-        pytest.param(
-            ["reward=reding_grade"], "there is no such source (did you mean 'reading_grade'?)", marks=SLOW
-        ),
+        pytest.param(["reward=reding_grade"], "is unknown (did you mean 'reading_grade'?)", marks=SLOW),
         (
             ["train.model_dtype=bfloat16", "train.lora={rank: 4}"],
             "train.model_dtype=bfloat16 with train.lora: a round merges",
         ),
         pytest.param(["sampling.engine=vllm"], "vllm", marks=SLOW),
-        (["reward=length"], "neither more nor less length is better"),
+        (["reward=length"], "length has no default goal"),
         pytest.param(["reward=column:scores"], "sampled responses have no column", marks=SLOW),
         pytest.param(["prompts=nowhere.jsonl"], "nowhere.jsonl", marks=SLOW),
         pytest.param(["rounds=14"], "13 usable prompts for rounds=14", marks=SLOW),
@@ -127,9 +125,11 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         pytest.param(
             ["sampling.max_new_tokens=250"], "sampling.max_new_tokens=250: the longest prompt has", marks=SLOW
         ),
-        pytest.param(["launch=[no-such-launcher]"], "there is no program 'no-such-launcher'", marks=SLOW),
+        pytest.param(
+            ["launch=[no-such-launcher]"], "the program 'no-such-launcher' is not installed", marks=SLOW
+        ),
         pytest.param(["output=rounds.yaml"], "output=rounds.yaml is a file", marks=SLOW),
-        (["output=taken"], "output=taken is not empty and holds no rounds"),
+        (["output=taken"], "output=taken is not empty and has no rounds"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_sampled(

@@ -193,7 +193,7 @@ def test_a_reward_that_fails_in_the_middle(empty: Path) -> None:
     settings = ("reward=own_reward:of_length", "rounds=1", "train.training.max_steps=1")
     with pytest.raises(InputError) as failed:
         iterate(*settings)
-    for word in ("round-1, score", "of_length", "out of order", "goes on there"):
+    for word in ("round-1, score", "of_length", "out of order", "to resume"):
         assert word in str(failed.value)
     samples = empty / "out" / "round-1" / "samples.jsonl"
     before = samples.stat().st_mtime_ns

@@ -106,7 +106,7 @@ def test_no_room(starts: Starts, whole: Path, tiny_model_dir: Path, tmp_path: Pa
     assert "Traceback" not in ended["errors"]
     words = " ".join(ended["errors"].split())
     assert "cannot be written" in words
-    assert "the same command goes on there" in words
+    assert "run the same command again" in words
     samples = folder / "out" / "round-1" / "samples.jsonl"
     before = samples.stat().st_mtime_ns
     assert starts.start(folder)["status"] == 0

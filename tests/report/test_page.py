@@ -373,7 +373,7 @@ def test_a_missing_file_is_named(tmp_path: Path, two_runs: dict[str, Path], file
     [
         ("summary.json", "{", "is not JSON"),
         ("metrics.jsonl", '{"step": 1}\n{"st', "is not JSON"),
-        ("environment.json", "[]", "holds no keys"),
+        ("environment.json", "[]", "has no keys"),
         ("config.yaml", "a: [", "is not YAML"),
     ],
 )

@@ -323,7 +323,10 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "nan weight": ({"reading_grade": {"weight": math.nan}}, ["weight=nan"]),
     "goal": ({"reading_grade": {"goal": "up"}}, ["goal='up'", "maximise or minimise"]),
     "goal list": ({"reading_grade": {"goal": ["up"]}}, ["goal=['up']"]),
-    "two aims": ({"reading_grade": {"goal": "maximise", "target": 5}}, ["two aims", "remove one"]),
+    "exclude each other": (
+        {"reading_grade": {"goal": "maximise", "target": 5}},
+        ["exclude each other", "remove one"],
+    ),
     "no aim": ({"length": {}}, ["rewards.length.target", "goal"]),
     "reversed target": ({"reading_grade": {"target": [6, 4]}}, ["target=[6, 4]", "low <= high"]),
     "three targets": ({"reading_grade": {"target": [1, 2, 3]}}, ["target=[1, 2, 3]"]),
@@ -331,14 +334,17 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "clip to a number": ({"reading_grade": {"clip": 5}}, ["clip=5", "low <= high"]),
     "reversed clip": ({"reading_grade": {"clip": [20, 0]}}, ["clip=[20, 0]", "low <= high"]),
     "no tokenizer": ({"length": {"target": 5}}, ["rewards.length", "tokenizer"]),
-    "no pattern": ({"regex": {}}, ["lacks pattern", "regular expression"]),
+    "no pattern": ({"regex": {}}, ["pattern is missing", "regular expression"]),
     "broken pattern": ({"regex": {"pattern": "("}}, ["regex.pattern='('", "regular expression"]),
     "no window": ({"lexical_diversity": {"window": 0}}, ["window=0", ">= 1"]),
     "half a word": ({"repetition": {"n": 2.5}}, ["n=2.5", "whole number"]),
     "no mapping": ({"reading_grade": 1.0}, ["rewards.reading_grade=1.0", "mapping"]),
-    "no model": ({"toxicity": {}}, ["lacks model"]),
+    "no model": ({"toxicity": {}}, ["model is missing"]),
     "no such model": ({"toxicity": {"model": "/nowhere"}}, ["rewards.toxicity: model=/nowhere"]),
-    "no module": ({"my_reward:politeness": {}}, ["'my_reward'", "ModuleNotFoundError", "run where it lies"]),
+    "no module": (
+        {"my_reward:politeness": {}},
+        ["'my_reward'", "ModuleNotFoundError", "run in the folder that has it"],
+    ),
     "broken module": ({"broken_rewards:f": {}}, ["'broken_rewards'", "SyntaxError"]),
     "no function": ({"my_rewards:polite": {}}, ["no function 'polite'", "did you mean 'politeness'"]),
     "no callable": ({"my_rewards:not_callable": {}}, ["no function 'not_callable'"]),
@@ -369,10 +375,10 @@ MISMEASURED: dict[str, tuple[str, list[Group], list[str]]] = {
     "lacks a column": ("my_rewards:echo", RAIN, ["failed at row 0", "'tone'"]),
     "no list": ("my_rewards:nothing", RAIN, ["TypeError"]),
     "count": ("my_rewards:too_few", RAIN, ["1 numbers for 6 completions", "row 0 to row 2"]),
-    "text": ("my_rewards:words", RAIN, ["gave 'good' at row 0", "finite number"]),
-    "nan": ("my_rewards:nan", RAIN, ["gave nan at row 0"]),
-    "none": ("my_rewards:no_opinion", RAIN, ["gave None at row 0"]),
-    "beyond float": ("my_rewards:huge", RAIN, ["gave 1000", "at row 0"]),
+    "text": ("my_rewards:words", RAIN, ["returned 'good' at row 0", "finite number"]),
+    "nan": ("my_rewards:nan", RAIN, ["returned nan at row 0"]),
+    "none": ("my_rewards:no_opinion", RAIN, ["returned None at row 0"]),
+    "beyond float": ("my_rewards:huge", RAIN, ["returned 1000", "at row 0"]),
     "column nowhere": (
         "column:kind",
         [pair("a", "b", 0, king_chosen=1, king_rejected=2)],
@@ -385,8 +391,8 @@ MISMEASURED: dict[str, tuple[str, list[Group], list[str]]] = {
     ),
     "column of one number": ("column:n", [pair("a", "b", 0, n=1)], ["row 0", "'n': 1", "each of the 2"]),
     "column too long": ("column:n", [pair("a", "b", 0, n=[1, 2, 3])], ["row 0", "[1, 2, 3]"]),
-    "column of text": ("column:n", [pair("a", "b", 7, n=["1", 2])], ["gave '1' at row 7"]),
-    "infinite column": ("column:n", [pair("a", "b", 7, n=[1, math.inf])], ["gave inf at row 7"]),
+    "column of text": ("column:n", [pair("a", "b", 7, n=["1", 2])], ["returned '1' at row 7"]),
+    "infinite column": ("column:n", [pair("a", "b", 7, n=[1, math.inf])], ["returned inf at row 7"]),
 }
 
 
@@ -402,7 +408,7 @@ def test_a_measurement_that_is_no_number_names_reward_and_row(name: str, here: P
 
 def test_a_column_says_nothing_of_new_text() -> None:
     """Sampled text has no column, and the message says what to do."""
-    with pytest.raises(InputError, match=r"'column:kind' reads the column 'kind'.*leave it out"):
+    with pytest.raises(InputError, match=r"'column:kind' reads the column 'kind'.*remove this reward"):
         measure([one(name="column:kind")], ["ask"], ["answer"], {})
 
 

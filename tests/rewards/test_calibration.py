@@ -214,12 +214,12 @@ def test_report_by_hand() -> None:
     assert (report.share_below_05, report.share_above_95) == (0.4, 0.4)
     # Neither end by its mean, but two pairs in five hardly count their rejected response.
     assert report.warning is not None
-    assert "40% of the reward gaps lie under 0.05" in report.warning
+    assert "40% of the reward gaps are below 0.05" in report.warning
     assert json.loads(json.dumps(asdict(report)))["pairs"] == 5
 
 
 @pytest.mark.parametrize(
-    ("gap", "fragment"), [(0.96, "plain base method"), (0.04, "chosen ones only"), (0.5, None)]
+    ("gap", "fragment"), [(0.96, "equals the base method"), (0.04, "only the chosen ones"), (0.5, None)]
 )
 def test_warning_at_either_end(gap: float, fragment: str | None) -> None:
     """A mean gap near 1 is the plain method, near 0 chosen-only training: both are said."""
@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[Callable[[], object], list[str]]] = {
         lambda: apply("bradley_terry", duel(None, None, row=6, margin=math.nan)),
         ["row 6", "margin nan"],
     ),
-    "neither": (lambda: apply("bradley_terry", duel(1.0, None, row=6)), ["row 6", "nor a margin"]),
+    "neither": (lambda: apply("bradley_terry", duel(1.0, None, row=6)), ["row 6", "or a margin"]),
     "outside [0, 1]": (
         lambda: apply("identity", duel(1.5, 0.0, row=9)),
         ["row 9", "score 1.5", "[0, 1]", "scale the scores"],
@@ -284,11 +284,11 @@ REFUSED: dict[str, tuple[Callable[[], object], list[str]]] = {
     ),
     "nothing left": (
         lambda: apply("identity", duel(0.2, 0.5), "drop"),
-        ["no pair is left", "1 had a negative gap", "which column is chosen"],
+        ["no pair is left", "1 had a negative gap", "chosen column is right"],
     ),
     "one response": (
         lambda: fit_calibration("bradley_terry", 1.0, TRAIN).reward(Response("a", 1.0), 0),
-        ["pairs only"],
+        ["only to pairs"],
     ),
 }
 

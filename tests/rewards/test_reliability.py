@@ -226,13 +226,17 @@ def test_fit_looks_at_pairs_of_the_training_groups() -> None:
 @pytest.mark.parametrize(
     ("kind", "groups", "fragments"),
     [
-        ("bradley_terry", [duel(2.0, 1.0), duel(1.0, 1.0)], ["'fit'", "none of 2 pairs", "built from"]),
-        ("sigmoid", [duel(1.0, 2.0), duel(1.0, 0.0)], ["'fit'", "over 2 pairs", "which column is chosen"]),
-        ("sigmoid", [duel(1.0, 1.0)], ["over 1 pairs", "no higher"]),
+        (
+            "bradley_terry",
+            [duel(2.0, 1.0), duel(1.0, 1.0)],
+            ["'fit'", "never scores higher in 2 pairs", "built from"],
+        ),
+        ("sigmoid", [duel(1.0, 2.0), duel(1.0, 0.0)], ["'fit'", "in 2 pairs", "chosen column is right"]),
+        ("sigmoid", [duel(1.0, 1.0)], ["in 1 pairs", "do not score higher"]),
         ("minmax", [duel(1.0, 0.0)], ["temperature = 'fit'", "no effect", "sigmoid and bradley_terry"]),
-        ("zscore", [duel(1.0, 0.0)], ["'zscore'", "is unknown"]),
+        ("zscore", [duel(1.0, 0.0)], ["'zscore'", "must be one of"]),
         ("sigmoid", [duel(None, None, 7, margin=1.0)], ["row 7", "no score", "'sigmoid'"]),
-        ("bradley_terry", [duel(1.0, None, 7)], ["row 7", "nor a margin"]),
+        ("bradley_terry", [duel(1.0, None, 7)], ["row 7", "or a margin"]),
         ("bradley_terry", [duel(math.nan, 0.0, 7)], ["row 7", "nan"]),
     ],
 )

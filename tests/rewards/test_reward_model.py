@@ -17,7 +17,7 @@ from transformers import (
 
 from preftune.data import Group, Response
 from preftune.errors import InputError
-from preftune.rewards.reward_model import RewardModel, template_tokens, training_tokens
+from preftune.rewards.reward_model import RewardModelScorer, template_tokens, training_tokens
 from preftune.rewards.scoring import Answer
 from preftune.rewards.sources import resolve_source
 
@@ -176,7 +176,7 @@ def llama3() -> PreTrainedTokenizerFast:
     return tokenizer_of(*FAMILIES["llama-3"][:4])
 
 
-def scores_of(model: RewardModel, asked: list[Answer]) -> list[float]:
+def scores_of(model: RewardModelScorer, asked: list[Answer]) -> list[float]:
     """Scores in the order of the answers."""
     found: dict[int, float] = {}
     with model.ready() as score:
@@ -197,7 +197,7 @@ def test_batches_equal_one_by_one(pad: int | None, tmp_path: Path) -> None:
     Also where the model has no pad token, or one that the conversations end with.
     """
     folder = reward_model_dir(tmp_path, llama3(), pad_token_id=pad)
-    model = RewardModel(str(folder), precision="fp32", batch_tokens=200)
+    model = RewardModelScorer(str(folder), precision="fp32", batch_tokens=200)
     units = model.plan(UNEQUAL)
     assert 1 < len(units) < len(UNEQUAL)
     assert all(max(map(len, unit.inputs)) * len(unit.inputs) <= 200 for unit in units)
@@ -212,7 +212,7 @@ def test_batches_equal_one_by_one(pad: int | None, tmp_path: Path) -> None:
 
 def test_what_comes_again_is_read_once(tmp_path: Path) -> None:
     """Pairs that share a response cost one reading of it, and every place gets its score."""
-    model = RewardModel(str(reward_model_dir(tmp_path, llama3())), precision="fp32")
+    model = RewardModelScorer(str(reward_model_dir(tmp_path, llama3())), precision="fp32")
     asked = [*answers("hi", "yes", "no"), *answers("hi hi", "yes"), *answers("hi", "no", "yes yes")]
     (unit,) = model.plan(asked)
     assert len(unit.inputs) == 4
@@ -227,12 +227,12 @@ def test_what_comes_again_is_read_once(tmp_path: Path) -> None:
 def test_label_by_number_and_name(tmp_path: Path) -> None:
     """Of several outputs the chosen one is the score, and which must be said."""
     folder = reward_model_dir(tmp_path, llama3(), num_labels=2, id2label={0: "helpful", 1: "brief"})
-    first, second = (scores_of(RewardModel(str(folder), label=label), UNEQUAL) for label in (0, 1))
+    first, second = (scores_of(RewardModelScorer(str(folder), label=label), UNEQUAL) for label in (0, 1))
     assert first != second
-    assert scores_of(RewardModel(str(folder), label="brief"), UNEQUAL) == second
+    assert scores_of(RewardModelScorer(str(folder), label="brief"), UNEQUAL) == second
     for label in (None, 2, "kind"):
         with pytest.raises(InputError, match=r"0 \(helpful\), 1 \(brief\)"):
-            RewardModel(str(folder), label=label)
+            RewardModelScorer(str(folder), label=label)
 
 
 def test_what_is_longer_than_the_model_is_cut_by_the_rule(
@@ -243,16 +243,16 @@ def test_what_is_longer_than_the_model_is_cut_by_the_rule(
     asked = answers("hi hi hi", "yes", "yes no")
     # BOS, header, "user", header, \n, hi, hi, hi, eot, header, "assistant", header, \n, yes, (no,) eot
     whole = [0, 1, 6, 2, 4, 10, 10, 10, 3, 1, 7, 2, 4, 11, 12, 3]
-    (start,) = RewardModel(str(folder), max_length=15).plan(asked)
+    (start,) = RewardModelScorer(str(folder), max_length=15).plan(asked)
     assert start.places == (0, 1)
     assert start.inputs == {(*whole[:14], 3): 1, (0, *whole[2:]): 1}
-    assert "1 of 2 conversations are longer than 15 tokens and lose their start" in caplog.text
-    (end,) = RewardModel(str(folder), max_length=15, truncation="end").plan(asked)
+    assert "1 of 2 conversations are longer than 15 tokens and are truncated at the start" in caplog.text
+    (end,) = RewardModelScorer(str(folder), max_length=15, truncation="end").plan(asked)
     assert list(end.inputs)[1] == tuple(whole[:15])
     with pytest.raises(InputError, match=r"row 0, response 1 .* has 16 tokens"):
-        RewardModel(str(folder), max_length=15, truncation="error").plan(asked)
-    with pytest.raises(InputError, match="max_length=65 is more than its 64"):
-        RewardModel(str(folder), max_length=65)
+        RewardModelScorer(str(folder), max_length=15, truncation="error").plan(asked)
+    with pytest.raises(InputError, match="max_length=65 exceeds the model's 64"):
+        RewardModelScorer(str(folder), max_length=65)
 
 
 def test_a_model_without_a_score_head_is_refused(tmp_path: Path) -> None:
@@ -260,15 +260,15 @@ def test_a_model_without_a_score_head_is_refused(tmp_path: Path) -> None:
     folder = reward_model_dir(tmp_path, llama3())
     LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
     with pytest.raises(InputError, match=r"no weights for score\.weight"):
-        scores_of(RewardModel(str(folder)), UNEQUAL)
-    with pytest.raises(InputError, match="neither a folder with a whole reward model"):
-        RewardModel(str(tmp_path / "nowhere" / "at" / "all"))
+        scores_of(RewardModelScorer(str(folder)), UNEQUAL)
+    with pytest.raises(InputError, match="must be a folder with a complete reward model"):
+        RewardModelScorer(str(tmp_path / "nowhere" / "at" / "all"))
 
 
 def test_the_configuration_says_how_text_was_given(tmp_path: Path) -> None:
     """A model trained here names its tokens in its configuration, and that is another identity."""
-    template = RewardModel(str(reward_model_dir(tmp_path / "a", llama3())))
-    trained = RewardModel(str(reward_model_dir(tmp_path / "b", llama3(), preftune_tokens="training")))
+    template = RewardModelScorer(str(reward_model_dir(tmp_path / "a", llama3())))
+    trained = RewardModelScorer(str(reward_model_dir(tmp_path / "b", llama3(), preftune_tokens="training")))
     assert trained.plan(answers("hi", "yes"))[0].inputs == {(0, 10, 11, 3): 1}
     assert template.plan(answers("hi", "yes"))[0].inputs == {tuple(FAMILIES["llama-3"][4]): 1}
     assert trained.identity != template.identity
@@ -287,7 +287,7 @@ def test_settings_of_the_template(tmp_path: Path) -> None:
     chat = answers(({"role": "user", "content": "hi"},), ({"role": "assistant", "content": "yes"},))
 
     def read(folder: Path, **options: Any) -> tuple[int, ...]:
-        (unit,) = RewardModel(str(folder), **options).plan(chat)
+        (unit,) = RewardModelScorer(str(folder), **options).plan(chat)
         (ids,) = unit.inputs
         return tuple(ids)
 
@@ -308,12 +308,12 @@ def test_identity_is_the_content(tmp_path: Path) -> None:
     """A copy is the same model; other weights, another template or truncation length are others."""
     first = reward_model_dir(tmp_path / "first", llama3())
     copy = reward_model_dir(tmp_path / "copy", llama3())
-    identity = RewardModel(str(first)).identity
-    assert RewardModel(str(copy)).identity == identity
-    assert RewardModel(str(copy), max_length=32).identity != identity
+    identity = RewardModelScorer(str(first)).identity
+    assert RewardModelScorer(str(copy)).identity == identity
+    assert RewardModelScorer(str(copy), max_length=32).identity != identity
     (copy / "chat_template.jinja").write_text(LLAMA3 + " ", encoding="utf-8")
-    assert RewardModel(str(copy)).identity != identity
+    assert RewardModelScorer(str(copy)).identity != identity
     model = LlamaForSequenceClassification.from_pretrained(first)
     torch.nn.init.ones_(model.score.weight)
     model.save_pretrained(first)
-    assert RewardModel(str(first)).identity != identity
+    assert RewardModelScorer(str(first)).identity != identity

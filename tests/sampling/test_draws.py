@@ -12,7 +12,7 @@ def test_logits_that_are_no_numbers_stop():
     """A policy that has diverged is an error that says so, not a token out of the vocabulary."""
     logits = torch.zeros(2, 300)
     logits[1, 7] = torch.nan
-    with pytest.raises(InputError, match="no numbers"):
+    with pytest.raises(InputError, match="NaN or infinite"):
         draw(logits, torch.full((2, 2), 0.5), 1.0)
 
 

@@ -268,7 +268,7 @@ def test_vllm_gets_our_tokens_and_a_seed_for_every_response(
 @pytest.mark.parametrize(
     ("engine", "model", "environment", "message"),
     [
-        ("transformer", "x", {}, r"engine=transformer is none of .*did you mean 'transformers'"),
+        ("transformer", "x", {}, r"engine=transformer must be one of .*did you mean 'transformers'"),
         ("transformers", "./nowhere", {}, "model=./nowhere"),
         ("vllm", "x", {}, "engine=vllm needs the package vllm"),
         ("server", "x", {"OPENAI_API_KEY": ""}, "engine=server, model=x needs OPENAI_API_KEY"),

@@ -192,7 +192,7 @@ def test_a_full_disk_keeps_what_is_finished(
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "write_whole", full)
-        with pytest.raises(InputError, match=r"full.jsonl.*No space left on device.*finished is kept"):
+        with pytest.raises(InputError, match=r"full.jsonl.*No space left on device.*Finished work is kept"):
             sampled("full.jsonl")
     with monkeypatch.context() as patch:
         patch.setattr(transformers_engine, "sample_responses", full)
@@ -265,7 +265,7 @@ def test_torchrun_shares_the_chunks(whole: str, tiny_model_dir: Path, prompts: P
         ('{"prompt": "?"}', {"temperature": float("nan")}, "temperature=nan"),
         ('{"prompt": "?"}', {"top_p": 0.0}, "top_p=0.0"),
         ('{"prompt": "?"}', {"rows": 0}, "rows=0"),
-        ('{"prompt": "?"}', {"engine": "vlm"}, "engine=vlm is none of"),
+        ('{"prompt": "?"}', {"engine": "vlm"}, "engine=vlm must be one of"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(

@@ -128,7 +128,7 @@ def test_a_model_without_a_cache_to_share_is_refused(tokenizer):
     """A Mamba, whose state is no cache of keys and values, gets an error that names the other engines."""
     config = MambaConfig(vocab_size=WORDS + 2, hidden_size=32, num_hidden_layers=1)
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(InputError, match=r"MambaForCausalLM keeps no cache .* engine=vllm"):
+    with pytest.raises(InputError, match=r"MambaForCausalLM does not use transformers' Cache.* engine=vllm"):
         sample_responses(model, tokenizer, PROMPTS, n=1, max_new_tokens=2)
 
 
@@ -269,7 +269,7 @@ def test_adapters_are_sampled_through(model, tokenizer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n": 0}, "n=0: n must be at least 1"),
+        ({"n": 0}, "n=0 must be >= 1"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"rows": 0}, "rows=0"),
         ({"temperature": -1.0}, "temperature=-1.0"),

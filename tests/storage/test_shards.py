@@ -66,7 +66,7 @@ def test_a_damaged_row_is_named_once_and_missing(tmp_path: Path, caplog: pytest.
     with caplog.at_level(logging.WARNING):
         assert shards.rows() == shards.rows() == {1: "bread"}
     assert [record.getMessage() for record in caplog.records] == [
-        f"{file} is damaged: what 1 of its lines held is made again"
+        f"{file} is damaged: 1 of its lines are redone"
     ]
 
 

@@ -116,9 +116,9 @@ def test_negative_gap(refused: Callable[..., str], config: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("model", "part"),
     [
-        ("/no/such/folder", "is no folder"),
-        ("./neither", "is no folder"),
-        ("a/b/c", "is no folder"),
+        ("/no/such/folder", "is not a folder"),
+        ("./neither", "is not a folder"),
+        ("a/b/c", "is not a folder"),
     ],
 )
 def test_model_path_that_is_not_one(refused: Callable[..., str], model: str, part: str) -> None:
@@ -176,7 +176,7 @@ def test_misspelt_key_says_which_was_meant(refused: Callable[..., str], override
         ("data.max_length=1", "data.max_length"),
         ("prior.negative_gap=ignore", "prior.negative_gap"),
         ("justakey", "must be written as key=value"),
-        ("model.deeper=1", "only a mapping has keys inside"),
+        ("model.deeper=1", "and not a mapping"),
         ("data.evaluation_split=test", "split"),
         ("data.train=/no/such/file.jsonl", "/no/such/file.jsonl"),
         ("cache=/dev/null/no", "cache=/dev/null/no cannot be written"),
@@ -201,13 +201,13 @@ def test_model_that_is_an_adapter_or_no_language_model(refused: Callable[..., st
     (adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
     T5Config().save_pretrained(encoder)
     assert "LoRA adapter" in refused(f"model={adapter}")
-    assert "no causal language model" in refused(f"model={encoder}")
+    assert "give a causal language model" in refused(f"model={encoder}")
 
 
 def test_home_folder_in_paths(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """`~` is the home folder in every path, not a folder of that name."""
     monkeypatch.setenv("HOME", "/home/of/nobody")
-    assert "model=/home/of/nobody/model is no folder" in refused("model=~/model")
+    assert "model=/home/of/nobody/model is not a folder" in refused("model=~/model")
     assert "/home/of/nobody/pairs.jsonl" in refused("data.train=~/pairs.jsonl")
 
 
@@ -222,7 +222,7 @@ def test_more_processes_than_held_out_rows(
 
 def test_training_data_as_held_out_data(refused: Callable[..., str], config: dict[str, Any]) -> None:
     """The same file for both is a mistake, not an evaluation."""
-    assert "is the training data itself" in refused(f"data.evaluation={config['data']['train']}")
+    assert "must differ from the training data" in refused(f"data.evaluation={config['data']['train']}")
 
 
 def test_a_file_that_is_not_yaml(preftune: CommandLine, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_file_that_is_not_yaml(preftune: CommandLine, tmp_path: Path) -> None:
 def test_an_output_folder_with_other_files_is_left_alone(
     preftune: CommandLine, config: dict[str, Any], tmp_path: Path, arguments: list[str]
 ) -> None:
-    """Whatever is asked, a folder that holds no run keeps every file."""
+    """Whatever is asked, a folder that has no run keeps every file."""
     work = Path(config["output"]) / "model" / "thesis.txt"
     work.parent.mkdir(parents=True)
     work.write_text("years of work", encoding="utf-8")
@@ -247,7 +247,7 @@ def test_an_output_folder_with_other_files_is_left_alone(
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     code, errors = preftune("train", str(file), *arguments)
     assert code == 2
-    assert "holds no run" in errors
+    assert "has no run" in errors
     assert work.read_text(encoding="utf-8") == "years of work"
 
 
@@ -330,7 +330,7 @@ def test_a_reward_function_that_fails(
     monkeypatch.syspath_prepend(tmp_path)
     config["rewards"] = {"own_rewards:brevity": {}}
     message = refused("objective.auxiliary.weight=0.1")
-    assert "reward 'own_rewards:brevity' gave nan" in message
+    assert "reward 'own_rewards:brevity' returned nan" in message
     assert "row 0" in message
 
 
@@ -371,7 +371,7 @@ def test_no_prior_for_labels(refused: Callable[..., str]) -> None:
 def test_rewards_that_float32_cannot_hold(refused: Callable[..., str], config: dict[str, Any]) -> None:
     """A finite number may still be too large to compute with, or too far from zero to vary visibly."""
     config["rewards"] = {"column:grade": {}}
-    for grade, found in ((1e39, "must stay below 1e+15"), (1.7e9, "cannot tell apart")):
+    for grade, found in ((1e39, "must be below 1e+15"), (1.7e9, "cannot distinguish")):
         for split, rows in (("train", 16), ("evaluation", 5)):
             for row in range(rows):
                 edit(config["data"][split], row, grade_chosen=grade + row, grade_rejected=grade)

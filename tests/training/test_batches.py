@@ -194,7 +194,7 @@ def check(preftune: CommandLine, config: dict[str, Any], tmp_path: Path) -> Call
             ["batches.tokens_per_step=500", "batches.tokens_per_row=-1"],
             ["batches.tokens_per_row=-1", "greater than 0"],
         ),
-        (["batches.tokens_per_row=100"], ["lacks 'batches.tokens_per_step'", "add it"]),
+        (["batches.tokens_per_row=100"], ["has no 'batches.tokens_per_step'", "add it"]),
         (["batches.token_per_step=500"], ["did you mean 'tokens_per_step'"]),
         (["training.tokens_per_step=500"], ["training.tokens_per_step", "set batches.tokens_per_step"]),
         (["training.auto_find_batch_size=true"], ["training.auto_find_batch_size", "batches.tokens_per_row"]),

@@ -11,8 +11,7 @@ from preftune.evaluation.benchmark import RescoreOptions
 from preftune.evaluation.cost_estimate import CHARACTERS_PER_TOKEN as CHARACTERS_PER_TOKEN
 from preftune.evaluation.cost_estimate import CostEstimate, token_counter
 from preftune.evaluation.models import Asking, parse_options
-from preftune.evaluation.rescoring import read_recordings, write_items
-from preftune.evaluation.rescoring import rescore as recompute
+from preftune.evaluation.rescoring import read_recordings, rescore_recordings, write_items
 from preftune.evaluation.running import estimate_cost, run_benchmark
 from preftune.evaluation.setup import RunOptions, judged, rewarded
 from preftune.evaluation.table import REWARD
@@ -35,7 +34,7 @@ class Scores:
 
     Attributes:
         results: what `results.json` holds: one entry for each model.
-        folder: where results, answers and verdicts were written; None where they were not.
+        folder: where results, answers and verdicts were written; None if they were not.
     """
 
     results: Sequence[Results]
@@ -201,7 +200,7 @@ def rescore(
     """
     chosen = RescoreOptions(**settings)
     recordings = read_recordings(benchmark, [Path(file) for file in files], chosen)
-    results = recompute(benchmark, recordings, chosen)
+    results = rescore_recordings(benchmark, recordings, chosen)
     if output is not None:
         write_json(Path(output), results)
     if csv is not None:

@@ -75,7 +75,7 @@ def iterate(
 ) -> Rounds:
     """Sample, score, pair, train and measure, round after round.
 
-    The same call goes on where an earlier one was stopped or killed.
+    The same call resumes where an earlier one was stopped or killed.
 
     Args:
         config: a YAML file, or what one holds as a mapping: `model`, `prompts`, `held_out`, `reward`,

@@ -113,8 +113,8 @@ def loaded_tokenizer(
         return processing_class
     if not _name_of(model):
         raise InputError(
-            "processing_class is missing: the given model was loaded from no name, so its tokenizer cannot "
-            "be found; give it"
+            "processing_class is missing: the model was not loaded by name, so its tokenizer is unknown: "
+            "give it"
         )
     return load_tokenizer(_name_of(model))
 
@@ -125,8 +125,8 @@ def _check_model(model: object, peft_config: object) -> None:
 
     if isinstance(model, PeftModel) and peft_config is not None:
         raise InputError(
-            "model is a PeftModel with an adapter of its own, and peft_config asks for another: leave "
-            "peft_config out to go on with its adapter, or merge it first (model.merge_and_unload())"
+            "model is a PeftModel with an adapter, and peft_config asks for another: remove peft_config to "
+            "continue with its adapter, or merge it first (model.merge_and_unload())"
         )
     if not isinstance(model, str | Path | PeftModel | PreTrainedModel):
         raise InputError(
@@ -135,7 +135,7 @@ def _check_model(model: object, peft_config: object) -> None:
 
 
 def _name_of(model: nn.Module) -> str:
-    """Where a loaded model came from; empty where it was made here."""
+    """Where a loaded model came from; empty if it was made here."""
     name: Any = getattr(model.config, "_name_or_path", None)
     return str(name or "")
 

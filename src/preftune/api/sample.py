@@ -16,11 +16,11 @@ from preftune.errors import InputError
 from preftune.sampling.engine import Sample
 from preftune.sampling.engines import build_engine
 from preftune.sampling.sample_file import answered, check_prompts, repeats, sample_file
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 from preftune.sampling.transformers_engine import sampler
 from preftune.storage.files import as_lines, write_whole
 
-PromptsOrRows = Sequence[str | Chat | Mapping[str, Any]] | str | Path | Any
+PromptsOrRows = Sequence[str | Conversation | Mapping[str, Any]] | str | Path | Any
 """Texts, chats, rows with a `prompt` column, a `datasets.Dataset` of such rows, or a file of them."""
 
 

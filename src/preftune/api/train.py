@@ -53,7 +53,7 @@ def train(
             write_page=write_run_page,
         )
     run = Run(Path(resolved.output), trained.summary, trained)
-    # A call that was killed behind its summary has left none.
+    # A call that was killed after writing its summary has left none.
     if not run.report.exists() and os.environ.get("RANK", "0") == "0":
         write_run_page(run.folder)
     return run

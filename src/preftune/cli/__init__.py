@@ -1,4 +1,8 @@
-"""The command line: one file per verb, which parses and calls."""
+"""The command line: one file per verb.
+
+A verb parses its arguments, calls `preftune.api` and prints. May import every package; only
+`python -m preftune` imports it.
+"""
 
 import logging
 import sys

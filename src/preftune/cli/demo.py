@@ -11,7 +11,7 @@ def demo(
         Path, typer.Option(help="Folder of the demo; an earlier demo in it is replaced.")
     ] = Path("runs/demo"),
     model: Annotated[
-        str | None, typer.Option(help="Another model than the packaged SmolLM2-135M-Instruct.")
+        str | None, typer.Option(help="Model to use instead of the packaged SmolLM2-135M-Instruct.")
     ] = None,
 ) -> None:
     """Tune a small real model with DPO, with a prior (MaPPO), and for simpler language too (HPO).

@@ -40,22 +40,22 @@ def rescore(
     ] = "official",
     answers: Annotated[
         list[Path] | None,
-        typer.Option(help="Arena-Hard: answer file, for style control; one each model. Repeatable."),
+        typer.Option(help="Arena-Hard: answer file of a model, for style control. Repeatable."),
     ] = None,
     style: Annotated[str, typer.Option(help="Features of style control.")] = "length,headers,lists,bold",
     baseline: Annotated[
-        str | None, typer.Option(help="Name of the baseline, where the files do not say it.")
+        str | None, typer.Option(help="Name of the baseline, if the files do not name it.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="A model of these files: state the others' differences to it.")
+        str | None, typer.Option(help="A model of these files: report the differences of the others to it.")
     ] = None,
     upstream_intervals: Annotated[
-        bool, typer.Option("--upstream-intervals", help="Arena-Hard: state upstream's intervals too.")
+        bool, typer.Option("--upstream-intervals", help="Arena-Hard: also report upstream's intervals.")
     ] = False,
     items: Annotated[Path | None, typer.Option(help="JSONL file to write: every verdict.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Markdown file to write.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
 ) -> None:
     """Compute every figure from recorded verdicts; no judge is asked.
 

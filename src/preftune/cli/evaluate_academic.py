@@ -11,24 +11,22 @@ from preftune.cli.evaluate import app
 @app.command()
 def academic(
     model: Annotated[str, typer.Option(metavar="MODEL", help="Folder or hub name.")],
-    baseline: Annotated[str, typer.Option(metavar="MODEL", help="The one it was tuned from.")],
+    baseline: Annotated[str, typer.Option(metavar="MODEL", help="The model it was tuned from.")],
     output: Annotated[Path, typer.Option(help="Folder for results.json and items.jsonl.")],
     task: Annotated[
         list[str] | None,
         typer.Option(
-            help="A name below, or NAME:METRIC[:FILTER] of lm-eval. Repeatable; all six unless given."
+            help="A name below, or NAME:METRIC[:FILTER] of lm-eval. Repeatable; all six by default."
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first items of each task.")] = None,
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Ask through the model's chat template.")
     ] = False,
-    batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "1",
+    batch_size: Annotated[str, typer.Option(help="Sequences in a batch, or auto.")] = "1",
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
-    include: Annotated[
-        Path | None, typer.Option(help="Folder of tasks of your own; code in them runs.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the examples and the resamples.")] = 0,
+    include: Annotated[Path | None, typer.Option(help="Folder of your own tasks; code in it runs.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the examples and the resamples.")] = 0,
 ) -> None:
     """Run academic tasks on a model and its baseline, and state the difference with a paired interval.
 

@@ -13,10 +13,10 @@ def fetch(
     benchmark: Annotated[
         str, typer.Argument(help="alpaca_eval, arena_hard, mt_bench or all.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write to; each benchmark gets its own in it.")],
+    output: Annotated[Path, typer.Option(help="Folder to write to; each benchmark gets a subfolder.")],
     mirror: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Serves REPOSITORY/COMMIT/PATH; GitHub's own host unless given."),
+        typer.Option(metavar="URL", help="Server of REPOSITORY/COMMIT/PATH; GitHub by default."),
     ] = None,
 ) -> None:
     """Download a benchmark's questions, baselines, references and judge prompts, each checked by sha256.

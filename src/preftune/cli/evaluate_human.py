@@ -26,10 +26,10 @@ def page(
     ],
     output: Annotated[Path, typer.Option(help="HTML file to write; the key is written beside it.")],
     questions: Annotated[
-        Path | None, typer.Option(help="The prompts, where the answers name them by an id.")
+        Path | None, typer.Option(help="The prompts, if the answers name them by an id.")
     ] = None,
     n: Annotated[int, typer.Option(help="Most prompts to show.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of the draw, the shuffling and the sides.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw, the shuffling and the sides.")] = 0,
 ) -> None:
     """Write a page on which people rate pairs of answers, without knowing whose they are.
 
@@ -53,10 +53,10 @@ def page(
 def score(
     key: Annotated[Path, typer.Argument(help="The page's .key.json.", show_default=False)],
     answers: Annotated[
-        list[Path], typer.Argument(metavar="ANSWERS...", help="One file a rater.", show_default=False)
+        list[Path], typer.Argument(metavar="ANSWERS...", help="One file for each rater.", show_default=False)
     ],
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
 ) -> None:
     """Win rate with its interval over prompts, agreement, ties, and each rater's lean to a side.
 

@@ -23,80 +23,87 @@ def run(
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="Folder or hub name, openai:NAME, or a file of answers.")
     ],
-    questions: Annotated[Path, typer.Option(help="What is asked: the benchmark's file, or prompts.")],
+    questions: Annotated[Path, typer.Option(help="The questions: the benchmark's file, or prompts.")],
     output: Annotated[Path, typer.Option(help="Folder for answers, verdicts and results.json.")],
     judge: Annotated[
         str | None, typer.Option(metavar="JUDGE", help="judge:NAME at an endpoint, or local:MODEL here.")
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help="Whom it is compared with, named as --model. Repeatable."),
+        typer.Option(metavar="MODEL", help="Model to compare with, named as --model. Repeatable."),
     ] = None,
     judge_prompt: Annotated[
         list[Path] | None, typer.Option(help="The benchmark's judge prompt. Repeatable.")
     ] = None,
     references: Annotated[
-        Path | None, typer.Option(help="Right answers that the judge is shown (mt_bench).")
+        Path | None, typer.Option(help="Reference answers that the judge sees (mt_bench).")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="What `preftune score` takes (reward).")
+        str | None, typer.Option(metavar="SPEC", help="A source of `preftune score` (reward).")
     ] = None,
     n: Annotated[int | None, typer.Option(help="Only the first N questions.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer, in tokens; the benchmark's unless given.")
+        int | None, typer.Option(help="Longest answer, in tokens; by default the benchmark's.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of the answers; the benchmark's unless given.")
+        float | None, typer.Option(help="Temperature of the answers; by default the benchmark's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of answers sampled here.")] = 0,
-    attempts: Annotated[int, typer.Option(help="Replies asked for until one holds a verdict.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of answers sampled here.")] = 0,
+    attempts: Annotated[int, typer.Option(help="Most requests until a reply has a verdict.")] = 3,
     without_log_probs: Annotated[
         bool,
         typer.Option("--without-log-probs", help="Plain verdicts for alpaca_eval; they are not comparable."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print calls, tokens and cost; ask nobody.")
+        bool, typer.Option("--dry-run", help="Print calls, tokens and cost; send no request.")
     ] = False,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Counts tokens for --dry-run; else 4 characters are one.")
+        str | None, typer.Option(help="Tokenizer for --dry-run; without it, 4 characters count as one token.")
     ] = None,
     max_cost: Annotated[
-        float | None, typer.Option(help="Stops before this call spends more.", rich_help_panel=ASKING)
+        float | None, typer.Option(help="Stop before this call spends more.", rich_help_panel=ASKING)
     ] = None,
     price: Annotated[
         str | None,
-        typer.Option(metavar="IN,OUT", help="The judge's, for a million tokens.", rich_help_panel=ASKING),
+        typer.Option(
+            metavar="IN,OUT", help="Price of a million tokens of the judge.", rich_help_panel=ASKING
+        ),
     ] = None,
     answer_price: Annotated[
         str | None,
-        typer.Option(metavar="IN,OUT", help="The same of models named by openai:.", rich_help_panel=ASKING),
+        typer.Option(
+            metavar="IN,OUT", help="Price of a million tokens of openai: models.", rich_help_panel=ASKING
+        ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at the same time.", rich_help_panel=ASKING)] = 8,
+    concurrency: Annotated[int, typer.Option(help="Concurrent requests.", rich_help_panel=ASKING)] = 8,
     requests_per_minute: Annotated[
         float | None, typer.Option(help="At most.", rich_help_panel=ASKING)
     ] = None,
     timeout: Annotated[
-        float, typer.Option(help="Seconds until a request is given up.", rich_help_panel=ASKING)
+        float, typer.Option(help="Seconds until a request times out.", rich_help_panel=ASKING)
     ] = 180.0,
     retries: Annotated[
-        int, typer.Option(help="Of a request that fails, each after a longer wait.", rich_help_panel=ASKING)
+        int,
+        typer.Option(
+            help="Retries of a request that fails, each after a longer wait.", rich_help_panel=ASKING
+        ),
     ] = 6,
     judge_option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="A parameter of the judge's requests; null leaves one out. Repeatable.",
+            help="A parameter of the judge's requests; null removes one. Repeatable.",
             rich_help_panel=ASKING,
         ),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of replies; $PREFTUNE_CACHE unless given.")
+        Path | None, typer.Option(help="Folder of kept replies; by default $PREFTUNE_CACHE.")
     ] = None,
 ) -> None:
     """Answer a benchmark's questions, have a judge compare or grade the answers, and sum up.
 
     - `alpaca_eval` and `arena_hard` compare with a --baseline and take upstream's --judge-prompt
-    - `mt_bench` grades two turns, or compares them where there is a --baseline; needs --references
+    - `mt_bench` grades two turns, or compares them if there is a --baseline; needs --references
     - `head_to_head` compares two models on any prompts, always in both orders
     - `reward` needs no judge: the mean of a --reward, and the difference to a --baseline
 

@@ -16,7 +16,7 @@ def iterate(
         bool,
         typer.Option(
             "--overwrite",
-            help="Go on in a folder of another configuration; what that does not change is kept.",
+            help="Resume in a folder of another configuration; keep what stays the same.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -25,7 +25,7 @@ def iterate(
 ) -> None:
     """Sample, score, pair, train and measure, round after round.
 
-    The same call goes on where an earlier one was stopped or killed. What people change most:
+    The same command resumes after a stop or kill. What people change most:
 
     - `model=PATH_OR_HUB_NAME` the policy to start from
     - `prompts=FILE_OR_HUB_NAME` what it is trained on; `held_out=FILE_OR_HUB_NAME` what it is measured on
@@ -37,7 +37,7 @@ def iterate(
     - `reference=initial` or `previous`, `start_from=previous` or `initial`, `replay=0`
     - `guards.max_drift=20`, `guards.min_entropy=0.5` when to stop
     - `'launch=[torchrun, --nproc_per_node, "8"]'` what starts the processes that sample, score and train
-    - `output=runs/NAME` where everything goes
+    - `output=runs/NAME` folder for all results
 
     It ends with `summary.json`, `report.html` and `model`, the policy of the last good round. Where a
     guard stopped it the exit code is 1.

@@ -22,11 +22,11 @@ def sample(
     max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = 1.0,
     top_p: Annotated[
-        float, typer.Option(help="Draw among the likeliest tokens of this probability together.")
+        float, typer.Option(help="Draw among the likeliest tokens that together have this probability.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same responses.")] = 0,
     rows: Annotated[
-        int, typer.Option(help="Responses decoded together; more is faster and takes memory.")
+        int, typer.Option(help="Responses decoded together; more is faster and takes more memory.")
     ] = 64,
     engine: Annotated[str, typer.Option(help="transformers, vllm or server.")] = "transformers",
     price: Annotated[
@@ -37,7 +37,7 @@ def sample(
     """Sample n responses to every prompt, each prompt read once for all of them.
 
     `--engine server` asks an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY), vLLM's or any other;
-    `--engine vllm` runs vLLM in this process, where it is installed.
+    `--engine vllm` runs vLLM in this process, if it is installed.
 
     A call that was killed continues when it is started again. `torchrun -m -- preftune sample ...` shares the
     work among processes.

@@ -21,7 +21,9 @@ def score(
     ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(metavar="SPEC", help="What else to measure, as columns of its name. Repeatable."),
+        typer.Option(
+            metavar="SPEC", help="What else to measure, written as columns with its name. Repeatable."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="JSONL file to write: each row with the scores added.")
@@ -31,10 +33,10 @@ def score(
         str | None, typer.Option(help="Folder or hub name of the model whose tokens `length` counts.")
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the own code of a model named by `hf:`.")
+        bool, typer.Option("--trust-remote-code", help="Run the code of a model named by `hf:`.")
     ] = False,
     list_measures: Annotated[
-        bool, typer.Option("--list", help="Show what scores can come from and exit.")
+        bool, typer.Option("--list", help="Show the sources of scores and exit.")
     ] = False,
 ) -> None:
     """Score every response of a data set: a reward model, a judge, reading level, a function of your own.
@@ -42,7 +44,7 @@ def score(
     SPEC is SOURCE or SOURCE:option=value,option=value, where SOURCE is one of
 
     - `hf:MODEL` a reward model, by folder or hub name
-    - `judge:MODEL` a model behind an OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)
+    - `judge:MODEL` a model at an OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)
     - `policy:MODEL:reference=MODEL` the implicit reward of a tuned model
     - `column:NAME` a column of the data (for the prior)
     - `module:function` a function of your own
@@ -85,10 +87,10 @@ def _print_sources() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from preftune.rewards.measures import MEASURES, Option
+    from preftune.rewards.measures import MEASURES, RewardOption
     from preftune.rewards.sources import SOURCES
 
-    def listed(options: Mapping[str, Option]) -> str:
+    def listed(options: Mapping[str, RewardOption]) -> str:
         return "\n".join(f"{key}: {option.summary}; {option.rule}" for key, option in options.items())
 
     scorers = Table("source", "what", "options")

@@ -18,7 +18,7 @@ def sweep(
     ],
     n: Annotated[int, typer.Option(help="Responses sampled to each held-out prompt.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of the samples; training has training.seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples; training has training.seed.")] = 0,
     shard: Annotated[
         str | None,
         typer.Option(

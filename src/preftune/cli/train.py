@@ -13,7 +13,7 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Override any key of the file.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the output folder.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the output folder.")
     ] = False,
@@ -41,7 +41,7 @@ def train(
     - `training.per_device_train_batch_size=8` groups in a batch
     - `batches.tokens_per_step=65536` or so many tokens; `batches.tokens_per_row=16384` bounds memory
     - `lora.rank=16` train low-rank adapters instead of all weights
-    - `output=runs/NAME` where everything goes
+    - `output=runs/NAME` folder for all results
     """
     import os
 

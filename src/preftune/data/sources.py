@@ -47,7 +47,7 @@ class Table(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """Rows of one file, or of one `datasets.Dataset`.
 
     Attributes:
@@ -64,7 +64,7 @@ class Part:
     unreadable: frozenset[int] = frozenset()
     first: int = 0
 
-    def between(self, start: int, stop: int) -> "Part":
+    def between(self, start: int, stop: int) -> "SourcePart":
         """The rows from `start` up to `stop`, under the numbers that they have."""
         start, stop = max(start, 0), max(min(stop, len(self.rows)), 0)
         rows: Table = (
@@ -73,14 +73,14 @@ class Part:
             else self.rows.select(range(start, max(start, stop)))  # type: ignore[attr-defined]
         )
         unreadable = frozenset(number - start for number in self.unreadable if start <= number < stop)
-        return Part(self.name, self.columns, rows, unreadable, self.first + start)
+        return SourcePart(self.name, self.columns, rows, unreadable, self.first + start)
 
 
 @dataclass(frozen=True)
 class Rows:
     """The rows of a source, numbered from 0 across its files."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[SourcePart, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "erro
 # --- datasets objects and the hub ---
 
 
-def _from_object(source: Any, split: str, name: str = "the given data set") -> Part:
+def _from_object(source: Any, split: str, name: str = "the given data set") -> SourcePart:
     if isinstance(source, list | tuple):
         return _from_rows(source)
     import datasets
@@ -193,10 +193,10 @@ def _from_object(source: Any, split: str, name: str = "the given data set") -> P
             f"the data is a {type(source).__name__}: it must be a file, a folder, a hub name, a list of "
             "rows, a datasets.Dataset or a DatasetDict. Load a streamed data set whole, or save it as JSONL."
         )
-    return Part(name, tuple(source.column_names), source.with_format(None))
+    return SourcePart(name, tuple(source.column_names), source.with_format(None))
 
 
-def _from_rows(rows: Sequence[Any]) -> Part:
+def _from_rows(rows: Sequence[Any]) -> SourcePart:
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise InputError(
@@ -204,10 +204,10 @@ def _from_rows(rows: Sequence[Any]) -> Part:
                 "every row."
             )
     columns = tuple(dict.fromkeys(str(column) for row in rows for column in row))
-    return Part(GIVEN_ROWS, columns, rows)
+    return SourcePart(GIVEN_ROWS, columns, rows)
 
 
-def _from_hub(name: str, config: str | None, split: str) -> Part:
+def _from_hub(name: str, config: str | None, split: str) -> SourcePart:
     import datasets
 
     try:
@@ -254,7 +254,7 @@ def _require_train(split: str, source: str) -> None:
         )
 
 
-def _read_file(path: Path, unreadable_line: str) -> Part:
+def _read_file(path: Path, unreadable_line: str) -> SourcePart:
     reader = READERS.get(_suffix(path))
     if reader is None:
         raise InputError(
@@ -352,7 +352,7 @@ def _named_split(file: Path) -> str | None:
     return None
 
 
-def _read_json(path: Path, unreadable_line: str) -> Part:
+def _read_json(path: Path, unreadable_line: str) -> SourcePart:
     """Read JSON Lines, or a JSON list of objects: the first character tells them apart."""
     import pyarrow as pa
 
@@ -371,7 +371,7 @@ def _read_json(path: Path, unreadable_line: str) -> Part:
         ) from error
     rows = [line or {} for line in lines]
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
-    return Part(str(path), columns, rows, frozenset(n for n, line in enumerate(lines) if line is None))
+    return SourcePart(str(path), columns, rows, frozenset(n for n, line in enumerate(lines) if line is None))
 
 
 def _open(path: Path) -> BufferedIOBase:
@@ -434,7 +434,7 @@ def _parse(data: bytes, where: str) -> Any:
     return value
 
 
-def _read_csv(path: Path, _unreadable_line: str) -> Part:
+def _read_csv(path: Path, _unreadable_line: str) -> SourcePart:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -446,10 +446,10 @@ def _read_csv(path: Path, _unreadable_line: str) -> Part:
             table = csv.read_csv(file, parse_options=parsing, convert_options=text)
     except (pa.ArrowInvalid, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: not a valid UTF-8 CSV file: {shorten(str(error), 300)}") from error
-    return Part(str(path), tuple(table.column_names), table.to_pylist())
+    return SourcePart(str(path), tuple(table.column_names), table.to_pylist())
 
 
-def _read_parquet(path: Path, _unreadable_line: str) -> Part:
+def _read_parquet(path: Path, _unreadable_line: str) -> SourcePart:
     import datasets
     import pyarrow as pa
     from pyarrow import parquet
@@ -462,7 +462,7 @@ def _read_parquet(path: Path, _unreadable_line: str) -> Part:
 
 
 COMPRESSED = (".gz", ".zst")
-READERS: dict[str, Callable[[Path, str], Part]] = {
+READERS: dict[str, Callable[[Path, str], SourcePart]] = {
     **{
         suffix + compressed: reader
         for suffix, reader in {

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from preftune.demo.data import DATA_FILE, Row
+from preftune.demo.data import DATA_FILE, DemoRow
 from preftune.demo.model import demo_model_dir
 from preftune.demo.prompts import DemoPrompt, demo_prompts
 from preftune.rewards.instructions import instruction_score
@@ -52,7 +52,7 @@ def main() -> None:
         console.print(f"{name:40} {value:.3f}")
 
 
-def scored_row(prompt: DemoPrompt, responses: Sequence[str]) -> Row:
+def scored_row(prompt: DemoPrompt, responses: Sequence[str]) -> DemoRow:
     """One line of the data file: the prompt, its responses, and their scores to four decimals."""
     scores = [round(instruction_score(response, prompt["instructions"]), 4) for response in responses]
     return {"prompt": prompt["prompt"], "responses": list(responses), "scores": scores} | {
@@ -61,7 +61,7 @@ def scored_row(prompt: DemoPrompt, responses: Sequence[str]) -> Row:
     }
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
+def write_rows(rows: Sequence[DemoRow], path: Path) -> None:
     """Writes JSON lines through gzip, at once or not at all; the same rows give the same bytes."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -69,7 +69,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     scratch.replace(path)
 
 
-def statistics(rows: Sequence[Row]) -> dict[str, float]:
+def statistics(rows: Sequence[DemoRow]) -> dict[str, float]:
     """Mean scores by split and by instruction, and how far a group's best and worst responses lie apart."""
     gaps = [max(row["scores"]) - min(row["scores"]) for row in rows]
     found: dict[str, float] = {

@@ -188,7 +188,7 @@ def _prompt(
 
 
 def _argument(rng: random.Random, check: str, words: tuple[str, ...]) -> Any:
-    """The argument of a check: True where the check takes none."""
+    """The argument of a check: True if the check takes none."""
     match check:
         case "max_words":
             return rng.choice(WORD_LIMITS)

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from preftune.demo.data import Row, best_and_worst, demo_rows, write_jsonl, write_splits
+from preftune.demo.data import DemoRow, best_and_worst, demo_rows, write_jsonl, write_splits
 from preftune.demo.model import demo_model_dir
 from preftune.errors import InputError
 from preftune.measuring.samples import SampleRewards, SideBySide
@@ -91,7 +91,7 @@ class SampledRow:
 
 def sample_rewards(
     model: str | Path,
-    rows: Sequence[Row],
+    rows: Sequence[DemoRow],
     *,
     n: int = SAMPLES_PER_PROMPT,
     seed: int = 0,

@@ -1,4 +1,4 @@
-"""What a benchmark is to the core: everything that is particular to one stands behind these classes."""
+"""What a benchmark is to the core: these classes hold everything that is particular to one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from preftune.evaluation.length_control import OFFICIAL
 from preftune.evaluation.model_outputs import ModelOutputs
 from preftune.evaluation.published import Repository
 from preftune.evaluation.questions import Question
-from preftune.evaluation.resampling import Tally, tally
+from preftune.evaluation.resampling import VerdictCounts, tally
 from preftune.evaluation.verdicts import Recording, Results, Verdict
 from preftune.serving.replies import Reply
 
@@ -89,7 +89,7 @@ class Rescorer(ABC):
             InputError: no verdict could be read.
         """
 
-    def count(self, recording: Recording) -> Tally:
+    def count(self, recording: Recording) -> VerdictCounts:
         """Verdicts by prompt, as the main figure counts them."""
         return tally(recording.verdicts)
 
@@ -110,17 +110,17 @@ class Benchmark(ABC):
     Attributes:
         name: as on the command line.
         version: of the requests that are made; replies to another version's are not used.
-        most_prompts: files that the judge's prompt may stand in; 0 where the prompt is ours.
+        most_prompts: files that the judge's prompt may stand in; 0 if the prompt is ours.
         needs_baseline: whether it cannot do without.
         weighs_verdicts: whether verdicts are weighed by the judge's log-probabilities.
         compares: whether answers are compared with a baseline's; else each is graded.
         turns: of a conversation; what a question has beyond is not asked.
-        caveats: why the figures cannot be compared with others'; empty where they can.
+        caveats: why the figures cannot be compared with others'; empty if they can.
         answers_file: name of the file of model outputs.
         judgments_file: name of the file of judgments, in upstream's shape.
         answer_tokens: longest answer, unless the user says otherwise.
         reply_tokens: of a judge's reply, likely, for cost estimates.
-        repository: the benchmark's own files; None where it has none.
+        repository: the benchmark's own files; None if it has none.
         rescorer: reads recorded verdicts; None where none are published.
     """
 
@@ -157,7 +157,7 @@ class Benchmark(ABC):
         return 0.0
 
     def baseline_of(self, question: Question) -> str | None:
-        """Name of the model whose outputs upstream compares with; None where the user chooses."""
+        """Name of the model whose outputs upstream compares with; None if the user chooses."""
         return None
 
     @abstractmethod

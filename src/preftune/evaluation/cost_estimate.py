@@ -47,7 +47,7 @@ class CostEstimate:
         known: replies that the cache has, which are free.
         prompt_tokens: of the calls.
         completion_tokens: likely ones, of all replies.
-        cost: None where the price is not known.
+        cost: None if the price is not known.
         seconds: of a call.
         is_measured: whether they are the median of what the cache holds; else assumed.
         calls_per_minute: that concurrency and rate limit allow; None for a model in this process.

@@ -50,7 +50,7 @@ def fetch(
 ) -> list[Fetched]:
     """Have a benchmark's files in a folder, each checked.
 
-    A file that is there and right is not asked for. What an earlier call left unfinished goes on where it
+    An existing, correct file is not downloaded. An unfinished download of an earlier call resumes where it
     stopped, if the server can; a file appears under its name only when it is whole and right.
 
     Args:
@@ -97,17 +97,19 @@ def _have(path: Path, file: PublishedFile, url: str, announce: Announce) -> Fetc
     except HTTPError as error:
         raise InputError(f"{url}: the server says {error.code} {error.reason}; check --mirror") from None
     except (OSError, HTTPException) as error:
-        raise InputError(f"{url}: {error or type(error).__name__}; the same call goes on from here") from None
+        raise InputError(
+            f"{url}: {error or type(error).__name__}; run the same command again to resume"
+        ) from None
     found, size = _sha256(part), part.stat().st_size
     if size < file.bytes:
         raise InputError(
-            f"{url}: it ended after {size} of {file.bytes} bytes; the same call goes on from here"
+            f"{url} ended after {size} of {file.bytes} bytes; run the same command again to resume"
         )
     if found != file.sha256:
         part.unlink()
         raise InputError(
             f"{url} is not the published file (its sha256 is {found}, expected {file.sha256}): nothing was "
-            "kept; check --mirror, or what stands between this machine and it"
+            "kept; check --mirror, and any proxy between this machine and it"
         )
     os.replace(part, path)
     return Fetched(path, file, downloaded=True)

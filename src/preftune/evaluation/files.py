@@ -8,10 +8,10 @@ from typing import Any
 from preftune.errors import InputError
 from preftune.storage.files import as_lines, write_whole
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 
-def read_objects(path: Path) -> list[Row]:
+def read_objects(path: Path) -> list[Record]:
     """Objects of a JSON list, of a single JSON object, or of JSON Lines.
 
     Raises:
@@ -26,7 +26,9 @@ def read_objects(path: Path) -> list[Row]:
         content = [_line(path, number, line) for number, line in lines if line.strip()]
     rows = content if isinstance(content, list) else [content]
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: must be a list of JSON objects, or JSON Lines, and not empty")
+        raise InputError(
+            f"{path} must be a list of JSON objects or JSON Lines, and must not be empty: correct the file"
+        )
     return rows
 
 
@@ -44,7 +46,7 @@ def read_text(path: Path, flag: str = "") -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         name = f"{flag} {path}".strip()
-        raise InputError(f"{name}: cannot be read ({error}): give the path of a UTF-8 text") from error
+        raise InputError(f"{name} cannot be read ({error}): give the path of a UTF-8 text file") from error
 
 
 def read_json(path: Path) -> Any:
@@ -65,7 +67,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_whole(path, as_lines(rows))
 
 
-def require(path: Path, row: Row, keys: tuple[str, ...], shape: str) -> None:
+def require(path: Path, row: Record, keys: tuple[str, ...], shape: str) -> None:
     """Refuse a row that lacks keys of its shape.
 
     Raises:
@@ -79,11 +81,11 @@ def require(path: Path, row: Row, keys: tuple[str, ...], shape: str) -> None:
         )
 
 
-def _line(path: Path, number: int, line: str) -> Row:
+def _line(path: Path, number: int, line: str) -> Record:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{path} line {number}: no JSON ({error}): give JSON or JSON Lines") from error
+        raise InputError(f"{path} line {number} is not JSON ({error}): give JSON or JSON Lines") from error
     if not isinstance(row, dict):
-        raise InputError(f"{path} line {number}: must be a JSON object")
+        raise InputError(f"{path} line {number} must be a JSON object: correct it")
     return row

@@ -20,8 +20,8 @@ class Item:
 
     Attributes:
         question: what was answered.
-        request: what the judge is asked; None where the verdict needs no judge.
-        model_first: whether the judge sees the model's answer first; None where it sees only that.
+        request: what the judge is asked; None if the verdict needs no judge.
+        model_first: whether the judge sees the model's answer first; None if it sees only that.
         turn: of the conversation, from 1.
     """
 
@@ -38,7 +38,7 @@ class Judgment:
     Attributes:
         item: what was asked.
         verdict: what was found.
-        reply: the judge's last; None where it was not asked.
+        reply: the judge's last; None if it was not asked.
     """
 
     item: Item
@@ -47,12 +47,12 @@ class Judgment:
 
     @property
     def preference(self) -> float | None:
-        """Of a comparison; None where it could not be read."""
+        """Of a comparison; None if it could not be read."""
         return self.verdict.preference if isinstance(self.verdict, Comparison) else None
 
     @property
     def text(self) -> str:
-        """Of the judge's reply; empty where it was not asked."""
+        """Of the judge's reply; empty if it was not asked."""
         return self.reply.text if self.reply else ""
 
 
@@ -64,7 +64,7 @@ class Submission:
         questions: all of them, in order.
         answers: of the model.
         judge: its name.
-        baselines: by question, the outputs that the model's are compared with; empty where nothing is.
+        baselines: by question, the outputs that the model's are compared with; empty if nothing is.
         references: right answers, where the judge is shown them.
     """
 
@@ -76,7 +76,7 @@ class Submission:
 
     @property
     def baseline(self) -> str | None:
-        """The name of the baseline, or of all there are; None where there is none."""
+        """The name of the baseline, or of all there are; None if there is none."""
         names = dict.fromkeys(answers.model for answers in self.baselines.values())
         return " + ".join(names) or None
 
@@ -159,7 +159,7 @@ def _warn_of_invalid(judgments: Iterable[Judgment]) -> None:
     if invalid:
         reply = invalid[0].reply
         logger.warning(
-            "%d verdicts cannot be read and count for nobody; the first reply is %s",
+            "%d verdicts cannot be read and are ignored; the first reply is %s",
             len(invalid),
             shorten(reply.text, 200) if reply else "none",
         )

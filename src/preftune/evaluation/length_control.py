@@ -81,12 +81,12 @@ class _Rows:
 
 
 def small_sample_warnings(prompts: int) -> list[str]:
-    """That prompts are few; empty where they are not."""
+    """That prompts are few; empty if they are not."""
     if prompts >= SMALL_SAMPLE:
         return []
     return [
-        f"{prompts} prompts are few for length control, which needs about {SMALL_SAMPLE} to tell the effect "
-        "of length from chance"
+        f"{prompts} prompts are few for length control: use about {SMALL_SAMPLE} to separate the effect of "
+        "length from chance"
     ]
 
 

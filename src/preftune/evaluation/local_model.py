@@ -49,7 +49,7 @@ class LocalModel:
         self._tokenizer = load_tokenizer(model)
         if not self._tokenizer.chat_template:
             raise InputError(
-                f"{model} has no chat template, and is asked by chat messages: give a model that has one, or "
+                f"{model} has no chat template, and prompts are chat messages: give a model that has one, or "
                 "add chat_template.jinja to its folder"
             )
         self._model = model
@@ -93,7 +93,7 @@ class LocalModel:
         longest = getattr(self._config, "max_position_embeddings", None) or math.inf
         if len(tokens) + request.max_tokens > longest:
             logger.warning(
-                "%s: %s: %d tokens and up to %d of the reply are more than the %d the model was trained on",
+                "%s: %s: %d tokens and up to %d of the reply exceed the %d that the model was trained on",
                 self.name,
                 request.name,
                 len(tokens),

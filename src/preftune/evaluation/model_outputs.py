@@ -51,8 +51,8 @@ def read_outputs(path: Path, model: str | None = None) -> ModelOutputs:
         key, turns = _answered_key(row), _answered(row)
         if key is None or turns is None:
             raise InputError(
-                f"{path} row {number} is no answer: it needs instruction + output, question_id + choices, "
-                f"uid + messages, or prompt + response; it has {', '.join(row) or 'nothing'}"
+                f"{path} row {number} is not an answer: it needs instruction + output, question_id + "
+                f"choices, uid + messages, or prompt + response; it has {', '.join(row) or 'nothing'}"
             )
         keys.append(key)
         answers[key] = turns
@@ -71,7 +71,7 @@ def _answered_key(row: Mapping[str, Any]) -> str | None:
 
 
 def _answered(row: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The texts of the turns; None where the row has another shape."""
+    """The texts of the turns; None if the row has another shape."""
     try:
         if "choices" in row:
             turns = row["choices"][0]["turns"]

@@ -17,7 +17,7 @@ from preftune.serving.prices import Budget, Price
 from preftune.serving.replies import ReplyCache
 
 ENDPOINTS = ("openai", "judge")
-"""Prefixes of a model behind an endpoint."""
+"""Prefixes of a model at an endpoint."""
 ANSWER_VERSION = "answer 1"
 """Of how answers are asked for."""
 FILES = (".json", ".jsonl", ".jsonl.gz", ".json.gz")
@@ -121,8 +121,8 @@ def find_judge(specification: str, asking: Asking) -> Respondent:
     if prefix == "local" and rest:
         return LocalModel(rest, seed=asking.seed)
     raise InputError(
-        f"--judge {specification}: it must be judge:NAME for a model at OPENAI_BASE_URL, or local:MODEL for "
-        "a folder or hub name of one that is run here"
+        f"--judge {specification} must be judge:NAME for a model at OPENAI_BASE_URL, or local:MODEL for a "
+        "folder or hub name to run here"
     )
 
 
@@ -141,7 +141,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
             equals = ""
         if not equals or not key.isidentifier() or key in ("model", "messages", "stream", "n"):
             raise InputError(
-                f"--judge-option {option}: it must be KEY=VALUE, a parameter of chat completions such as "
-                "max_tokens=null or reasoning_effort=low, and none of model, messages, stream and n"
+                f"--judge-option {option} must be KEY=VALUE, a parameter of chat completions such as "
+                "max_tokens=null or reasoning_effort=low; model, messages, stream and n are not allowed"
             )
     return found

@@ -34,7 +34,7 @@ def chat_messages(text: str, source: str) -> tuple[Message, ...]:
     blocks = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, re.DOTALL)
     if not blocks:
         raise InputError(
-            f"--judge-prompt {source} is no ChatML: it needs <|im_start|>user, a line break, the text and "
+            f"--judge-prompt {source} is not ChatML: it needs <|im_start|>user, a line break, the text and "
             "<|im_end|>"
         )
     return tuple({"role": role, "content": content.strip()} for role, content in blocks)

@@ -28,7 +28,7 @@ class Question:
         key: the same in every file about it: an instruction, an id, or the prompt itself.
         opening: the messages up to the first answer.
         followups: what the user says after each answer but the last.
-        category: empty where there is none.
+        category: empty if there is none.
         row: as it was read.
     """
 
@@ -40,8 +40,8 @@ class Question:
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """What the user asks in each turn; an opening of several messages as a transcript."""
-        return (transcript(self.opening), *self.followups)
+        """What the user asks in each turn; an opening of several messages as one text."""
+        return (conversation_text(self.opening), *self.followups)
 
 
 def read_questions(path: Path, n: int | None = None) -> list[Question]:
@@ -56,7 +56,7 @@ def read_questions(path: Path, n: int | None = None) -> list[Question]:
         InputError: there is none, a row has another shape, or two are the same.
     """
     if n is not None and n < 1:
-        raise InputError(f"--n {n}: it must be at least 1")
+        raise InputError(f"--n {n} must be >= 1: set a number from 1 on")
     questions = [
         read_question(row, f"{path} row {number}") for number, row in enumerate(islice(read_rows(path), n))
     ]
@@ -76,7 +76,7 @@ def read_question(row: Mapping[str, Any], where: str) -> Question:
     category = row.get("category") or row.get("dataset") or ""
     if key is None or not asked:
         raise InputError(
-            f"{where} is no question: it needs `instruction`, `turns` with `question_id`, `uid` with "
+            f"{where} is not a question: it needs `instruction`, `turns` with `question_id`, `uid` with "
             f"`prompt`, or `prompt`; it has {', '.join(row) or 'nothing'}"
         )
     if "turns" in row and "instruction" not in row:
@@ -86,7 +86,7 @@ def read_question(row: Mapping[str, Any], where: str) -> Question:
 
 
 def question_key(row: Mapping[str, Any]) -> str | None:
-    """The key of the question that a row asks or answers; None where it has none."""
+    """The key of the question that a row asks or answers; None if it has none."""
     for column, keys in SHAPES.items():
         found = next((row[name] for name in keys if row.get(name) is not None), None)
         if found is not None and (row.get(column) or column == "turns"):
@@ -103,7 +103,7 @@ def check_distinct(keys: Iterable[str], path: Path) -> None:
         seen.add(key)
 
 
-def transcript(messages: Sequence[Message]) -> str:
+def conversation_text(messages: Sequence[Message]) -> str:
     """The content of a single message; of several the contents, after their roles."""
     if len(messages) == 1:
         return str(messages[0]["content"])
@@ -117,5 +117,7 @@ def _opening(asked: Any, where: str) -> tuple[Message, ...]:
         isinstance(message, Mapping) and isinstance(message.get("content"), str) and "role" in message
         for message in asked
     ):
-        raise InputError(f"{where}: {shorten(asked)} is neither text nor messages with role and content")
+        raise InputError(
+            f"{where}: {shorten(asked)} must be text, or messages with role and content: correct it"
+        )
     return tuple({"role": message["role"], "content": message["content"]} for message in asked)

@@ -15,7 +15,7 @@ LEVEL = 0.95
 REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)
 """Standard errors from the middle of an interval to its ends, by the normal approximation."""
 
-Tally = Mapping[str, tuple[float, float]]
+VerdictCounts = Mapping[str, tuple[float, float]]
 """For each prompt the sum of its verdicts and their number, both weighted by games."""
 
 
@@ -70,7 +70,7 @@ class Difference:
         }
 
 
-def tally(verdicts: Iterable[Verdict]) -> Tally:
+def tally(verdicts: Iterable[Verdict]) -> VerdictCounts:
     """Gather verdicts by prompt, over orders and turns; those that could not be read are left out."""
     found: dict[str, tuple[float, float]] = {}
     for verdict in verdicts:
@@ -84,7 +84,7 @@ def tally(verdicts: Iterable[Verdict]) -> Tally:
     return found
 
 
-def mean(counted: Tally, seed: int = 0) -> Estimate:
+def mean(counted: VerdictCounts, seed: int = 0) -> Estimate:
     """The mean over all verdicts, each prompt being drawn or not with all of its own.
 
     Args:
@@ -99,7 +99,7 @@ def mean(counted: Tally, seed: int = 0) -> Estimate:
     return _resample(_columns(counted, counted), seed)
 
 
-def difference(ours: Tally, theirs: Tally, seed: int = 0) -> Difference:
+def difference(ours: VerdictCounts, theirs: VerdictCounts, seed: int = 0) -> Difference:
     """Compare two models on the prompts they share.
 
     Raises:
@@ -125,7 +125,7 @@ def sign_test(wins: int, losses: int) -> float:
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def decided_by_prompt(counted: Tally, seed: int = 0) -> Results:
+def decided_by_prompt(counted: VerdictCounts, seed: int = 0) -> Results:
     """Win rate in percent with its interval, and the prompts that are won, tied and lost.
 
     Args:
@@ -150,7 +150,7 @@ def decided_by_prompt(counted: Tally, seed: int = 0) -> Results:
     }
 
 
-def _columns(counted: Tally, prompts: Iterable[str]) -> Float64[np.ndarray, "prompts 2"]:
+def _columns(counted: VerdictCounts, prompts: Iterable[str]) -> Float64[np.ndarray, "prompts 2"]:
     return np.array([counted[prompt] for prompt in prompts], dtype=np.float64)
 
 

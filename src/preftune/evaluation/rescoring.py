@@ -31,7 +31,7 @@ def _read(rescorer: Rescorer, protocol: str, file: Path) -> list[Recording]:
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # The files are other tools', and any value in them may be of another type.
         raise InputError(
-            f"{file}: a value is not what {protocol} has there ({type(error).__name__}: {error}): give the "
+            f"{file}: a value is not valid in {protocol} ({type(error).__name__}: {error}): give the "
             "file as the benchmark's tool wrote it"
         ) from error
     for recording in recordings:
@@ -53,7 +53,9 @@ def _repeated(recording: Recording) -> int:
     return len(told_apart) - len(set(told_apart))
 
 
-def rescore(protocol: str, recordings: Sequence[Recording], options: RescoreOptions) -> list[Results]:
+def rescore_recordings(
+    protocol: str, recordings: Sequence[Recording], options: RescoreOptions
+) -> list[Results]:
     """Figures of every model.
 
     Args:

@@ -50,9 +50,9 @@ def judged(options: RunOptions, asking: Asking) -> BenchmarkRun:
     if options.judge is None:
         raise InputError(f"{protocol} needs a --judge: judge:NAME at an endpoint, or local:MODEL")
     if options.reward is not None:
-        raise InputError(f"--reward {options.reward}: {protocol} has a judge and no reward: leave it out")
+        raise InputError(f"--reward {options.reward}: {protocol} uses a judge: remove the option")
     if options.attempts < 1:
-        raise InputError(f"--attempts {options.attempts}: it must be at least 1")
+        raise InputError(f"--attempts {options.attempts} must be >= 1: set a number from 1 on")
     return BenchmarkRun(
         benchmark,
         _generation(options, benchmark),
@@ -74,7 +74,7 @@ def rewarded(options: RunOptions, asking: Asking, output: Path) -> list[Results]
         raise InputError("reward needs --reward SPEC: what `preftune score` takes (`preftune score --list`)")
     for flag, given in {"--judge": options.judge, "--judge-prompt": options.judge_prompts}.items():
         if given:
-            raise InputError(f"{flag}: reward asks no judge: leave it out, or name it as --reward judge:NAME")
+            raise InputError(f"{flag}: reward does not use a judge: remove it, or use --reward judge:NAME")
     if len(options.baselines) > 1:
         raise InputError("--baseline: reward compares with one: give the others a run of their own")
     scoring = resolve_source("--reward", options.reward)
@@ -87,12 +87,12 @@ def _generation(options: RunOptions, benchmark: Benchmark | None = None) -> Gene
     """What is asked, by the benchmark's habits; without one, by those that `Benchmark` has by itself."""
     habits = benchmark or Benchmark
     if options.max_tokens is not None and options.max_tokens < 1:
-        raise InputError(f"--max-new-tokens {options.max_tokens}: it must be at least 1")
+        raise InputError(f"--max-new-tokens {options.max_tokens} must be >= 1: set a number from 1 on")
     temperature: Temperature = benchmark.temperature if benchmark else lambda question: 0.0
     if options.temperature is not None:
         fixed = options.temperature
         if not fixed >= 0:
-            raise InputError(f"--temperature {fixed:g}: it must be 0 (greedy) or more")
+            raise InputError(f"--temperature {fixed:g} must be >= 0: set 0 for greedy sampling")
         temperature = lambda question: fixed  # noqa: E731
     return Generation(
         [

@@ -44,9 +44,7 @@ def find_benchmark(name: str, options: BenchmarkOptions) -> Benchmark:
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
         known = [*BENCHMARKS, REWARD]
-        raise InputError(
-            f"PROTOCOL {name}: there is no such protocol{suggest(name, known)}: {', '.join(known)}"
-        )
+        raise InputError(f"PROTOCOL {name} is unknown{suggest(name, known)}: use one of {', '.join(known)}")
     if benchmark.needs_baseline and not options.compares:
         raise InputError(f"{name} compares answers: name a --baseline, as a model or as a file of answers")
     most = benchmark.most_prompts
@@ -57,7 +55,7 @@ def find_benchmark(name: str, options: BenchmarkOptions) -> Benchmark:
             "(`preftune evaluate fetch` downloads the benchmarks')"
         )
     if not options.log_probs and not benchmark.weighs_verdicts:
-        raise InputError(f"--without-log-probs: {name} uses none: leave it out")
+        raise InputError(f"--without-log-probs: {name} does not use log-probabilities: remove the option")
     return benchmark.build(options)
 
 
@@ -73,7 +71,7 @@ def find_rescorer(name: str, options: RescoreOptions) -> Rescorer:
         for option in rescorer.own_options:
             if owner != name and getattr(options, option):
                 raise InputError(
-                    f"--{option.replace('_', '-')} is for {owner}, and this is {name}: leave it out"
+                    f"--{option.replace('_', '-')} is for {owner}, and this is {name}: remove it"
                 )
     if options.difficulty is None and (options.instructions is not None or options.by_position):
         raise InputError(

@@ -20,7 +20,7 @@ class Column:
         title: its head.
         key: of the results; parts are joined by dots.
         digits: after the point; None prints as it is.
-        interval: key of the interval that is written behind.
+        interval: key of the interval that is written after the figure.
         share: the value is a share, printed in percent.
     """
 

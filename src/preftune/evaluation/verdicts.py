@@ -23,10 +23,10 @@ class Comparison:
         question: key of the prompt, the same for every model and in both orders: an instruction or an id.
         preference: from 0 (the baseline's is better) to 1 (the model's is); 0.5 is a draw, and None a verdict
             that could not be read.
-        model_first: whether the judge saw the model's response first; None where a file does not say.
+        model_first: whether the judge saw the model's response first; None if a file does not say.
         weight: games that the verdict counts for (Arena-Hard: 3 for a strong one).
         turn: of the conversation, from 1.
-        category: of the question; empty where it has none.
+        category: of the question; empty if it has none.
         model_length: characters of the model's response.
         baseline_length: characters of the baseline's.
     """
@@ -47,9 +47,9 @@ class Rating:
 
     Attributes:
         question: key of the prompt.
-        rating: the grade; None where it could not be read.
+        rating: the grade; None if it could not be read.
         turn: of the conversation, from 1.
-        category: of the question; empty where it has none.
+        category: of the question; empty if it has none.
     """
 
     question: str
@@ -105,7 +105,7 @@ def as_shown(model: Shown, baseline: Shown, model_first: bool | None) -> tuple[S
 
 
 def invalid_rate(verdicts: Sequence[Verdict]) -> float:
-    """Share of the verdicts that could not be read; 0 where there are none."""
+    """Share of the verdicts that could not be read; 0 if there are none."""
     return fmean(is_invalid(verdict) for verdict in verdicts) if verdicts else 0.0
 
 
@@ -138,7 +138,7 @@ def flipped_rate(comparisons: Iterable[Comparison]) -> float | None:
     are left out.
 
     Returns:
-        None where no pair was judged in both orders.
+        None if no pair was judged in both orders.
     """
     winners = [(winner(one), winner(other)) for one, other in both_orders(comparisons)]
     flips = [one != other for one, other in winners if one is not None and other is not None]
@@ -146,7 +146,7 @@ def flipped_rate(comparisons: Iterable[Comparison]) -> float | None:
 
 
 def winner(comparison: Comparison) -> str | None:
-    """Who won: "model", "baseline" or "draw"; None where the verdict could not be read."""
+    """Who won: "model", "baseline" or "draw"; None if the verdict could not be read."""
     if comparison.preference is None:
         return None
     if comparison.preference == 0.5:

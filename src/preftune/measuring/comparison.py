@@ -51,7 +51,7 @@ NO_PAGES = Pages(run=lambda folder: None, comparison=lambda path, comparison: No
 def side_by_side(answers: Mapping[str, Sequence[Mapping[str, Any]]], rewards: str) -> list[SideBySide]:
     """Prompts evenly over those that all models were asked, and the first response to each: not picked.
 
-    A model may have been asked fewer: with a control text behind it, a prompt can become too long.
+    A model may have been asked fewer: with a control text after it, a prompt can become too long.
 
     Args:
         answers: rows with `prompt` and `responses` by the model's name; the first model's order counts.

@@ -41,7 +41,7 @@ class HeldOut:
         rows: responses decoded together.
         decoding_dtype: decodes with a copy of the weights in this precision, and reads the log-probabilities
             with the weights themselves; None decodes with these, and takes the log-probabilities as drawn.
-        chat_template_kwargs: passed on to the chat template.
+        chat_template_kwargs: passed to the chat template.
         progress: show bars.
     """
 
@@ -132,7 +132,7 @@ def measure_policy(
         model: the policy: whole weights or an adapter, in a folder, or a hub name; the start may be given.
         start: the policy that it is compared with, and an adapter's base.
         held_out: what is asked.
-        shards: keep what is sampled, and go on at the first prompts without answers.
+        shards: keep finished samples here, and resume at the first prompts without answers.
     """
     policy = load_policy(model, start, held_out)
     answers = _answers(policy, held_out, shards)

@@ -21,7 +21,7 @@ class SideBySide:
 
     Attributes:
         prompt: the prompt.
-        answers: response and reward by model name; None where there is no reward.
+        answers: response and reward by model name; None if there is no reward.
     """
 
     prompt: str

@@ -25,7 +25,7 @@ class SweepPoint:
 
     Attributes:
         name: of its run, or START.
-        accuracy: share of held-out pairs that the implicit reward ranks as the data do; None where there is
+        accuracy: share of held-out pairs that the implicit reward ranks as the data do; None if there is
             none to measure, as of the starting model.
         drift: estimated KL divergence from the starting model, in nats per response.
         reward: auxiliary reward R of sampled responses; None without rewards.

@@ -1,4 +1,8 @@
-"""The model that is trained, as a policy or a reward model, and the reference's cache."""
+"""The trained model, as a policy or a reward model, and the reference's cache.
+
+Here live loading, packed attention, the vocabulary and value heads, sharding and the reference cache. May
+import objectives, data, serving and storage.
+"""
 
 from preftune.models.loading import (
     generation_device,

@@ -21,7 +21,7 @@ Logits = Float[Tensor, "tokens vocabulary"]
 
 @dataclass(frozen=True)
 class Transform:
-    """What a model does to the logits behind its head, and the slope of that as a function of its result."""
+    """What a model does to the logits after its head, and the slope of that as a function of its result."""
 
     apply: Callable[[Logits, float], Logits]
     slope: Callable[[Logits, float], Logits | float]

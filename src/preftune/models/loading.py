@@ -38,13 +38,13 @@ def load_model_config(model: str) -> PretrainedConfig:
             f"model={model} is a folder without config.json; give a folder that save_pretrained wrote"
         )
     if looks_local and not path.is_dir():
-        raise InputError(f"model={model} is no folder; give one that save_pretrained wrote, or a hub name")
+        raise InputError(f"model={model} is not a folder: give one that save_pretrained wrote, or a hub name")
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise unreadable(model, error) from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"model={model} is a {config.model_type}, which is no causal language model")
+        raise InputError(f"model={model} is a {config.model_type}: give a causal language model")
     return config
 
 
@@ -96,7 +96,7 @@ def generation_device() -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 saves time: on accelerators, and on processors with AMX.
+    """Whether bfloat16 saves time: on accelerators, and on CPUs with AMX.
 
     A CPU without instructions for it takes up to 80 times as long as in float32, and one that has those
     of AVX512 alone took twice as long. Nothing is timed: processes and later calls on a machine must agree.
@@ -113,6 +113,6 @@ def unreadable(model: str, error: Exception) -> InputError:
     """What to raise where transformers could not read a model."""
     reason = str(error).strip().splitlines()[0]
     return InputError(
-        f"model={model} is neither a folder with a whole model nor a name the hub knows, or the hub cannot "
-        f"be reached: {reason}"
+        f"model={model} cannot be loaded: it must be a folder with a complete model, or a name on a hub that "
+        f"can be reached: {reason}"
     )

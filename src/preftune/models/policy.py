@@ -76,8 +76,8 @@ class Policy(PackedReader):
         if loss is not None and read.numbers.requires_grad and not loss.requires_grad:
             raise InputError(
                 "objective.router_loss_weight: the routers' loss has no gradient; with gradient "
-                "checkpointing, set training.gradient_checkpointing_kwargs.use_reentrant=false; where no "
-                "layer with a router is trained, set objective.router_loss_weight=0"
+                "checkpointing, set training.gradient_checkpointing_kwargs.use_reentrant=false; if no layer "
+                "with a router is trained, set objective.router_loss_weight=0"
             )
         return read
 
@@ -151,7 +151,7 @@ def _copies(spans: Sequence[Span], tokens: int, device: torch.device) -> Float32
 
 
 def own_router_loss_weight(config: PretrainedConfig) -> float | None:
-    """The model's own weight of its routers' loss, and None where it has no routers that it would report."""
+    """The model's own weight of its routers' loss, and None if it has no routers that it would report."""
     text_config = config.get_text_config()
     if not hasattr(text_config, "output_router_logits"):
         return None

@@ -72,7 +72,7 @@ class ReferenceCache:
         )
         if missing:
             # Rows of all groups, found or not: what stands together in a row decides its rounding, and is
-            # the same for a pass that goes on where another was killed.
+            # the same for a pass that resumes a killed one.
             rows = [row for row in _rows(every) if not all(map(self._has, row))]
             share = rows[state.process_index :: state.num_processes]
             with _as_reference(policy, autocast or nullcontext(), adapters):

@@ -97,8 +97,8 @@ def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreT
     config = load_model_config(model)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise InputError(
-            f"model={model} is a {config.model_type}, of which transformers has no sequence classification "
-            "model to train as a reward model; choose another architecture"
+            f"model={model} is a {config.model_type}: transformers has no sequence classification model of "
+            "it to train as a reward model; use another architecture"
         )
     if config.num_labels != 1 and any(
         "SequenceClassification" in name for name in config.architectures or ()

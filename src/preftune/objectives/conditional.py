@@ -1,4 +1,4 @@
-"""Likelihood behind a text that says whether a response is good: conditional fine-tuning (CSFT)."""
+"""Likelihood after a text that says whether a response is good: conditional fine-tuning (CSFT)."""
 
 from dataclasses import dataclass
 from typing import cast

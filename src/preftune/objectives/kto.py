@@ -88,7 +88,7 @@ class ProspectUtility:
         if not desirable or not undesirable:
             raise ValueError(
                 f"there are {desirable} desirable and {undesirable} undesirable responses, and both kinds "
-                "are needed: check the labels, or add responses of the other kind"
+                "must be present: check the labels, or add responses of the other kind"
             )
         losses = self.undesirable_weight * undesirable
         ratio = self.desirable_weight * desirable / losses if losses else math.inf

@@ -216,9 +216,7 @@ class ConditionalSFT(Method):
     """-log pi(y given x, c), where c says good or bad: CSFT."""
 
     name = "csft"
-    summary = (
-        "likelihood of single responses behind a text that says whether they are desirable; no reference"
-    )
+    summary = "likelihood of single responses after a text that says whether they are desirable; no reference"
     source = "conditional training, arXiv 2302.08582; CSFT of KTO's code, arXiv 2402.01306"
     priors = ("none",)
     reads_control = True

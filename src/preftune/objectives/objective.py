@@ -52,7 +52,7 @@ class Objective:
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"parts must have names of their own, at least one part; got {names}")
+            raise ValueError(f"parts must have distinct names, and at least one is needed: got {names}")
         for part in self.parts:
             check_part(part, part.name, part.needs)
 
@@ -71,7 +71,7 @@ class Objective:
             if getattr(responses, field := NEEDS[need]) is None:
                 raise ValueError(
                     f"{field} is None, but this objective needs {need!r}: give ScoredResponses "
-                    f"its {field}, or choose settings that do without"
+                    f"its {field}, or choose settings that do not need it"
                 )
         # Once and for all parts: autograd then adds up their gradients in float32 as well.
         responses = replace(
@@ -96,7 +96,7 @@ class Objective:
 
 
 def label_balance(objective: Objective, desirable: int, undesirable: int) -> LabelBalance | None:
-    """How a data set's labels weigh in an objective; None where it does not learn from labels.
+    """How a data set's labels weigh in an objective; None if it does not learn from labels.
 
     Raises:
         ValueError: there are responses of one kind only.
@@ -137,14 +137,14 @@ def resolve(settings: Mapping[str, object]) -> Settings:
                 "learns from the auxiliary rewards itself" if method.learns_auxiliary else "trains no policy"
             )
             raise ValueError(
-                f"auxiliary cannot be added to method {name!r}, which {learns}: remove auxiliary, or choose "
+                f"auxiliary cannot be added to method {name!r}, which {learns}: remove auxiliary, or use "
                 f"one of {', '.join(others)}"
             )
         resolved["auxiliary"] = found
     elif auxiliary is not None:
         raise ValueError(
-            f"auxiliary = {auxiliary!r} must be a mapping: write auxiliary.weight = {auxiliary!r}, or leave "
-            "auxiliary out"
+            f"auxiliary = {auxiliary!r} must be a mapping: write auxiliary.weight = {auxiliary!r}, or remove "
+            "auxiliary"
         )
     return resolved
 

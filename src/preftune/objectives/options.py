@@ -11,7 +11,7 @@ Value = float | bool | str
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """Which values an option takes: `holds` decides, `text` says it to people."""
 
     text: str
@@ -23,14 +23,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-POSITIVE = Rule("a finite number > 0", lambda value: _is_number(value) and cast(float, value) > 0)
-BELOW_ONE = Rule(
-    "a number between 0 and 1, without them", lambda value: _is_number(value) and 0 < cast(float, value) < 1
-)
-SHARE = Rule("a number > 0 and at most 1", lambda value: _is_number(value) and 0 < cast(float, value) <= 1)
-NOT_NEGATIVE = Rule("a finite number >= 0", lambda value: _is_number(value) and cast(float, value) >= 0)
-SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
-REDUCTION = Rule(
+POSITIVE = Constraint("a finite number > 0", lambda value: _is_number(value) and cast(float, value) > 0)
+BELOW_ONE = Constraint("a number > 0 and < 1", lambda value: _is_number(value) and 0 < cast(float, value) < 1)
+SHARE = Constraint("a number > 0 and <= 1", lambda value: _is_number(value) and 0 < cast(float, value) <= 1)
+NOT_NEGATIVE = Constraint("a finite number >= 0", lambda value: _is_number(value) and cast(float, value) >= 0)
+SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
+REDUCTION = Constraint(
     "'token_mean' or 'sum'", lambda value: isinstance(value, str) and value in ("token_mean", "sum")
 )
 
@@ -47,12 +45,12 @@ class Option:
     """
 
     default: Value | None
-    rule: Rule
+    rule: Constraint
     summary: str
     instead_of: str | None = None
 
 
-def option(default: Value | None, rule: Rule, summary: str, *, instead_of: str | None = None) -> Any:
+def option(default: Value | None, rule: Constraint, summary: str, *, instead_of: str | None = None) -> Any:
     """A field of a dataclass of options; see `Option`."""
     return field(default=default, metadata={"option": Option(default, rule, summary, instead_of)})
 
@@ -150,5 +148,5 @@ def _fix(key: str, value: object, option: Option) -> str:
     if number is not None and option.rule.holds(number):
         return f"it is text; write {key}: {number!r} without quotes and with a decimal point"
     if option.default is None:
-        return f"set a value that is, or remove {key}"
-    return f"set a value that is, or leave {key} out for {option.default!r}"
+        return f"set such a value, or remove {key}"
+    return f"set such a value, or remove {key} to use {option.default!r}"

@@ -30,7 +30,7 @@ class Number:
         per: what has one.
         dtype: of its values; "float32" also stands for the other floating-point dtypes.
         need: the name by which a part asks for it; empty for what every batch has.
-        of: the attribute of the data's Response or Pair that it is read from; empty where it is computed.
+        of: the attribute of the data's Response or Pair that it is read from; empty if it is computed.
         teaches: a response that has it is learned from, with or without a pair.
         is_given: the batch brings it, while the others come from the model that reads the batch.
     """

@@ -71,14 +71,14 @@ DECIDED: Mapping[str, str] = {
 def _without_decided(tree: dict[str, Any]) -> dict[str, Any]:
     for name in SECTIONS:
         if not isinstance(tree.get(name) or {}, dict):
-            raise ValueError(f"{name}={tree[name]!r} must be a mapping of keys to values")
+            raise ValueError(f"{name}={tree[name]!r} must be a mapping of keys to values: correct it")
     for key, instead in DECIDED.items():
         *sections, name = key.split(".")
         section: Any = tree
         for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
         if isinstance(section, dict) and name in section:
-            raise ValueError(f"{key} is the rounds' own to set: {instead}")
+            raise ValueError(f"{key} is set by the rounds: {instead}")
     return tree
 
 
@@ -200,7 +200,7 @@ def _explain(problem: Any) -> str:
         )
         return unknown_key(path, known, under="train.")
     if problem["type"] == "missing":
-        return f"the configuration lacks '{path}'; add it to the file or pass {path}=VALUE"
+        return f"the configuration has no '{path}': add it to the file, or pass {path}=VALUE"
     if path == "train":
         return f"train: {problem['msg'].removeprefix('Value error, ')}"
     return f"{path}={problem['input']!r}: {problem['msg']}"

@@ -24,7 +24,7 @@ def evaluate_policy(
 ) -> Figures:
     """Write a policy's answers with their rewards, and what they come to.
 
-    A call that was stopped goes on at the first prompts without answers.
+    A stopped call resumes at the first prompts without answers.
 
     Args:
         folder: where `ANSWERS_FILE` and `EVALUATION_FILE` go.

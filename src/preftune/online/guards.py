@@ -1,4 +1,4 @@
-"""When to stop before the last round: a reward that tells nothing apart, a policy that has gone too far."""
+"""When to stop before the last round: equal rewards, low entropy, or large drift."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ class GuardStop(Exception):  # noqa: N818  # not an error: the rounds end here
 
 
 def reward_collapse(scores: Sequence[Sequence[float]]) -> str | None:
-    """Why there is nothing to learn, where no prompt has two responses with different scores."""
+    """The reason to stop if no prompt has two responses with different scores; else None."""
     if any(len(set(row)) > 1 for row in scores):
         return None
     return (
@@ -21,10 +21,10 @@ def reward_collapse(scores: Sequence[Sequence[float]]) -> str | None:
 
 
 def policy_beyond_bounds(guards: GuardsSection, evaluation: Mapping[str, Any]) -> str | None:
-    """Why a policy is not to be gone on with, by its figures on held-out prompts.
+    """The reason to stop if a policy's figures on held-out prompts exceed the bounds; else None.
 
     Args:
-        guards: the bounds; None is none.
+        guards: the bounds; None is no bound.
         evaluation: `entropy` in nats per token and `drift` in nats per response, each with its `mean`.
     """
     entropy, drift = evaluation["entropy"]["mean"], evaluation["drift"]["mean"]

@@ -59,8 +59,8 @@ COLLAPSED_BATCHES = 8
 class Interleaved:
     """A run's groups, made batch by batch. See `LiveData`.
 
-    A batch's samples and scores are kept until all are joined: a run that goes on at a checkpoint finds those
-    of the steps behind it, and only trains on them again.
+    A batch's samples and scores are kept until all are joined: a run that resumes from a checkpoint reads
+    those of the finished steps, and only trains on them again.
 
     Attributes:
         folder: where `SCORED_FILE` and `PAIRS_FILE` go.
@@ -114,7 +114,7 @@ class Interleaved:
         if missing := self.missing(0):
             raise InputError(
                 f"{self.folder}: the samples of step {missing[0]} are damaged, and have been trained on; "
-                "start the call again"
+                "run the same command again"
             )
         steps = self.steps.rows()
         rows = [row for number in sorted(steps) for row in steps[number]]

@@ -1,4 +1,4 @@
-"""What the rounds will do, checked before any weights load."""
+"""The plan of the rounds, checked before any weights load."""
 
 import json
 import logging
@@ -132,20 +132,23 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
 
     Args:
         config: what is asked for.
-        overwrite: go on in a folder of other rounds, of which only what stays the same is kept.
+        overwrite: resume in a folder of other rounds, and keep only what stays the same.
 
     Raises:
         InputError: something is wrong with the configuration, a source, the reward or the folder.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "preftune iterate is one process, which starts the others; leave torchrun out here, and put it "
-            'into the configuration, launch: [torchrun, --nproc_per_node, "8"]'
+            "preftune iterate is one process and starts the others: run it without torchrun, and set "
+            'launch: [torchrun, --nproc_per_node, "8"] in the configuration'
         )
     if config.update_every == "batch":
         _check_batches(config)
     if config.launch and shutil.which(config.launch[0]) is None:
-        raise InputError(f"launch={config.launch}: there is no program {config.launch[0]!r} to be found")
+        raise InputError(
+            f"launch={config.launch}: the program {config.launch[0]!r} is not installed: install "
+            "or correct it"
+        )
     model_config = load_model_config(config.model)
     tokenizer = load_tokenizer(config.model)
     config = _with_precision(config)
@@ -156,7 +159,7 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
     if tried.lora and tried.model_dtype != "float32":
         raise InputError(
             f"train.model_dtype={tried.model_dtype} with train.lora: a round merges its adapter into the "
-            "weights, and 16 bits round most of a small update away; set train.model_dtype=float32"
+            "weights, and 16 bits lose most of a small update; set train.model_dtype=float32"
         )
     if config.sampling.engine != "transformers":
         build_engine(config.sampling.engine, config.model, config.sampling.rows)
@@ -172,17 +175,17 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
 
 
 def _check_batches(config: IterateConfig) -> None:
-    """What a policy that is updated after every batch cannot do."""
+    """Refuse settings that do not work if the policy is updated after every batch."""
     refused = {
         "launch": (config.launch, "the policy answers and learns in one process; remove it"),
         "replay": (config.replay, "a batch is trained on where it is sampled; remove it"),
         "sampling.engine": (
             config.sampling.engine if config.sampling.engine != "transformers" else "",
-            "its weights are not the ones that are trained; set sampling.engine=transformers",
+            "it does not sample from the weights that are trained; set sampling.engine=transformers",
         ),
         "train.batches": (
             config.train.get("batches"),
-            "how long answers will be is not known; set train.training.per_device_train_batch_size",
+            "the length of answers is unknown; set train.training.per_device_train_batch_size",
         ),
         "train.fully_sharded": (
             config.train.get("fully_sharded"),
@@ -208,7 +211,7 @@ def _with_precision(config: IterateConfig) -> IterateConfig:
 
 
 def _stored(config: IterateConfig) -> dict[str, Any]:
-    """The configuration that the folder was started with; empty where it is new."""
+    """The configuration that the folder was started with; empty if it is new."""
     file = Path(config.output) / CONFIG_FILE
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.exists() else {}
 
@@ -220,8 +223,8 @@ def _needs(config: RunConfig) -> frozenset[str]:
         raise InputError(f"train: objective: {error}") from None
     if "score" in needs:
         raise InputError(
-            f"train.objective.method={config.objective.get('method')} trains a reward model, which gives no "
-            "responses; choose a method that trains a policy"
+            f"train.objective.method={config.objective.get('method')} trains a reward model, which cannot "
+            "sample responses; set a method that trains a policy"
         )
     return needs
 
@@ -275,14 +278,14 @@ def _try_training(plan: Plan) -> None:
 
 
 def _check_folder(plan: Plan, overwrite: bool) -> None:
-    """A folder goes on with the rounds that it was started with."""
+    """Check that the folder's rounds can resume with this configuration."""
     folder = plan.output
     if folder.is_file():
         raise InputError(f"output={folder} is a file; give a folder")
     stored = folder / CONFIG_FILE
     if not stored.exists():
         if folder.exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
-            raise InputError(f"output={folder} is not empty and holds no rounds; give a folder of its own")
+            raise InputError(f"output={folder} is not empty and has no rounds; give an empty or new folder")
         return
     if overwrite:
         return
@@ -297,7 +300,7 @@ def _check_folder(plan: Plan, overwrite: bool) -> None:
     if changed:
         raise InputError(
             f"output={folder} was started with another configuration ({', '.join(changed)}); give another "
-            "output=FOLDER, or pass --overwrite to go on there with this one: what it does not change is kept"
+            "output=FOLDER, or pass --overwrite to resume there with this one and keep what stays the same"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Progress = Callable[[], float | None]
-"""The share of the work that is done, from 0 to 1; None where it cannot be told."""
+"""The share of the work that is done, from 0 to 1; None if it cannot be told."""
 
 LAST_BYTES = 4096
 
@@ -30,7 +30,7 @@ def of_training(run: Path, training: Mapping[str, Any]) -> Progress:
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of a JSON Lines file; empty where there is none."""
+    """The last whole line of a JSON Lines file; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LAST_BYTES))

@@ -52,7 +52,8 @@ def read_prompts(config: IterateConfig, tokenizer: PreTrainedTokenizerBase, max_
         logger.warning("prompts: %d are held out and not trained on", len(found) - len(training))
     if len(held_out) < 2:
         raise InputError(
-            f"held_out={config.held_out} has {len(held_out)} usable prompts, and intervals need 2; give more"
+            f"held_out={config.held_out} has {len(held_out)} usable prompts, and intervals need 2: add "
+            "prompts"
         )
     each = len(training) // config.rounds
     if not each:
@@ -68,7 +69,7 @@ def read_prompts(config: IterateConfig, tokenizer: PreTrainedTokenizerBase, max_
     )
     left_out = len(training) - each * config.rounds
     if left_out:
-        logger.info("prompts: %d are left out, so that all rounds get %d", left_out, each)
+        logger.info("prompts: %d are dropped, so that all rounds get %d", left_out, each)
     asked = [row["prompt"] for row in (*rows, *held_out.values())]
     longest = max(len(prompt_tokens(tokenizer, prompt)) for prompt in asked)
     return Prompts(parts, left_out, tuple(held_out.values()), longest)
@@ -92,7 +93,7 @@ def _distinct(
         (len(distinct) - len(fitting), f"have more than {max_tokens} tokens"),
     ):
         if count:
-            logger.info("%s=%s: %d rows are left out, which %s", key, source, count, what)
+            logger.info("%s=%s: %d rows are dropped, which %s", key, source, count, what)
     return fitting
 
 
@@ -106,7 +107,7 @@ def _rows(key: str, source: str, split: str) -> Sequence[Mapping[str, Any]]:
     for number, row in enumerate(rows):
         if not is_prompt(row.get("prompt")):
             raise InputError(
-                f"{key}: {table.locate(number)} has no `prompt`; every row needs text, or messages with role "
+                f"{key}: {table.locate(number)} has no `prompt`: set it to text, or to messages with role "
                 "and content"
             )
     return rows

@@ -1,4 +1,4 @@
-"""Keeping the log to what people must hear."""
+"""Silence the log while something is only tried."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No word of what is only tried, or said again later."""
+    """Drop log lines of work that is only tried, or that is logged again later."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

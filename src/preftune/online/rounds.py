@@ -54,7 +54,7 @@ def run_rounds(plan: Plan, view: View, pages: Pages = NO_PAGES) -> Outcome:
         What became of the rounds.
 
     Raises:
-        InputError: a stage failed; the message names it, and the same call goes on there.
+        InputError: a stage failed; the message names it, and the same call resumes there.
     """
     # Models load dozens of times, and the view shows how far everything is.
     disable_progress_bar()
@@ -69,8 +69,8 @@ def run_rounds(plan: Plan, view: View, pages: Pages = NO_PAGES) -> Outcome:
         except (OSError, SafetensorError, RuntimeError) as error:
             if _is_no_room(error):
                 raise InputError(
-                    f"{plan.output} cannot be written ({error}); make room: what is finished is kept, and "
-                    "the same command goes on there"
+                    f"{plan.output} cannot be written ({error}); free disk space and run the same command "
+                    "again: finished work is kept"
                 ) from error
             raise
 
@@ -97,7 +97,7 @@ class _Rounds:
             except GuardStop as reason:
                 outcome.stopped = {"round": number, "reason": str(reason)}
             self._view.measured(number, outcome.figures[number])
-            # A round that was only checked is not gone back to.
+            # A round that was only checked is not shown again.
             if self._made:
                 self._name_model()
             # Drawing the page takes a second, and kept rounds change nothing in it.
@@ -370,8 +370,8 @@ class _Rounds:
             finished = finish(stage, work)
         except InputError as error:
             raise InputError(
-                f"{stage.folder.name}, {stage.name}: {error}\nWhat is finished is kept, and the same command "
-                "goes on there."
+                f"{stage.folder.name}, {stage.name}: {error}\nFinished work is kept: run the same command "
+                "again to resume."
             ) from error
         seconds = time.perf_counter() - began
         tokens = None if finished.is_continued else finished.figures.get("tokens")
@@ -408,7 +408,7 @@ def _point(link: Path, model: Path) -> None:
 
 
 def _is_no_room(error: Exception) -> bool:
-    """Whether writing failed for want of room or leave; safetensors and torch only say so in words."""
+    """Whether a write failed for lack of space or permission; safetensors and torch say so only in text."""
     if isinstance(error, OSError):
         return error.errno in NO_ROOM
     words = str(error)

@@ -1,4 +1,4 @@
-"""The training stage of a round: `preftune train`, here or in other processes, and a model to go on from."""
+"""The training stage of a round: `preftune train`, here or in other processes, and the model it gives."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def train_round(
     live: LiveData | None = None,
     write_page: Callable[[Path], None] | None = None,
 ) -> Figures:
-    """Train, going on at the last whole checkpoint, and leave a whole model at `target`.
+    """Train, resume from the last whole checkpoint, and leave a whole model at `target`.
 
     The run folder stays as the record of the training. An adapter is merged into what it was trained on: the
     next round samples from whole weights, and starts a new adapter on them.
@@ -75,7 +75,7 @@ def train_round(
 
 
 def steps_taken(run: Path) -> int:
-    """Steps of a run that its last whole checkpoint has behind it."""
+    """Steps that a run had taken at its last whole checkpoint."""
     checkpoint = last_checkpoint(run / CHECKPOINT_FOLDER)
     return int(Path(checkpoint).name.removeprefix("checkpoint-")) if checkpoint else 0
 
@@ -88,7 +88,7 @@ def _can_resume(config: RunConfig, run: Path, launch: Sequence[str]) -> bool:
     """Whether the folder has a whole checkpoint of this run on as many processes; a cut one is removed."""
     for state in run.glob(f"{CHECKPOINT_FOLDER}/checkpoint-*/trainer_state.json"):
         if not _reads(state):
-            logger.warning("%s was cut: training goes on at the checkpoint before it", state.parent)
+            logger.warning("%s is incomplete: training resumes from the checkpoint before it", state.parent)
             shutil.rmtree(state.parent)
     stored = run.with_name(LAUNCH_FILE)
     alike = _reads(stored) and json.loads(stored.read_text(encoding="utf-8")) == list(launch)

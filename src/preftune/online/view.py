@@ -70,7 +70,7 @@ class View:
         Args:
             number: of the round.
             stage: its name.
-            seconds: it took; None where an earlier call had finished it.
+            seconds: it took; None if an earlier call had finished it.
             tokens: it sampled in all of these seconds, where that is known.
         """
         if seconds is not None:

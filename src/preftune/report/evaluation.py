@@ -10,7 +10,7 @@ from typing import Any
 from preftune.errors import InputError
 from preftune.measuring.formatting import format_number
 
-Ends = tuple[float, float]
+Bounds = tuple[float, float]
 
 LEVEL_IN_ERRORS = 1.96
 """Half of a 95% interval, in standard errors."""
@@ -31,12 +31,12 @@ class Evaluated:
     results: Mapping[str, Any]
 
     def number(self, key: str) -> float | None:
-        """A figure; None where there is none that is a number."""
+        """A figure; None if there is none that is a number."""
         value: Any = self.results.get(key)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return float(value) if is_number and math.isfinite(value) else None
 
-    def interval(self, key: str = "interval", around: str = "") -> Ends | None:
+    def interval(self, key: str = "interval", around: str = "") -> Bounds | None:
         """The ends of an interval.
 
         Args:
@@ -106,7 +106,7 @@ def evaluation_table(evaluations: Sequence[Evaluated]) -> tuple[list[str], list[
     return list(filled), [list(row) for row in zip(*filled.values(), strict=True)]
 
 
-def controlled_interval(one: Evaluated) -> Ends | None:
+def controlled_interval(one: Evaluated) -> Bounds | None:
     """Of the length-controlled win rate; from its standard error where nothing better is there."""
     return one.interval("length_controlled_interval", around="length_controlled_win_rate")
 
@@ -122,7 +122,9 @@ def _difference(one: Evaluated) -> str:
     return _written(one.number("difference"), 2, one.interval("difference_interval"), signed=True)
 
 
-def _written(value: float | None, digits: int, interval: Ends | None = None, *, signed: bool = False) -> str:
+def _written(
+    value: float | None, digits: int, interval: Bounds | None = None, *, signed: bool = False
+) -> str:
     return "" if value is None else format_number(value, digits, signed=signed, interval=interval)
 
 

@@ -9,8 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from preftune.measuring.formatting import format_number
 from preftune.report.drawing import GRID, INK, MUTED, PAPER, colour, marker, panel, short, svg
-
-Ends = tuple[float, float]
+from preftune.report.evaluation import Bounds
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Outcomes:
         label: of its row.
         index: of the model, which decides the colour.
         wins, ties, losses: counts, not all zero.
-        win_rate: in percent; None where it was not measured.
+        win_rate: in percent; None if it was not measured.
         interval: of the win rate.
     """
 
@@ -31,7 +30,7 @@ class Outcomes:
     ties: float
     losses: float
     win_rate: float | None
-    interval: Ends | None
+    interval: Bounds | None
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ class Controlled:
     name: str
     index: int
     win_rate: float
-    interval: Ends | None
+    interval: Bounds | None
     controlled: float
-    controlled_interval: Ends | None
+    controlled_interval: Bounds | None
 
 
 def outcomes_panel(key: str, title: str, rows: Sequence[Outcomes]) -> str:
@@ -161,7 +160,7 @@ def _draw_controlled(axes: Axes, model: Controlled) -> None:
     axes.annotate(short(model.name), (x, y), (5, 5), textcoords="offset points", color=own)
 
 
-def _limits(models: Sequence[Controlled]) -> Ends:
+def _limits(models: Sequence[Controlled]) -> Bounds:
     """One range for both axes, so that the diagonal is one, with room for labels."""
     values = [
         value

@@ -37,7 +37,7 @@ class RunRecord:
     date: str
 
     def series(self, metric: str) -> Series:
-        """A metric over the steps; empty where it was not logged."""
+        """A metric over the steps; empty if it was not logged."""
         return [(line["step"], float(line[metric])) for line in self.metrics if metric in line]
 
     @property
@@ -95,5 +95,5 @@ def _json(text: str, name: str, path: Path) -> dict[str, Any]:
 
 def _mapping(content: Any, name: str, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise InputError(f"run {name!r}: {path} holds no keys; it was not written by a run")
+        raise InputError(f"run {name!r}: {path} has no keys: give the output folder of a finished run")
     return content

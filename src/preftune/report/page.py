@@ -48,7 +48,7 @@ def write_report(
     """
     rewards = rewards or {}
     if not runs:
-        raise InputError("runs is empty; a report needs the folder of at least one finished run")
+        raise InputError("runs is empty: give the folder of at least one finished run")
     if strangers := sorted(set(rewards) - set(runs)):
         raise InputError(f"rewards of {', '.join(strangers)}: no such run; runs are {', '.join(runs)}")
     if strangers := sorted({point.name for point in tradeoff} - {START, *runs}):

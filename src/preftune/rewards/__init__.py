@@ -1,4 +1,8 @@
-"""From text and raw scores to the numbers an objective uses."""
+"""Score responses and turn raw scores into the numbers that an objective uses.
+
+Here live measures, reward models, judges, users' own functions, and the calibration of scores. May import
+objectives, data, serving, storage and models. Calibration imports no torch.
+"""
 
 from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards, combine, measure
 from preftune.rewards.calibration import (

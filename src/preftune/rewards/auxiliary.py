@@ -1,4 +1,4 @@
-"""Auxiliary rewards: what a designer wants of a response, whatever the annotators preferred.
+"""Auxiliary rewards: what a designer wants of a response, independent of the annotators' preference.
 
 R = sum_k w_k R_k (HPO, arXiv 2405.17956), where R_k is a measurement turned into a reward by its goal.
 """
@@ -16,39 +16,39 @@ from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
 from preftune.rewards.functions import (
     REFERENCE,
-    Columns,
+    DatasetColumns,
     RewardFunction,
     call_function,
     check_function,
     function_name,
     import_function,
 )
-from preftune.rewards.measures import MEASURES, Goal, Option, TextMeasure, is_finite_number
+from preftune.rewards.measures import MEASURES, Goal, RewardOption, TextMeasure, is_finite_number
 
 if TYPE_CHECKING:
     import transformers
 
 COLUMN_PREFIX = "column:"
 Where = Callable[[int], str]
-"""Names a completion by its place, for messages."""
+"""Names the completion at an index, for messages."""
 
 
 @dataclass(frozen=True)
 class AuxiliaryReward:
-    """One auxiliary reward R_k; `auxiliary_rewards` makes them.
+    """One auxiliary reward R_k, built by `auxiliary_rewards`.
 
     Attributes:
         name: its name in the configuration and in reports.
-        measure: prompts, completions (text or lists of messages) and columns to a number for each completion.
+        measure: from prompts, completions (text or messages) and columns to a number for each completion.
         weight: w_k.
-        goal: whether a higher or a lower measurement is better; None where there is a target.
-        target: lowest and highest measurement that is as good as can be.
-        column: the column of the data that is the measurement, where it is one.
-        clip: lowest and highest measurement that is rewarded as such; None leaves all as they are.
+        goal: whether a higher or a lower measurement is better; None if there is a target.
+        target: lowest and highest ideal measurement.
+        column: the column of the data that holds the measurement, if there is one.
+        clip: measurements are clipped to this range; None does not clip.
     """
 
     name: str
-    measure: Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]
+    measure: Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]
     weight: float = 1.0
     goal: Goal | None = "maximise"
     target: tuple[float, float] | None = None
@@ -68,24 +68,24 @@ class AuxiliaryReward:
         self,
         prompts: Sequence[Text],
         completions: Sequence[Text],
-        columns: Columns,
+        columns: DatasetColumns,
         where: Where = "completion {}".format,
     ) -> list[float]:
         """The raw measurement of every completion.
 
         Args:
             prompts: one for each completion.
-            completions: what is measured.
+            completions: the texts to measure.
             columns: other columns of the data, with a value for each completion.
             where: names a completion in messages.
 
         Raises:
-            InputError: the measure raises, or gives anything but one finite number for each completion.
+            InputError: the measure raises an error, or does not return one finite number for each completion.
         """
         if self.column and self.column not in columns:
             raise InputError(
                 f"reward {self.name!r} reads the column {self.column!r}, which only responses of the data "
-                "have: leave it out for other text"
+                "have: remove this reward to measure other text"
             )
         if not completions:
             return []
@@ -101,23 +101,23 @@ class AuxiliaryReward:
             ) from error
         if len(found) != len(answers):
             raise InputError(
-                f"reward {self.name!r} gave {len(found)} numbers for {len(answers)} completions ({span}): it "
-                "must give one for each"
+                f"reward {self.name!r} returned {len(found)} numbers for {len(answers)} completions "
+                f"({span}): return one for each"
             )
         numbers = []
         for place, value in enumerate(found):
             if (number := _finite(value)) is None:
                 raise InputError(
-                    f"reward {self.name!r} gave {shorten(value)} at {where(place)}: it must give a finite "
+                    f"reward {self.name!r} returned {shorten(value)} at {where(place)}: return a finite "
                     "number"
                 )
             numbers.append(number)
         return numbers
 
     def _first_failure(
-        self, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns
+        self, prompts: Sequence[Any], completions: Sequence[Any], columns: DatasetColumns
     ) -> int | None:
-        """The place at which the measure raises, by halving; None where it only raises on several."""
+        """Index of the completion that fails, by bisection; None if the measure fails only on several."""
 
         def fails(low: int, high: int) -> bool:
             part = {name: values[low:high] for name, values in columns.items()}
@@ -135,12 +135,12 @@ class AuxiliaryReward:
 
 
 def _as_data(text: Text) -> str | list[dict[str, str]]:
-    """Messages as the data has them."""
+    """Messages in the form of the data."""
     return text if isinstance(text, str) else [dict(message) for message in text]
 
 
 def _finite(value: object) -> float | None:
-    """A number of any library as a float; None where it is none, or not finite."""
+    """A number of any library as a float; None if the value is not a finite number."""
     try:
         number = float(value) if isinstance(value, SupportsFloat) else math.nan
     except (ArithmeticError, RuntimeError, TypeError, ValueError):
@@ -152,20 +152,20 @@ def measure(
     rewards: Sequence[AuxiliaryReward],
     prompts: Sequence[Text],
     completions: Sequence[Text],
-    columns: Columns,
+    columns: DatasetColumns,
     where: Where = "completion {}".format,
 ) -> dict[str, Float64[np.ndarray, "completions"]]:
-    """Raw measurements of completions by the name of the reward, such as of sampled text.
+    """Raw measurements of completions, such as sampled text, by the name of the reward.
 
     Args:
-        rewards: what to measure.
+        rewards: the rewards to measure.
         prompts: one for each completion.
-        completions: what is measured.
+        completions: the texts to measure.
         columns: other columns of the data, with a value for each completion.
         where: names a completion in messages.
 
     Raises:
-        InputError: a measure cannot be used on a completion, or needs a column that is not there.
+        InputError: a measure fails on a completion, or needs a column that is missing.
     """
     return {
         reward.name: np.array(reward.measurements(prompts, completions, columns, where), dtype=np.float64)
@@ -176,7 +176,7 @@ def measure(
 def combine(
     rewards: Sequence[AuxiliaryReward], measurements: Mapping[str, Float64[np.ndarray, "responses"]]
 ) -> Float64[np.ndarray, "responses"]:
-    """R = sum_k w_k R_k of every response, from its raw measurements by reward (one at least)."""
+    """R = sum_k w_k R_k of every response, from its raw measurements by reward (at least one)."""
     weighted = [
         reward.weight * np.array([reward.reward(float(value)) for value in measurements[reward.name]])
         for reward in rewards
@@ -194,12 +194,12 @@ def auxiliary_rewards(
     """The rewards of a configuration's section `rewards`.
 
     Args:
-        section: options by a name that is free where `measure` says what is measured: a name in `MEASURES`,
-            `column:NAME` or `module:function`.
+        section: options by the reward's name. The option `measure` is a name in `MEASURES`, `column:NAME` or
+            `module:function`; without it, the reward's name is the measure.
         tokenizer: the policy's, for measures that count tokens.
 
     Raises:
-        InputError: a name, an option or its value cannot be used, or what it names cannot be loaded.
+        InputError: a name, an option or its value is wrong, or a model or function cannot be loaded.
     """
     return tuple(resolve_reward(f"rewards.{name}", name, section[name], tokenizer) for name in section)
 
@@ -210,14 +210,16 @@ def resolve_reward(
     options: Any,
     tokenizer: "transformers.PreTrainedTokenizerBase | None",
 ) -> AuxiliaryReward:
-    """One reward from its options; `path` is where they stand, for messages.
+    """One reward from its options; `path` is their key, for messages.
 
     Raises:
         InputError: as `auxiliary_rewards`.
     """
     options = {} if options is None else options
     if not isinstance(options, Mapping):
-        raise InputError(f"{path}={options!r} must be a mapping of options, such as {{weight: 1.0}}")
+        raise InputError(
+            f"{path}={options!r} must be a mapping of options: set it, for example, to {{weight: 1.0}}"
+        )
     own = options.get("measure")
     source = function_name(own) if callable(own) else str(options.get("measure", name))
     if not callable(own):
@@ -248,25 +250,27 @@ def _check_source(path: str, source: str) -> None:
         )
 
 
-def check_options(path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]) -> None:
-    """Hold options against what a source takes; `path` is where they stand, for messages.
+def check_options(
+    path: str, source: str, options: Mapping[str, Any], known: Mapping[str, RewardOption]
+) -> None:
+    """Check options against those that a source takes; `path` is their key, for messages.
 
     Raises:
-        InputError: an option is unknown, has a wrong value or is lacking.
+        InputError: an option is unknown, has a wrong value or is missing.
     """
     for key, value in options.items():
         if key not in known:
             raise InputError(
                 f"{path}.{key}={value!r}: {source} has no such option{suggest(str(key), list(known))}. "
-                f"It takes {', '.join(known)}"
+                f"Use one of {', '.join(known)}"
             )
         if not known[key].holds(value):
             raise InputError(
-                f"{path}.{key}={value!r} must be {known[key].rule}: set such a value, or remove it"
+                f"{path}.{key}={value!r} must be {known[key].rule}: correct the value, or remove the key"
             )
     for key, option in known.items():
         if option.is_required and key not in options:
-            raise InputError(f"{path} lacks {key}, {option.summary}: set {path}.{key} to {option.rule}")
+            raise InputError(f"{path}.{key} is missing ({option.summary}): set it to {option.rule}")
 
 
 def _aim(
@@ -275,7 +279,7 @@ def _aim(
     """The goal or the target."""
     if "goal" in options and "target" in options:
         raise InputError(
-            f"{path}.goal={options['goal']!r} and {path}.target={options['target']!r} are two aims: "
+            f"{path}.goal={options['goal']!r} and {path}.target={options['target']!r} exclude each other: "
             "remove one"
         )
     if "target" in options:
@@ -285,8 +289,8 @@ def _aim(
     goal = options.get("goal", MEASURES[source].goal if source in MEASURES else "maximise")
     if goal is None:
         raise InputError(
-            f"{path}: more {source} is neither better nor worse by itself: set {path}.target to a number or "
-            f"[low, high], or {path}.goal to maximise or minimise"
+            f"{path}: {source} has no default goal: set {path}.target to a number or [low, high], or "
+            f"{path}.goal to maximise or minimise"
         )
     return cast(Goal, goal), None
 
@@ -296,8 +300,8 @@ def _measure(
     source: str,
     options: Mapping[str, Any],
     tokenizer: "transformers.PreTrainedTokenizerBase | None",
-) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
-    """What AuxiliaryReward calls: a column, a built-in measure or the user's function."""
+) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
+    """The measure of an AuxiliaryReward: a column, a built-in measure or the user's function."""
     if source.startswith(COLUMN_PREFIX):
         return lambda _, completions, columns: columns[source.removeprefix(COLUMN_PREFIX)]
     try:
@@ -306,7 +310,7 @@ def _measure(
         built_in = MEASURES[source]
         if built_in.needs_tokenizer and tokenizer is None:
             raise InputError(
-                "it counts tokens and has no tokenizer: give one (`preftune score`: --tokenizer)"
+                "this measure counts tokens and needs a tokenizer: give one (`preftune score`: --tokenizer)"
             )
         tokens = {"tokenizer": tokenizer} if built_in.needs_tokenizer else {}
         return _of_text(built_in.build(**tokens, **options))
@@ -316,16 +320,18 @@ def _measure(
 
 def _of_function(
     function: RewardFunction,
-) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
     return lambda prompts, completions, columns: call_function(function, prompts, completions, columns)
 
 
-def _of_text(text_measure: TextMeasure) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+def _of_text(
+    text_measure: TextMeasure,
+) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
     return lambda prompts, completions, columns: text_measure([_plain(text) for text in completions])
 
 
 def _plain(completion: str | list[dict[str, str]]) -> str:
-    """Text as it is, of messages what the model wrote."""
+    """Text unchanged; of messages, the text that the model wrote."""
     if isinstance(completion, str):
         return completion
     return "\n".join(
@@ -343,19 +349,19 @@ def _is_target(value: object) -> bool:
     return is_finite_number(value) or _is_band(value)
 
 
-OF_EVERY_REWARD: Mapping[str, Option] = {
-    "measure": Option(
+OF_EVERY_REWARD: Mapping[str, RewardOption] = {
+    "measure": RewardOption(
         "a measure's name, or a function",
         lambda value: isinstance(value, str) or callable(value),
         "what is measured (the name)",
     ),
-    "weight": Option(
+    "weight": RewardOption(
         "a finite number that is not 0", lambda value: is_finite_number(value) and value != 0, "w_k (1)"
     ),
-    "goal": Option(
+    "goal": RewardOption(
         "maximise or minimise", lambda value: value in ("maximise", "minimise"), "the measure's own"
     ),
-    "target": Option("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
-    "clip": Option("[low, high] with low <= high", _is_band, "measurements beyond count as these (none)"),
+    "target": RewardOption("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
+    "clip": RewardOption("[low, high] with low <= high", _is_band, "clip measurements to this range (none)"),
 }
 """Options that go with any measure."""

@@ -1,8 +1,8 @@
-"""From raw scores to the reward gap: scores on any scale become prior rewards r in [0, 1], and pairs delta.
+"""From raw scores to the reward gap: scores become prior rewards r in [0, 1], and pairs get a gap delta.
 
-MaPPO (arXiv 2507.21183) weighs the rejected response by delta = r_chosen - r_rejected, which only means
-something on a common scale. Which scale is the user's choice, one line of CALIBRATIONS; what to do where the
-scores contradict the preference (delta < 0, which would raise the rejected response) is the user's too.
+MaPPO (arXiv 2507.21183) weighs the rejected response by delta = r_chosen - r_rejected, so scores need a
+common scale. The user chooses that scale (an entry of CALIBRATIONS), and what to do with pairs whose scores
+contradict the preference: delta < 0 would raise the rejected response.
 """
 
 import math
@@ -20,13 +20,13 @@ from preftune.errors import InputError, NothingLeftError
 from preftune.rewards.reliability import Reliability, fit_temperature, reliability
 
 Fitted = Mapping[str, tuple[float, ...]]
-"""What a calibration learned from the training scores, by name."""
+"""Numbers that a calibration has fitted to the training scores, by name."""
 
 NegativeGap = Literal["drop", "swap", "clip", "error"]
-"""What happens to a pair whose rejected response scores higher than its chosen one."""
+"""How to handle a pair whose rejected response scores higher than its chosen one."""
 
 MAX_KNOTS = 4096
-"""Most scores the quantile calibration keeps; with more, a reward is low by at most 1 / MAX_KNOTS."""
+"""Most scores that the quantile calibration keeps; with more, a reward is at most 1 / MAX_KNOTS too low."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Kind:
     """One way to calibrate.
 
     Attributes:
-        summary: one line for people.
-        fit: training scores to the numbers to keep; None where there is nothing to learn.
-        reward: score, temperature and those numbers to r in [0, 1]; None where only a difference has a value.
-        has_temperature: whether a temperature changes anything.
+        summary: one line of help.
+        fit: from training scores to the fitted numbers; None if there is nothing to fit.
+        reward: from score, temperature and fitted numbers to r in [0, 1]; None if only differences have a
+            value.
+        has_temperature: whether it uses the temperature.
     """
 
     summary: str
@@ -50,8 +51,8 @@ def _range(scores: Float64[np.ndarray, "scores"]) -> Fitted:
     low, high = float(scores.min()), float(scores.max())
     if low == high:
         raise InputError(
-            f"calibration 'minmax' needs scores that differ, but all {len(scores)} are {low}: use "
-            "scores that tell responses apart, or another calibration"
+            f"calibration 'minmax' needs different scores, and all {len(scores)} are {low}: use other "
+            "scores, or another calibration"
         )
     return {"low": (low,), "high": (high,)}
 
@@ -96,15 +97,15 @@ CALIBRATIONS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibration; `fit_calibration` makes one.
+    """A fitted calibration, built by `fit_calibration`.
 
     Attributes:
         kind: a name in CALIBRATIONS.
-        temperature: what scores are divided by, for the kinds that use it.
-        fitted: what was learned from the training scores.
+        temperature: divides the scores, for the kinds that use it.
+        fitted: the numbers fitted to the training scores.
 
     Raises:
-        InputError: the kind is unknown, or the temperature not a finite number > 0.
+        InputError: the kind is unknown, or the temperature is not a finite number > 0.
     """
 
     kind: str
@@ -114,14 +115,12 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.kind not in CALIBRATIONS:
             near = get_close_matches(self.kind.lower(), CALIBRATIONS, n=1)
-            fix = f"did you mean {near[0]!r}?" if near else "choose one of them"
-            raise InputError(
-                f"calibration = {self.kind!r} is unknown; there are {', '.join(CALIBRATIONS)}: {fix}"
-            )
+            fix = f"did you mean {near[0]!r}?" if near else "set one of them"
+            raise InputError(f"calibration = {self.kind!r} must be one of {', '.join(CALIBRATIONS)}: {fix}")
         if isinstance(self.temperature, bool) or not 0 < self.temperature < math.inf:
             raise InputError(
-                f"temperature = {self.temperature!r} must be a finite number > 0: set one, or leave it "
-                "out for 1"
+                f"temperature = {self.temperature!r} must be a finite number > 0: set such a number, or "
+                "remove the key to use 1"
             )
         if self.temperature != 1 and not CALIBRATIONS[self.kind].has_temperature:
             raise _useless_temperature(self.kind, self.temperature)
@@ -134,23 +133,26 @@ class Calibration:
             row: where it came from, for the message.
 
         Raises:
-            InputError: the score is missing, not finite, or outside [0, 1] where it must lie there; or the
-                kind gives rewards to pairs only.
+            InputError: the score is missing, is not finite or is outside [0, 1] if the kind needs that range;
+                or the kind gives a value only to pairs.
         """
         function = CALIBRATIONS[self.kind].reward
         if function is None:
-            raise InputError(f"calibration {self.kind!r} has a value for pairs only, not for one response")
+            raise InputError(
+                f"calibration {self.kind!r} gives a value only to pairs: use another one for a single "
+                "response"
+            )
         if response.score is None:
             raise InputError(
-                f"row {row}: a response has no score, but calibration {self.kind!r} needs one for both "
-                "responses of a pair: add the scores, leave the row out, or use 'bradley_terry' if the "
-                "data has margins"
+                f"row {row}: a response has no score, and calibration {self.kind!r} needs one for both "
+                "responses of a pair: add the scores, remove the row, or use 'bradley_terry' if the data has "
+                "margins"
             )
         reward = function(_finite(response.score, "score", row), self.temperature, self.fitted)
         if not 0 <= reward <= 1:
             raise InputError(
-                f"row {row}: score {response.score} lies outside [0, 1], which calibration {self.kind!r} "
-                "requires: scale the scores, or use 'sigmoid', 'minmax' or 'quantile'"
+                f"row {row}: score {response.score} must be in [0, 1] for calibration {self.kind!r}: scale "
+                "the scores, or use 'sigmoid', 'minmax' or 'quantile'"
             )
         return reward
 
@@ -158,7 +160,7 @@ class Calibration:
         """The reward gap delta = r_chosen - r_rejected of a pair, in [-1, 1].
 
         Raises:
-            InputError: a number it needs is missing or unusable; the message names the group's row.
+            InputError: a score or margin is missing or not usable; the message names the group's row.
         """
         chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
         if CALIBRATIONS[self.kind].reward is None:
@@ -173,7 +175,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "Calibration":
-        """The calibration that `to_dict` wrote; other keys of the mapping are left alone.
+        """The calibration that `to_dict` wrote; other keys of the mapping are ignored.
 
         Raises:
             InputError: the kind or the temperature cannot be used.
@@ -220,19 +222,19 @@ def fit_calibration(kind: str, temperature: float | Literal["fit"], groups: Sequ
 
 @dataclass(frozen=True)
 class PriorReport:
-    """What the prior looks like on the data: against the labels, and after negative gaps were dealt with.
+    """Statistics of the prior on the data: agreement with the labels, and gaps after handling negative ones.
 
     Attributes:
-        negative_gap: the policy for them.
+        negative_gap: how negative gaps are handled.
         negative: pairs whose rejected response scored higher.
-        dropped, swapped, clipped: what became of those.
+        dropped, swapped, clipped: number of those pairs that were dropped, swapped or clipped.
         dropped_groups: groups that lost their last pair.
         pairs: pairs that remain.
         mean_gap: their mean delta.
         histogram: their number in ten equal bins over [0, 1].
         share_below_05, share_above_95: their shares with delta < 0.05 and > 0.95.
-        warning: what to know before training with these gaps, or None.
-        reliability: the prior against the labels, before negative gaps were dealt with.
+        warning: a problem to know before training with these gaps, or None.
+        reliability: agreement of the prior with the labels, before negative gaps are handled.
     """
 
     negative_gap: str
@@ -253,22 +255,24 @@ class PriorReport:
 def apply_prior(
     groups: Sequence[Group], calibration: Calibration, negative_gap: str
 ) -> tuple[list[Group], PriorReport]:
-    """Set every pair's gap in [0, 1]. Groups that come without pairs pass unchanged.
+    """Set every pair's gap in [0, 1]. Groups without pairs do not change.
 
     Args:
-        groups: groups whose scores, or pairs whose margins, the calibration can use.
+        groups: groups with scores, or pairs with margins, that the calibration can use.
         calibration: fitted on the training groups.
-        negative_gap: `drop` the pair (and a group with no other), `swap` chosen and rejected, `clip` the gap
-            to 0, or stop with an `error`.
+        negative_gap: `drop` the pair (and its group if it has no other), `swap` chosen and rejected, `clip`
+            the gap to 0, or stop with an `error`.
 
     Returns:
         The groups with gaps, and the report.
 
     Raises:
-        InputError: a score is missing or unusable, a gap is negative under `error`, or no pair remains.
+        InputError: a score is missing or not usable, a gap is negative with `error`, or no pair remains.
     """
     if negative_gap not in _NEGATIVE_GAP:
-        raise InputError(f"negative_gap = {negative_gap!r} must be one of {', '.join(_NEGATIVE_GAP)}")
+        raise InputError(
+            f"negative_gap = {negative_gap!r} must be one of {', '.join(_NEGATIVE_GAP)}: set one of them"
+        )
     given: list[float] = []
     with_gaps: list[Group] = []
     for group in groups:
@@ -285,19 +289,19 @@ def apply_prior(
     if not len(gaps):
         raise NothingLeftError(
             f"no pair is left for the prior ({negative} had a negative gap and negative_gap is "
-            f"{negative_gap!r}): check which column is chosen and whether a higher score is better"
+            f"{negative_gap!r}): check that the chosen column is right and that a higher score is better"
         )
     against_labels = reliability(np.array(given, dtype=np.float64))
     return with_gaps, _report(gaps, negative_gap, negative, len(groups) - len(with_gaps), against_labels)
 
 
 def with_margins(groups: Sequence[Group]) -> list[Group]:
-    """Set every pair's margin to its raw score difference; without scores, the data's own margin stays.
+    """Set every pair's margin to its raw score difference; without scores, keep the data's margin.
 
-    It is negative where the scores contradict the preference.
+    It is negative if the scores contradict the preference.
 
     Raises:
-        InputError: a pair has neither scores nor a margin, or one that is not finite.
+        InputError: a pair has no scores and no margin, or one that is not finite.
     """
 
     def completed(pair: Pair, group: Group) -> Pair:
@@ -328,7 +332,7 @@ def _refuse(pair: Pair, group: Group, gap: float) -> None:
         else f"the chosen response scores {chosen} and the rejected one {rejected}"
     )
     raise InputError(
-        f"row {group.row}: {found}, so the gap is {gap:.4g}, and a negative gap would raise the rejected "
+        f"row {group.row}: {found}, so the gap is {gap:.4g}. A negative gap would raise the rejected "
         "response: set prior.negative_gap to drop, swap or clip, or correct the row"
     )
 
@@ -368,23 +372,23 @@ def _report(
 
 
 def _warning(mean_gap: float, share_below_05: float) -> str | None:
-    """Near either end the prior no longer tells pairs apart, and the run is another method's."""
+    """Warn if gaps are near 0 or 1: the prior then has no effect, and the loss is another method's."""
     if mean_gap > 0.95:
         return (
-            f"the mean reward gap is {mean_gap:.3f}: with gaps near 1 the prior changes nothing and this is "
-            "the plain base method; use a softer calibration (sigmoid with a higher temperature)"
+            f"the mean reward gap is {mean_gap:.3f}: with gaps near 1 the prior has no effect and the loss "
+            "equals the base method; use a softer calibration (sigmoid with a higher temperature)"
         )
     if mean_gap < 0.05:
         return (
-            f"the mean reward gap is {mean_gap:.3f}: with gaps near 0 the rejected responses do not count "
-            "and this trains on the chosen ones only; use a sharper calibration (quantile, or a lower "
+            f"the mean reward gap is {mean_gap:.3f}: with gaps near 0 the rejected responses have no effect "
+            "and only the chosen ones are trained on; use a sharper calibration (quantile, or a lower "
             "temperature)"
         )
     if share_below_05 > 0.3:
         return (
-            f"{share_below_05:.0%} of the reward gaps lie under 0.05: on this scale those scores hardly "
-            "differ, and their rejected responses hardly count; choose prior.calibration for the scores' "
-            "range (minmax or quantile for grades, identity for scores in [0, 1])"
+            f"{share_below_05:.0%} of the reward gaps are below 0.05: on this scale the scores hardly "
+            "differ, and the rejected responses have almost no effect; set prior.calibration to fit the "
+            "range of the scores (minmax or quantile for grades, identity for scores in [0, 1])"
         )
     return None
 
@@ -392,42 +396,39 @@ def _warning(mean_gap: float, share_below_05: float) -> str | None:
 def _useless_temperature(kind: str, temperature: float | Literal["fit"]) -> InputError:
     users = " and ".join(name for name, found in CALIBRATIONS.items() if found.has_temperature)
     return InputError(
-        f"temperature = {temperature!r} has no effect on calibration {kind!r}, only on {users}: leave it "
-        "out, or choose one of those"
+        f"temperature = {temperature!r} has no effect on calibration {kind!r}, only on {users}: remove it, "
+        "or use one of those"
     )
 
 
 def _score_differences(calibration: Calibration, groups: Sequence[Group]) -> Float64[np.ndarray, "pairs"]:
-    """Score of chosen less that of rejected of every pair."""
+    """Score of chosen minus score of rejected, for every pair."""
     differences = []
     for group in groups:
         for pair in group.pairs:
-            calibration.gap(pair, group)  # refuses a pair that the calibration could not use
+            calibration.gap(pair, group)  # raises an error for a pair that the calibration cannot use
             chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
             differences.append(_score_difference(pair, chosen, rejected, group.row))
     return np.array(differences, dtype=np.float64)
 
 
 def _score_difference(pair: Pair, chosen: Response, rejected: Response, row: int) -> float:
-    """Scores where both responses have one, else the margin."""
+    """Difference of the scores if both responses have one, else the margin."""
     if chosen.score is not None and rejected.score is not None:
         return _finite(chosen.score, "score", row) - _finite(rejected.score, "score", row)
     if pair.margin is None:
         raise InputError(
-            f"row {row}: a pair has neither two scores nor a margin, and one or the other is needed: add "
-            "them, or leave the row out"
+            f"row {row}: a pair needs two scores or a margin, and has none: add them, or remove the row"
         )
     return _finite(pair.margin, "margin", row)
 
 
 def _finite(number: float, name: str, row: int) -> float:
     if not math.isfinite(number):
-        raise InputError(
-            f"row {row}: {name} {number} is not a finite number: correct it, or leave the row out"
-        )
+        raise InputError(f"row {row}: {name} {number} must be a finite number: correct it, or remove the row")
     return float(number)
 
 
 def _sigma(x: float) -> float:
-    """The logistic function, by way of tanh, which does not overflow."""
+    """The logistic function, computed with tanh, which does not overflow."""
     return 0.5 * (1 + math.tanh(x / 2))

@@ -1,4 +1,4 @@
-"""How varied the words of a text are, and how much of it is said again."""
+"""Lexical diversity and repetition of a text."""
 
 from collections import Counter
 
@@ -6,11 +6,11 @@ from preftune.rewards.words import words
 
 
 def lexical_diversity(text: str, window: int = 50) -> float:
-    """Different words over words, averaged over every run of `window` words; 0 for a text without words.
+    """Distinct words / words, averaged over every run of `window` words; 0 for a text without words.
 
     The moving average does not fall with the length of the text, as a plain ratio does (M. Covington and
     J. McFall, "Cutting the Gordian knot: the moving-average type-token ratio", 2010). A text shorter than the
-    window is one run, and comes out higher for being short.
+    window is one run, and scores higher because it is short.
     """
     found = [word.lower() for word in words(text)]
     if len(found) <= window:
@@ -27,9 +27,9 @@ def lexical_diversity(text: str, window: int = 50) -> float:
 
 
 def repetition(text: str, n: int = 4) -> float:
-    """Share of the runs of `n` words that stood in the text before; 0 where it has fewer than n words.
+    """Share of the runs of `n` words that occur earlier in the text; 0 if it has fewer than n words.
 
-    The `seq-rep-n` of S. Welleck and others, arXiv 1908.04319: 1 - different runs / runs.
+    The `seq-rep-n` of S. Welleck and others, arXiv 1908.04319: 1 - distinct runs / runs.
     """
     found = [word.lower() for word in words(text)]
     if n > len(found):

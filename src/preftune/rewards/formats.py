@@ -1,4 +1,4 @@
-"""The form of a text: its length in tokens, a pattern, JSON."""
+"""The format of a text: its length in tokens, a pattern, JSON."""
 
 import json
 import re
@@ -14,7 +14,7 @@ FENCE = re.compile(r"\A```[a-zA-Z]*\s*\n(.*)\n\s*```\Z", re.DOTALL)
 def token_counts(
     tokenizer: "transformers.PreTrainedTokenizerBase",
 ) -> Callable[[Sequence[str]], list[float]]:
-    """Count tokens without special ones, so that an empty text has none."""
+    """Count tokens without special tokens, so that an empty text has 0."""
 
     def count(texts: Sequence[str]) -> list[float]:
         ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
@@ -24,12 +24,12 @@ def token_counts(
 
 
 def matches(text: str, pattern: str) -> float:
-    """1 where the pattern is found anywhere in the text, else 0."""
+    """1 if the pattern occurs anywhere in the text, else 0."""
     return float(re.search(pattern, text) is not None)
 
 
 def valid_json(text: str) -> float:
-    """1 where the whole text is one JSON object or list, a code fence around it allowed, else 0."""
+    """1 if the whole text is one JSON object or list (a code fence around it is allowed), else 0."""
     fenced = FENCE.match(text.strip())
     try:
         value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse)
@@ -39,5 +39,5 @@ def valid_json(text: str) -> float:
 
 
 def _refuse(constant: str) -> None:
-    """Python reads NaN and Infinity, which JSON does not have."""
+    """Python accepts NaN and Infinity, which JSON does not allow."""
     raise ValueError(constant)

@@ -1,4 +1,4 @@
-"""Reward functions of the user's own, in the signature that TRL calls them with."""
+"""The user's own reward functions, in TRL's signature."""
 
 import hashlib
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 from preftune.data.rules import suggest
 from preftune.errors import InputError
 
-Columns = Mapping[str, Sequence[Any]]
+DatasetColumns = Mapping[str, Sequence[Any]]
 """Columns of the data, with a value for each completion."""
 RewardFunction = Callable[..., Any]
 
@@ -24,23 +24,23 @@ def import_function(reference: str) -> RewardFunction:
     """The function that `module:function` names, from Python's path or the current directory.
 
     Raises:
-        InputError: there is no such module or function, importing it fails, or it cannot be called with
-            `prompts` and `completions`.
+        InputError: the module or function does not exist, its import fails, or it does not take `prompts` and
+            `completions`.
     """
     module_name, _, name = reference.partition(":")
     if not any(Path(entry).resolve() == Path.cwd() for entry in sys.path):
-        # Last, so that no file here stands in for an installed package.
+        # Last, so that a local file does not hide an installed package.
         sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    # A module that leaves the program would take the run with it, without a word.
+    # A module that calls sys.exit would end the run without a message.
     except (Exception, SystemExit) as error:
         where = (
             f" (looked in {Path.cwd()} and Python's path)" if isinstance(error, ModuleNotFoundError) else ""
         )
         raise InputError(
             f"the module {module_name!r} cannot be imported{where}: {type(error).__name__}: {error}; "
-            "check its name, or run where it lies"
+            "check its name, or run in the folder that has it"
         ) from error
     function: RewardFunction | None = getattr(module, name, None)
     if not callable(function):
@@ -56,11 +56,11 @@ def check_function(function: RewardFunction, name: str | None = None) -> RewardF
     """The function itself.
 
     Raises:
-        InputError: it is async, or cannot be called with `prompts` and `completions`.
+        InputError: it is async, or does not take `prompts` and `completions`.
     """
     name = name or function_name(function)
     if inspect.iscoroutinefunction(function):
-        raise InputError(f"{name} is an async function: give one that returns the numbers")
+        raise InputError(f"{name} is an async function: give a function that returns the numbers")
     try:
         inspect.signature(function).bind_partial(completions=None)
     except (TypeError, ValueError) as error:
@@ -72,7 +72,7 @@ def check_function(function: RewardFunction, name: str | None = None) -> RewardF
 
 
 def function_content(function: RewardFunction) -> str:
-    """A hash of what a function does: its source, or its code where that has none to read."""
+    """A hash of a function's source, or of its bytecode if it has no source."""
     try:
         text = inspect.getsource(function if inspect.isroutine(function) else type(function))
     except (OSError, TypeError):
@@ -82,21 +82,21 @@ def function_content(function: RewardFunction) -> str:
 
 
 def function_name(function: RewardFunction) -> str:
-    """`module:function` of a function of the user's own; of an object that is called, its class's."""
+    """`module:function` of a user's function; for a callable object, of its class."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
 
 
 def call_function(
-    function: RewardFunction, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns
+    function: RewardFunction, prompts: Sequence[Any], completions: Sequence[Any], columns: DatasetColumns
 ) -> Any:
-    """Call it with the columns it takes: all of them where it has `**columns`, else those it names.
+    """Call a function with the columns that it takes: all if it has `**columns`, else those that it names.
 
     Args:
         function: takes `prompts`, `completions` and columns by keyword.
         prompts: text, or messages.
         completions: text, or messages.
-        columns: what else it may read.
+        columns: other columns that it may read.
     """
     given = {
         **{name: values for name, values in columns.items() if name not in RESERVED},

@@ -8,13 +8,13 @@ from typing import Any
 from preftune.data import LengthLimits, RowReport, RowRules, TokenizedGroup, tokenize_groups
 from preftune.errors import InputError
 from preftune.models.content import Precision, model_content, scoring_precision
-from preftune.rewards.scoring import Answer, ScoreUnits, Unit, one_by_one
+from preftune.rewards.scoring import Answer, ScoreUnits, ScoringUnit, one_by_one
 
 TRUNCATED = RowRules({"prompt_too_long": "truncate", "response_too_long": "truncate"})
 
 
 class ImplicitReward:
-    """h = l - rho of every response in nats, summed over its tokens; times beta it is DPO's reward.
+    """h = l - rho of every response in nats, summed over its tokens; beta times h is DPO's reward.
 
     See `Scorer`. Text becomes tokens as in training, by the tuned model's tokenizer and template.
     """
@@ -34,11 +34,11 @@ class ImplicitReward:
 
         Args:
             model: folder or hub name of the tuned model.
-            reference: folder or hub name of what it started from.
-            chat_template_kwargs: passed on to the tuned model's chat template, as in its training.
-            max_length: prompt + response, in tokens; longer responses lose their end.
-            max_prompt_length: longer prompts lose their start.
-            precision: None is bf16 where that is fast.
+            reference: folder or hub name of the model that the tuning started from.
+            chat_template_kwargs: passed to the tuned model's chat template, as in its training.
+            max_length: prompt + response, in tokens; longer responses are truncated at the end.
+            max_prompt_length: longer prompts are truncated at the start.
+            precision: None is bf16 if that is fast.
             row_tokens: tokens of a packed row, unless one prompt with its responses has more.
 
         Raises:
@@ -52,7 +52,7 @@ class ImplicitReward:
         self._tokenizer = load_tokenizer(model)
         if self._tokenizer.get_vocab() != load_tokenizer(reference).get_vocab():
             raise InputError(
-                f"policy:{model} and reference={reference} have different vocabularies: the reference is the "
+                f"policy:{model} and reference={reference} have different vocabularies: set reference to the "
                 "model that the tuning started from"
             )
         self._template_kwargs = dict(chat_template_kwargs or {})
@@ -62,9 +62,9 @@ class ImplicitReward:
         settings = sorted(self._template_kwargs.items())
         self.identity = repr((*map(model_content, self._models), settings, str(self._dtype)))
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
-        """Packed rows of groups of like length, the longest first, each prompt once."""
-        # Without its pairs a group has all its responses scored.
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
+        """Packed rows of groups of similar length, the longest first, each prompt once."""
+        # All responses of a group without pairs are scored.
         groups = [replace(answer.group, pairs=()) for answer in answers if answer.place == 0]
         report = RowReport(rows=len(groups))
         tokenized = tokenize_groups(
@@ -87,7 +87,7 @@ class ImplicitReward:
             rows[-1].append((first, group))
             room -= group.packed_tokens
         return [
-            Unit(
+            ScoringUnit(
                 tuple(first + place for first, group in row for place in range(len(group.responses))),
                 [group for _, group in row],
             )
@@ -106,7 +106,7 @@ class ImplicitReward:
             Policy(load_language_model(name, self._dtype).to(self._device)).eval() for name in self._models
         )
 
-        def score(unit: Unit) -> list[float]:
+        def score(unit: ScoringUnit) -> list[float]:
             batch = pack(unit.inputs).to(self._device)
             with torch.inference_mode():
                 log_ratios = policy(batch).logps - reference(batch).logps

@@ -1,7 +1,7 @@
-"""A verifier of checkable instructions: the share of them that a response keeps.
+"""A verifier of checkable instructions: the share of them that a response follows.
 
 An instruction is a mapping from a check to its argument, such as `{"max_words": 30}`. Keys whose value is
-None count as absent, because Arrow tables give every row the union of all keys.
+None are ignored, because Arrow tables give every row the union of all keys.
 """
 
 import json
@@ -21,13 +21,13 @@ COST_OF_A_CAPITALISED_WORD = 0.1
 
 
 def instruction_score(response: str, instructions: Sequence[Instruction]) -> float:
-    """The mean over the instructions of how well the response keeps each, in [0, 1].
+    """How well the response follows each instruction, in [0, 1], averaged over instructions.
 
-    A response of fewer than five distinct words keeps only a part of its score: w / 5 for w of them, so that
-    an empty response scores 0.
+    The score of a response with w < 5 distinct words is multiplied by w / 5, so that an empty response
+    scores 0.
 
     Raises:
-        InputError: an instruction names no known check, or there are none.
+        InputError: an instruction names an unknown check, or there are no instructions.
     """
     checks = [
         (name, argument)
@@ -36,10 +36,10 @@ def instruction_score(response: str, instructions: Sequence[Instruction]) -> flo
         if argument is not None
     ]
     if not checks:
-        raise InputError(f"instructions={list(instructions)}: at least one instruction is needed.")
+        raise InputError(f"instructions={list(instructions)} is empty: give at least one instruction")
     for name, _ in checks:
         if name not in CHECKS:
-            raise InputError(f"instruction '{name}' is unknown: use one of {', '.join(CHECKS)}.")
+            raise InputError(f"instruction '{name}' is unknown: use one of {', '.join(CHECKS)}")
     substance = min(1.0, len(set(_words(response.lower()))) / MIN_DISTINCT_WORDS)
     return substance * sum(CHECKS[name](response, argument) for name, argument in checks) / len(checks)
 
@@ -53,7 +53,7 @@ def instructions_kept(
     """`instruction_score` of every completion, as a reward function in TRL's signature.
 
     Args:
-        prompts: unused; the instructions say all there is to check.
+        prompts: unused; the instructions are enough.
         completions: plain strings, or message lists whose contents are joined by line breaks.
         instructions: one list of instructions per completion.
         columns: other columns of the data, unused.
@@ -74,7 +74,7 @@ def _words(text: str) -> list[str]:
 
 
 def _max_words(response: str, limit: int) -> float:
-    """1 up to the limit, then falling in a line to 0 at twice the limit."""
+    """1 up to the limit, then falling linearly to 0 at twice the limit."""
     return min(1.0, max(0.0, 2 - len(response.split()) / limit))
 
 
@@ -91,7 +91,7 @@ def _bullets(response: str, count: int) -> float:
 
 
 def _end_with_question(response: str, wanted: bool) -> float:
-    """1 if the last mark is a question mark (closing quotes aside), a half if there is one elsewhere."""
+    """1 if the text ends with a question mark (ignoring closing quotes), 0.5 if there is one elsewhere."""
     del wanted
     if response.rstrip(" \n\t\"'\u201d\u2019)*").endswith("?"):
         return 1.0
@@ -99,28 +99,28 @@ def _end_with_question(response: str, wanted: bool) -> float:
 
 
 def _no_digits(response: str, wanted: bool) -> float:
-    """1 without any number in digits; every number costs a quarter."""
+    """1 without numbers in digits; every number costs 0.25."""
     del wanted
     return max(0.0, 1 - COST_OF_A_NUMBER * len(re.findall(r"\d+", response)))
 
 
 def _first_word(response: str, wanted: str) -> float:
-    """1 / k if the wanted word, in any case, is first met as the k-th word; 0 if never."""
+    """1 / k if the k-th word is the first to equal the wanted word, ignoring case; 0 if no word does."""
     words = _words(response.lower())
     return 1 / (words.index(wanted.lower()) + 1) if wanted.lower() in words else 0.0
 
 
 def _lower_case(response: str, wanted: bool) -> float:
-    """1 without any capital letter; every word with one costs a tenth."""
+    """1 without capital letters; every word with one costs 0.1."""
     del wanted
     capitalised = sum(word != word.lower() for word in _words(response))
     return max(0.0, 1 - COST_OF_A_CAPITALISED_WORD * capitalised)
 
 
 def _json_keys(response: str, keys: Sequence[str]) -> float:
-    """A half for one JSON object (a code fence around it is fine), and a half for the share of its keys.
+    """0.5 for one JSON object (a code fence around it is allowed), and 0.5 times the share of wanted keys.
 
-    Text that is no JSON object earns a quarter for the share of the keys that it has in double quotes.
+    Other text earns 0.25 times the share of the keys that it has in double quotes.
     """
     text = re.sub(r"^```(?:json)?\s*|\s*```$", "", response.strip())
     try:

@@ -1,4 +1,4 @@
-"""The built-in measures, one entry each: from a text to a number."""
+"""The built-in measures: one entry for each function from a text to a number."""
 
 import re
 import sys
@@ -14,18 +14,18 @@ from preftune.rewards.toxicity import toxicity_classifier, toxicity_words
 
 Goal = Literal["maximise", "minimise"]
 TextMeasure = Callable[[Sequence[str]], list[float]]
-"""Texts to a finite number for each."""
+"""From texts to a finite number for each."""
 
 
 @dataclass(frozen=True)
-class Option:
+class RewardOption:
     """A setting of a measure.
 
     Attributes:
-        rule: which values it takes, for people.
-        holds: decides it.
-        summary: one line for people, with the default.
-        is_required: whether it must be given.
+        rule: the values it takes, in words.
+        holds: whether a value is one of them.
+        summary: one line of help, with the default.
+        is_required: whether it must be set.
     """
 
     rule: str
@@ -36,13 +36,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Measure:
-    """Something that can be measured of a text.
+    """A measure of a text.
 
     Attributes:
-        summary: one line for people.
-        range: lowest and highest number; None where there is none.
-        goal: what is wanted of it unless said; None where that must be said.
-        build: the measure, from its options.
+        summary: one line of help.
+        range: lowest and highest number; None if there is no limit.
+        goal: the default goal; None if the user must set one.
+        build: from the options to the measure.
         options: its settings by name.
         needs_tokenizer: whether `build` takes the policy's tokenizer.
     """
@@ -51,13 +51,13 @@ class Measure:
     range: tuple[float | None, float | None]
     goal: Goal | None
     build: Callable[..., TextMeasure]
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, RewardOption] = field(default_factory=dict)
     needs_tokenizer: bool = False
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether it is an int or a float, not a bool, NaN or infinite."""
-    # Not isfinite, which refuses whole numbers that no float can hold.
+    """Whether a value is an int or a finite float, and not a bool."""
+    # isfinite raises an error for whole numbers that are too large for a float.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -77,7 +77,7 @@ def _is_pattern(value: object) -> bool:
 
 
 def _each(measure: Callable[..., float]) -> Callable[..., TextMeasure]:
-    """From a function of one text and its options to one of many texts."""
+    """Turn a function of one text and its options into one of many texts."""
 
     def build(**options: Any) -> TextMeasure:
         return lambda texts: [measure(text, **options) for text in texts]
@@ -87,7 +87,7 @@ def _each(measure: Callable[..., float]) -> Callable[..., TextMeasure]:
 
 MEASURES: Mapping[str, Measure] = {
     "reading_grade": Measure(
-        "Flesch-Kincaid grade: school years needed to read the text",
+        "Flesch-Kincaid grade: years of school needed to read the text",
         (-3.4, None),
         "minimise",
         _each(reading_grade),
@@ -117,36 +117,40 @@ MEASURES: Mapping[str, Measure] = {
         "minimise",
         toxicity_classifier,
         {
-            "model": Option("a folder or hub name", _is_text, "the classifier", is_required=True),
-            "label": Option("a label of the model", _is_text, "its only one, or toxic or toxicity"),
+            "model": RewardOption("a folder or hub name", _is_text, "the classifier", is_required=True),
+            "label": RewardOption("a label of the model", _is_text, "its only one, or toxic or toxicity"),
         },
     ),
     "lexical_diversity": Measure(
-        "different words over words, averaged over every window",
+        "distinct words / words, averaged over every window",
         (0.0, 1.0),
         "maximise",
         _each(lexical_diversity),
-        {"window": Option("a whole number >= 1", _is_count, "words in a window (50)")},
+        {"window": RewardOption("a whole number >= 1", _is_count, "words in a window (50)")},
     ),
     "repetition": Measure(
-        "share of runs of n words that stood in the text before",
+        "share of runs of n words that occur earlier in the text",
         (0.0, 1.0),
         "minimise",
         _each(repetition),
-        {"n": Option("a whole number >= 1", _is_count, "words in a run (4)")},
+        {"n": RewardOption("a whole number >= 1", _is_count, "words in a run (4)")},
     ),
     "regex": Measure(
-        "1 where a pattern is found, else 0",
+        "1 if a pattern is found, else 0",
         (0.0, 1.0),
         "maximise",
         _each(matches),
-        {"pattern": Option("a regular expression of Python", _is_pattern, "what to find", is_required=True)},
+        {
+            "pattern": RewardOption(
+                "a regular expression in Python's syntax", _is_pattern, "what to find", is_required=True
+            )
+        },
     ),
     "valid_json": Measure(
-        "1 where the text is one JSON object or list, else 0", (0.0, 1.0), "maximise", _each(valid_json)
+        "1 if the text is one JSON object or list, else 0", (0.0, 1.0), "maximise", _each(valid_json)
     ),
     "sentiment": Measure(
         "VADER's compound score, averaged over sentences", (-1.0, 1.0), "maximise", _each(sentiment)
     ),
 }
-"""Every measure takes English prose for granted but `length`, `regex`, `valid_json` and `toxicity`."""
+"""All measures except `length`, `regex`, `valid_json` and `toxicity` expect English prose."""

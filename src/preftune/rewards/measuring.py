@@ -1,4 +1,4 @@
-"""Auxiliary rewards of a data set's groups, and what they look like."""
+"""Auxiliary rewards of a data set's groups, and their statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ from preftune.errors import InputError
 from preftune.rewards.auxiliary import AuxiliaryReward, Where, combine
 
 GROUPS_PER_CALL = 256
-"""Groups handed to a measure at once: enough for a classifier to sort them by length."""
+"""Groups given to a measure at once: enough for a classifier to sort them by length."""
 LARGEST_REWARD = 1e15
-"""Whose square, summed over many responses, fits in float32."""
+"""The sum of its square over many responses fits in float32."""
 NOT_COLUMNS = ("prompt", "completion", "completion_ids")
-"""Columns that TRL keeps from reward functions: they have these under other names."""
+"""Columns that TRL does not pass to reward functions, which get them under other names."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Numbers of all responses; `sd` is the population's."""
+    """Statistics over all responses; `sd` is the population standard deviation."""
 
     mean: float
     sd: float
@@ -32,12 +32,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class RewardReport:
-    """What the auxiliary rewards look like on the data.
+    """Statistics of the auxiliary rewards on the data.
 
     Attributes:
         measurements: raw measurements by reward.
         combined: the auxiliary reward R.
-        dropped: groups left out because a reward's column was missing.
+        dropped: groups dropped because a reward's column was missing.
     """
 
     measurements: dict[str, Spread]
@@ -50,9 +50,9 @@ class MeasuredGroups:
     """Groups whose responses have their auxiliary reward R.
 
     Attributes:
-        groups: those that could be measured, in order.
+        groups: the measured groups, in order.
         measurements: by reward, the raw measurement of every response of every group, in order.
-        report: what those look like.
+        report: their statistics.
     """
 
     groups: list[Group]
@@ -70,15 +70,15 @@ def measure_groups(
     """Set `Response.auxiliary` of every response.
 
     Args:
-        groups: with the row's columns where a reward reads them.
+        groups: with the row's columns, if a reward reads them.
         rewards: at least one.
         locate: names a row for messages, such as `pairs.jsonl row 3`.
-        missing: stop with an `error` where a group lacks a reward's column, or `drop` the group.
+        missing: if a group lacks a reward's column, stop with an `error` or `drop` the group.
         progress: show a progress bar.
 
     Raises:
-        InputError: a column is missing from every row, or from some under `error`; a reward gives anything
-            but a finite number for each response; or no group is left.
+        InputError: a column is missing from every row, or from some with `error`; a reward does not return a
+            finite number for each response; or no group is left.
     """
     kept = _with_columns(groups, rewards, locate, missing)
     measurements = {reward.name: _measurements(kept, reward, locate, progress) for reward in rewards}
@@ -100,13 +100,13 @@ def measure_groups(
 
 
 def _check_range(combined: Float64[np.ndarray, "responses"], groups: Sequence[Group], locate: Where) -> None:
-    """Runs compute in float32."""
+    """Check that float32, in which runs compute, holds the rewards."""
     rows = [group.row for group in groups for _ in group.responses]
     for row, total in zip(rows, combined.tolist(), strict=True):
         if not abs(total) < LARGEST_REWARD:
             raise InputError(
-                f"{locate(row)}: the weighted sum of the rewards is {total:.4g}, and it must stay below "
-                f"{LARGEST_REWARD:g}: lower the weights, or scale what is measured"
+                f"{locate(row)}: the weighted sum of the rewards is {total:.4g}, and its size must be below "
+                f"{LARGEST_REWARD:g}: lower the weights, or scale the measurements"
             )
 
 
@@ -117,7 +117,7 @@ def _spread(values: Float64[np.ndarray, "responses"]) -> Spread:
 def _measurements(
     groups: Sequence[Group], reward: AuxiliaryReward, locate: Where, progress: bool
 ) -> Float64[np.ndarray, "responses"]:
-    """One reward of every response, some groups at a time."""
+    """Measure one reward of every response, some groups at a time."""
     from rich.progress import track
 
     found: list[float] = []
@@ -139,10 +139,10 @@ def _measurements(
 
 
 def _columns(groups: Sequence[Group], reward: AuxiliaryReward, locate: Where) -> dict[str, list[Any]]:
-    """A value for each response: its number where a column is the reward, else the row's own columns.
+    """A value for each response: its number if a column is the reward, else the row's own columns.
 
-    A column that has a value for each response, as `column:NAME` reads it, gives each its own: a list for a
-    group, NAME_chosen and NAME_rejected for a pair. Any other value is the row's, and the same for all.
+    A column may have a value for each response, as `column:NAME` reads it: a list for a group, NAME_chosen
+    and NAME_rejected for a pair. Any other value belongs to the row and is the same for all its responses.
     """
     if reward.column:
         return {reward.column: [number for g in groups for number in _numbers(g, reward, locate) or ()]}
@@ -177,7 +177,7 @@ def _values(groups: Sequence[Group], name: str) -> list[Any]:
 def _with_columns(
     groups: Sequence[Group], rewards: Sequence[AuxiliaryReward], locate: Where, missing: str
 ) -> list[Group]:
-    """The groups that have every reward's column."""
+    """The groups that have the columns of all rewards."""
     kept = list(groups)
     for reward in rewards:
         if reward.column is None:
@@ -188,7 +188,7 @@ def _with_columns(
         if lacking and missing == "error":
             raise InputError(
                 f"reward {reward.name!r}: the column {reward.column!r} is missing or null in "
-                f"{len(lacking):,} of {len(kept):,} rows, first in {locate(lacking[0].row)}: complete it, or "
+                f"{len(lacking):,} of {len(kept):,} rows, first in {locate(lacking[0].row)}: fill it in, or "
                 "set data.rules.missing_reward=drop"
             )
         kept = [group for group in kept if _numbers(group, reward, locate) is not None]
@@ -196,10 +196,10 @@ def _with_columns(
 
 
 def _numbers(group: Group, reward: AuxiliaryReward, locate: Where) -> Sequence[Any] | None:
-    """A number for each response, None where one is missing; chosen and rejected are in that order.
+    """A number for each response, None if one is missing; for a pair, chosen comes before rejected.
 
     Raises:
-        InputError: the column has another number of values than the group has responses.
+        InputError: the column's number of values differs from the group's number of responses.
     """
     name, count = str(reward.column), len(group.responses)
     values = group.columns.get(name)
@@ -212,7 +212,8 @@ def _numbers(group: Group, reward: AuxiliaryReward, locate: Where) -> Sequence[A
     if not isinstance(values, list | tuple) or len(values) != count:
         raise InputError(
             f"reward {reward.name!r}, {locate(group.row)}, column {name!r}: {shorten(values)} must be a list "
-            f"with a number for each of the {count} responses (for pairs, {' and '.join(_of_pair(name))} do)"
+            f"with a number for each of the {count} responses: correct it (pairs may have the columns "
+            f"{' and '.join(_of_pair(name))} instead)"
         )
     return None if any(value is None for value in values) else values
 
@@ -226,6 +227,6 @@ def _no_column(groups: Sequence[Group], reward: AuxiliaryReward) -> InputError:
     names = [name.removesuffix("_chosen").removesuffix("_rejected") for name in found]
     column = str(reward.column)
     return InputError(
-        f"reward {reward.name!r}: no row has the column {column!r}{suggest(column, names)}, nor, for pairs, "
-        f"{' and '.join(_of_pair(column))}: name one of {', '.join(found) or '(none)'}"
+        f"reward {reward.name!r}: no row has the column {column!r}{suggest(column, names)} or, for pairs, "
+        f"{' and '.join(_of_pair(column))}: use one of {', '.join(found) or '(none)'}"
     )

@@ -1,4 +1,4 @@
-"""What a policy is trained and measured by: scores of its responses, of which more is better."""
+"""The reward that a policy is trained on and measured by: higher is better."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,40 +18,40 @@ from preftune.storage.processes import Processes
 from preftune.storage.shards import Shards
 
 AnsweredRow = Mapping[str, Any]
-"""`prompt`, its `responses`, and the columns that say more about it."""
+"""A row with `prompt`, its `responses`, and other columns about them."""
 
 OF_EACH_RESPONSE = frozenset({"response_tokens", "finish_reasons", "finished"})
 """Columns of sampled rows that are a list with a value for each response."""
 
 
 class PolicyReward:
-    """A scorer with a direction, by what `preftune score` takes.
+    """A scorer with a direction, from a specification of `preftune score`.
 
     Attributes:
-        specification: what names it.
-        identity: what decides its scores.
+        specification: its name and options.
+        identity: everything that decides its scores.
     """
 
     def __init__(self, specification: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Find what the specification names; nothing heavy is loaded.
+        """Resolve the specification; weights are loaded later.
 
         Args:
-            specification: as `preftune score --prior` takes it; or a built-in measure with a direction, of
-                which less is a higher reward where less is better.
+            specification: as in `preftune score --prior`, or a built-in measure with a goal. A measure to
+                minimise is negated.
             tokenizer: the policy's.
 
         Raises:
-            InputError: there is no such source, it reads columns of the data, or has no direction.
+            InputError: the source does not exist, reads columns of the data, or has no goal.
         """
         self.specification = specification
         self._scoring: Scoring = resolve_source("reward", specification, tokenizer=tokenizer)
         name = str(self._scoring.content[0])
         if name.startswith(COLUMN_PREFIX):
-            raise InputError(f"reward={specification}: sampled responses have no column; give another source")
+            raise InputError(f"reward={specification}: sampled responses have no columns; use another source")
         if name in MEASURES and MEASURES[name].goal is None:
             raise InputError(
-                f"reward={specification}: neither more nor less {name} is better; give a module:function "
-                "that returns what you want more of"
+                f"reward={specification}: {name} has no default goal; give a module:function that returns "
+                "a higher number for a better response"
             )
         self._sign = -1.0 if name in MEASURES and MEASURES[name].goal == "minimise" else 1.0
         self.identity = hash_json([self._sign, *map(repr, self._scoring.content)])
@@ -60,24 +60,24 @@ class PolicyReward:
     def score(self, rows: Sequence[AnsweredRow], output: Path) -> list[list[float]]:
         """The rewards of every row's `responses`, in order.
 
-        Finished ones are kept beside `output`, as `preftune score` does, until `forget`.
+        Finished rewards are kept beside `output`, as in `preftune score`, until `forget`.
 
         Raises:
-            InputError: the reward fails, or gives no finite number.
+            InputError: the reward fails, or does not return a finite number.
         """
         self.score_share(rows, output, Processes())
         numbers = iter(self._shards(rows, output).in_order(sum(len(row["responses"]) for row in rows)))
         return [[self._sign * next(numbers) for _ in row["responses"]] for row in rows]
 
     def score_share(self, rows: Sequence[AnsweredRow], output: Path, processes: Processes) -> None:
-        """Score this process's share of what is not kept beside `output` yet."""
+        """Score this process's share of the responses that have no kept score beside `output`."""
         scoring, shards = self._scoring, self._shards(rows, output)
         answers = _answers(rows)
         score_missing(scoring.scorer, answers, shards, processes, title=scoring.name, ready=self._ready)
 
     @contextmanager
     def loaded(self) -> Iterator[None]:
-        """Keep what scoring needs in memory for as long as the context is open."""
+        """Keep the scorer in memory while the context is open."""
         with self._scoring.scorer.ready() as self._ready:
             try:
                 yield
@@ -85,7 +85,7 @@ class PolicyReward:
                 self._ready = None
 
     def forget(self, rows: Sequence[AnsweredRow], output: Path) -> None:
-        """Remove what is kept beside `output`, once it is written."""
+        """Remove the scores kept beside `output`. Call it after `output` is written."""
         self._shards(rows, output).remove()
 
     def _shards(self, rows: Sequence[AnsweredRow], output: Path) -> Shards:

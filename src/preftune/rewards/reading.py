@@ -14,7 +14,7 @@ def reading_grade(text: str) -> float:
     """0.39 words per sentence + 11.8 syllables per word - 15.59; 0 for a text without words.
 
     Source: J. P. Kincaid and others, "Derivation of new readability formulas for Navy enlisted personnel"
-    (1975). No text lies below -3.4.
+    (1975). The lowest grade is -3.4.
     """
     rates = _rates(text)
     return 0.39 * rates[0] + 11.8 * rates[1] - 15.59 if rates else 0.0
@@ -23,14 +23,14 @@ def reading_grade(text: str) -> float:
 def reading_ease(text: str) -> float:
     """206.835 - 1.015 words per sentence - 84.6 syllables per word; 0 for a text without words.
 
-    Source: R. Flesch, "A new readability yardstick" (1948). No text lies above 121.22; below there is no end.
+    Source: R. Flesch, "A new readability yardstick" (1948). The highest value is 121.22; there is no lowest.
     """
     rates = _rates(text)
     return 206.835 - 1.015 * rates[0] - 84.6 * rates[1] if rates else 0.0
 
 
 def _rates(text: str) -> tuple[float, float] | None:
-    """Words per sentence and syllables per word, where there are any."""
+    """Words per sentence and syllables per word; None for a text without words."""
     parts = sentences(text)
     found = [word for part in parts for word in words(part)]
     if not found:
@@ -42,8 +42,8 @@ def _rates(text: str) -> tuple[float, float] | None:
 def syllables(word: str) -> int:
     """Syllables of an English word, at least one; a number counts as one.
 
-    Hyphenation misses syllables that are never set apart at a line's end (`o-pen`), and groups of vowels
-    miss those that meet (`cre-ate`). Neither often counts too many, so that the larger one is taken.
+    Hyphenation misses syllables that are never split at the end of a line (`o-pen`), and groups of vowels
+    miss vowels that meet (`cre-ate`). Both rarely count too many, so the larger count is used.
     """
     parts = re.sub(r"['\u2019]", "", word.lower()).split("-")
     return sum(max(_hyphenated(part), _vowel_groups(part)) for part in parts)

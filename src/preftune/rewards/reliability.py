@@ -1,6 +1,6 @@
-"""What a prior is worth: whether the probabilities it states are the shares in which the labels agree.
+"""Reliability of a prior: whether the probabilities that it predicts match the shares of labels that agree.
 
-A gap delta states the probability (1 + delta) / 2 that the chosen response beats the rejected one.
+A gap delta predicts that the chosen response beats the rejected one with probability (1 + delta) / 2.
 """
 
 import math
@@ -13,14 +13,14 @@ from jaxtyping import Float64
 from preftune.errors import InputError
 
 BINS = 10
-"""Equal bins of |delta|, those of the gap's histogram: the stated probability in steps of 0.05."""
+"""Equal bins of |delta|, as in the histogram of gaps: the predicted probability in steps of 0.05."""
 
 _Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share and its 95% interval (Wilson's, which stays in [0, 1] and serves at 0 and 1 too)."""
+    """A share and its 95% interval (Wilson's, which stays in [0, 1] and is valid at 0 and 1 too)."""
 
     share: float
     low: float
@@ -29,12 +29,12 @@ class Share:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Pairs of about the same stated probability.
+    """Pairs of about the same predicted probability.
 
     Attributes:
         pairs: their number, at least 1.
-        probability: mean stated probability of the response that the prior favours, in [0.5, 1].
-        agreement: share of them whose label favours it too.
+        probability: mean predicted probability of the response that the prior prefers, in [0.5, 1].
+        agreement: share of them whose label prefers it too.
     """
 
     pairs: int
@@ -44,14 +44,14 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A prior against the labels. A pair of equal rewards agrees by half.
+    """Agreement of a prior with the labels. A pair of equal rewards counts as half an agreement.
 
     Attributes:
-        pairs: on which it was measured.
-        ties: those whose two rewards are equal.
-        agreement: share of pairs whose label is the prior's; the interval takes pairs as independent.
+        pairs: number of measured pairs.
+        ties: pairs whose two rewards are equal.
+        agreement: share of pairs whose label agrees with the prior; the interval assumes independent pairs.
         expected_calibration_error: mean over pairs of |probability - agreement| of their bin.
-        bins: by rising probability, without the empty ones.
+        bins: in order of rising probability, without empty ones.
     """
 
     pairs: int
@@ -62,13 +62,13 @@ class Reliability:
 
 
 def reliability(gaps: Float64[np.ndarray, "pairs"]) -> Reliability:
-    """Compare what gaps state with what labels say, by the response that the prior favours.
+    """Compare the predictions of gaps with the labels, by the response that the prior prefers.
 
-    The label of every pair is that its chosen response is better, so that P(chosen wins) alone has nothing
-    to be compared with. Counting each pair in both orders would give the same figures twice, mirrored.
+    The label of every pair says that its chosen response is better, so P(chosen wins) alone has nothing to be
+    compared with. Counting each pair in both orders would give the same figures twice, mirrored.
 
     Args:
-        gaps: delta in [-1, 1] of one pair or more, as they are before negative ones are dealt with.
+        gaps: delta in [-1, 1] of at least one pair, before negative gaps are handled.
     """
     favoured = (1 + np.abs(gaps)) / 2
     agrees = (1 + np.sign(gaps)) / 2
@@ -92,42 +92,43 @@ def reliability(gaps: Float64[np.ndarray, "pairs"]) -> Reliability:
 
 
 def share_interval(share: float, count: int) -> Share:
-    """The share of `count` independent cases with its Wilson interval."""
+    """A share of `count` independent cases with its Wilson interval."""
     spread = _Z**2 / count
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
-    # Rounding may leave [0, 1], or a share of 0 or 1 outside its own interval.
+    # Rounding may exceed [0, 1], or leave a share of 0 or 1 outside its interval.
     return Share(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def fit_temperature(differences: Float64[np.ndarray, "pairs"]) -> float:
-    """The T that makes the labels likeliest where the chosen response wins with sigma(difference / T).
+    """The maximum-likelihood T if the chosen response wins with probability sigma(difference / T).
 
-    In a = 1 / T the log-likelihood is concave. Its slope, the sum of d sigma(-a d), falls from half the sum
-    of all d at a = 0 towards the sum of the negative ones: it has one zero where these differ in sign.
+    The log-likelihood is concave in a = 1 / T. Its slope, the sum of d sigma(-a d), falls from half the sum
+    of all d at a = 0 towards the sum of the negative d: it has one zero if these differ in sign.
 
     Args:
-        differences: score of the chosen response less that of the rejected one, finite.
+        differences: score of the chosen response minus score of the rejected one, finite.
 
     Raises:
-        InputError: no temperature is likeliest, as the scores never contradict the labels or mostly do.
+        InputError: no temperature is the most likely, because the scores contradict the labels never or
+            mostly.
     """
-    # Loading it takes a second, and only this needs it.
+    # Imported here because it takes a second to load.
     from scipy.optimize import brentq
     from scipy.special import expit
 
     untied = differences[differences != 0]
     if not untied.sum() > 0:
         raise InputError(
-            f"temperature = 'fit': over {len(differences)} pairs the chosen responses score no higher on "
-            "average than the rejected ones, so no temperature makes these labels likely: check which column "
-            "is chosen and whether a higher score is better, or set a number"
+            f"temperature = 'fit': in {len(differences)} pairs the chosen responses do not score higher on "
+            "average than the rejected ones, so no temperature fits: check that the chosen column is right "
+            "and that a higher score is better, or set a number"
         )
     if untied.min() > 0:
         raise InputError(
-            f"temperature = 'fit': in none of {len(differences)} pairs does the rejected response score "
-            "higher, so that ever lower temperatures fit ever better; it is so where pairs are built from "
-            "these scores: set a number, or fit on pairs labelled by somebody else"
+            f"temperature = 'fit': the rejected response never scores higher in {len(differences)} pairs, so "
+            "a lower temperature always fits better. This happens if the pairs are built from these scores: "
+            "set a number, or fit on pairs with independent labels"
         )
     scale = float(np.abs(untied).max())
     scaled = untied / scale

@@ -13,7 +13,7 @@ from preftune.data import RULES, ChatTemplate, LengthLimits, RowReport, tokenize
 from preftune.data.rules import BadRow, shorten
 from preftune.errors import InputError
 from preftune.models.content import TEMPLATE_KEY, Precision, model_content, scoring_precision
-from preftune.rewards.scoring import Answer, ScoreUnits, Unit, one_by_one
+from preftune.rewards.scoring import Answer, ScoreUnits, ScoringUnit, one_by_one
 
 if TYPE_CHECKING:
     import transformers
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKENS_KEY = "preftune_tokens"
-"""Where a model's configuration says how it was given its text: a name in `TOKENS`."""
+"""Key of a model's configuration that says how its text was tokenised: a name in `TOKENS`."""
 ANSWERS_PER_CALL = 1024
 NO_LIMITS = LengthLimits(max_length=2**31, max_prompt_length=2**30)
 Truncation = Literal["start", "end", "error"]
 
 
-class RewardModel:
+class RewardModelScorer:
     """A reward model that reads each prompt with one response. See `Scorer`.
 
-    Configuration and tokenizer are read at once, the weights (safetensors only) when there is work.
+    Configuration and tokenizer are read at once, the weights (safetensors only) when scoring starts.
     """
 
     def __init__(
@@ -46,21 +46,21 @@ class RewardModel:
         batch_tokens: int = 16_384,
         trust_remote_code: bool = False,
     ) -> None:
-        """Read what there is besides the weights.
+        """Read configuration and tokenizer.
 
         Args:
             model: folder or hub name.
-            label: number or name of the output that is the score; may be left out where there is one.
-            tokens: a name in `TOKENS`; None is the one that the configuration names, else `template`.
-            chat_template_kwargs: passed on to its chat template; None is those that the configuration names.
-            max_length: longest conversation, in tokens; None is as long as the model and tokenizer allow.
-            truncation: what a longer one loses, its start (BOS stays) or its end; or an error.
-            precision: None is bf16 where that is fast.
-            batch_tokens: tokens in a batch, padding included.
+            label: number or name of the output that is the score; optional if there is only one.
+            tokens: a name in `TOKENS`; None is the one in the model's configuration, else `template`.
+            chat_template_kwargs: passed to its chat template; None is those in the model's configuration.
+            max_length: longest conversation, in tokens; None is the longest that model and tokenizer allow.
+            truncation: cut a longer one at its start (BOS stays) or its end, or raise an error.
+            precision: None is bf16 if that is fast.
+            batch_tokens: tokens in a batch, including padding.
             trust_remote_code: run the model's own code.
 
         Raises:
-            InputError: the model cannot be read, has no scores, or an option does not fit it.
+            InputError: the model cannot be read or is not a reward model, or an option does not fit it.
         """
         self._name = model
         self._trust = trust_remote_code
@@ -77,7 +77,7 @@ class RewardModel:
         longest = min(positions or 2**30, self._tokenizer.model_max_length)
         if max_length is not None and max_length > longest:
             raise InputError(
-                f"hf:{model}: max_length={max_length} is more than its {longest} tokens: lower it"
+                f"hf:{model}: max_length={max_length} exceeds the model's {longest} tokens: lower it"
             )
         self._max_length = max_length or longest
         self._truncation = truncation
@@ -86,14 +86,14 @@ class RewardModel:
         given = (self._label, found, sorted(self._template_kwargs.items()), self._max_length, batch_tokens)
         self.identity = repr((model_content(model), *given, str(self._dtype)))
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
-        """Batches of different conversations of like length, the longest first."""
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
+        """Batches of distinct conversations of similar length, the longest first."""
         whole = self._tokens(self._tokenizer, answers, self._template_kwargs)
         encoded = [self._cut(ids, answer) for ids, answer in zip(whole, answers, strict=True)]
         too_long = sum(len(ids) > self._max_length for ids in whole)
         if too_long:
             logger.warning(
-                "hf:%s: %d of %d conversations are longer than %d tokens and lose their %s",
+                "hf:%s: %d of %d conversations are longer than %d tokens and are truncated at the %s",
                 *(self._name, too_long, len(answers), self._max_length, self._truncation),
             )
         # Pairs of one prompt often share a response, which is read once.
@@ -106,7 +106,9 @@ class RewardModel:
                 batches.append([])
             batches[-1].append(row)
         return [
-            Unit(tuple(chain(*(places[ids] for ids in batch))), {ids: len(places[ids]) for ids in batch})
+            ScoringUnit(
+                tuple(chain(*(places[ids] for ids in batch))), {ids: len(places[ids]) for ids in batch}
+            )
             for batch in batches
         ]
 
@@ -115,7 +117,7 @@ class RewardModel:
         """The model in memory."""
         model = self._load().to(self._device).eval()
 
-        def score(unit: Unit) -> list[float]:
+        def score(unit: ScoringUnit) -> list[float]:
             scores = self._scores(model, list(unit.inputs))
             return list(chain(*([score] * n for score, n in zip(scores, unit.inputs.values(), strict=True))))
 
@@ -127,8 +129,8 @@ class RewardModel:
         width = max(map(len, rows))
         text_config = model.config.get_text_config()
         own_pad = text_config.pad_token_id
-        # The score is read at the last token that is not the pad token. A model that has none reads the last
-        # one of all, so that for it padding must be a token which no row has.
+        # The score is read at the last token that is not the pad token. A model without a pad token reads the
+        # last token of all, so it needs a padding token that no row has.
         pad = own_pad if own_pad is not None else _absent(rows)
         ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
@@ -146,12 +148,12 @@ class RewardModel:
         if self._truncation == "error":
             raise InputError(
                 f"hf:{self._name}: row {answer.group.row}, response {answer.place} "
-                f"({shorten(answer.content)}) has {len(ids)} tokens with its prompt, and the model takes "
+                f"({shorten(answer.content)}) has {len(ids)} tokens with its prompt, which exceeds "
                 f"{self._max_length}: shorten it, or set truncation=start or truncation=end"
             )
         if self._truncation == "end":
             return ids[: self._max_length]
-        # In ChatML the start of every turn may be the BOS: that one has no place of its own.
+        # In ChatML every turn may start with the BOS token: it needs no separate place.
         bos = self._tokenizer.bos_token_id
         kept = 1 if ids[0] == bos and ids.count(bos) == 1 else 0
         return ids[:kept] + ids[len(ids) - self._max_length + kept :]
@@ -166,7 +168,7 @@ class RewardModel:
             raise self._unreadable(error) from None
         if not self._trust and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise InputError(
-                f"hf:{self._name} is a {config.model_type}, which is no sequence classification model"
+                f"hf:{self._name} is a {config.model_type}: give a sequence classification model"
             )
         return config, tokenizer
 
@@ -184,7 +186,7 @@ class RewardModel:
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
         if report["missing_keys"]:
-            # A plain language model would load too, with a random score head.
+            # A language model would also load, with a random score head.
             raise InputError(
                 f"hf:{self._name} has no weights for {', '.join(sorted(report['missing_keys']))}: give a "
                 "model that was trained to score"
@@ -194,8 +196,8 @@ class RewardModel:
     def _unreadable(self, error: Exception) -> InputError:
         reason = str(error).strip().splitlines()[0]
         return InputError(
-            f"hf:{self._name} is neither a folder with a whole reward model nor a name the hub knows, or "
-            f"the hub cannot be reached, or it needs --trust-remote-code: {reason}"
+            f"hf:{self._name} cannot be loaded: it must be a folder with a complete reward model, or a name "
+            f"on a hub that can be reached; a model with its own code needs --trust-remote-code: {reason}"
         )
 
 
@@ -207,13 +209,13 @@ def _label_index(model: str, config: "transformers.PretrainedConfig", label: int
         return label
     if label in names:
         return names.index(str(label))
-    given = f"label={label} is none of its outputs" if label is not None else "needs a label"
+    given = f"label={label} is not an output" if label is not None else "it has several outputs"
     listed = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
     raise InputError(f"hf:{model}: {given}: set label to one of {listed}")
 
 
 def _absent(rows: Sequence[Sequence[int]]) -> int:
-    """The smallest token id that no row has."""
+    """The smallest token id that does not occur in any row."""
     used = {token for row in rows for token in row}
     return next(token for token in range(len(used) + 1) if token not in used)
 
@@ -226,13 +228,13 @@ def template_tokens(
     answers: Sequence[Answer],
     kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
-    """Whole conversations as the tokenizer's chat template writes them, to its last token.
+    """Whole conversations as the tokenizer's chat template writes them, up to its last token.
 
     A text prompt becomes a user message. Without a template, text is prompt and response joined, and EOS.
-    There is one BOS: the template's, or where it writes none the tokenizer's, if that puts one before text.
+    There is one BOS: the template's; if it writes none, the tokenizer's, if that adds one to text.
 
     Raises:
-        InputError: there are messages and no template, or it refuses them.
+        InputError: there are messages and no template, or the template raises an error.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     is_chat = bool(tokenizer.chat_template)
@@ -262,7 +264,7 @@ def _written(
         if isinstance(prompt, str) and isinstance(response, str):
             return prompt + response
         raise InputError(
-            f"row {answer.group.row} holds messages, and the reward model's tokenizer has no chat template: "
+            f"row {answer.group.row} has messages, and the reward model's tokenizer has no chat template: "
             "set its chat_template, or give plain text"
         )
     asked = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
@@ -280,12 +282,12 @@ def training_tokens(
     answers: Sequence[Answer],
     kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
-    """Prompt and response as `preftune train` gives them to a model: text stays text, end of turn is last.
+    """Prompt and response as in `preftune train`: text stays text, and the end of the turn is last.
 
     Raises:
         InputError: as `tokenize_groups`.
     """
-    # Without its pairs a group has all its responses scored.
+    # All responses of a group without pairs are scored.
     groups = [replace(answer.group, pairs=()) for answer in answers if answer.place == 0]
     report = RowReport(rows=len(groups))
     tokenized = tokenize_groups(groups, tokenizer, NO_LIMITS, report=report, chat_template_kwargs=kwargs)
@@ -296,4 +298,4 @@ TOKENS: dict[str, Callable[..., list[list[int]]]] = {
     "template": template_tokens,
     "training": training_tokens,
 }
-"""How a conversation becomes token ids."""
+"""Ways to turn a conversation into token ids."""

@@ -1,4 +1,4 @@
-"""Scores of a data set's responses, written into it as the columns that a run's prior and rewards read."""
+"""Score a data set's responses and write the scores as columns that a run's prior and rewards read."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ from preftune.storage.shards import Shards, refuse_existing, write_joined
 logger = logging.getLogger(__name__)
 
 SCORES_OF = dict(reversed(GROUP_COLUMNS))
-"""The column that a run reads the scores of a group from, by the column of its responses."""
+"""The column of a group's scores, by the column of its responses."""
 
 
 def score_file(
@@ -39,30 +39,30 @@ def score_file(
 ) -> int:
     """Write the rows of a data set with columns of raw scores.
 
-    A reward's column has its name: pairs get NAME_chosen and NAME_rejected, groups a list under NAME, single
-    responses a number. The prior's are those that a run reads scores from: score_chosen and score_rejected,
-    a list under `scores`, or `score`. Groups in the layout of a public set get `prompt` and `responses`
-    with it, since a run reads the layout's own scores.
+    A reward's column has its name: pairs get NAME_chosen and NAME_rejected, groups a list in NAME, single
+    responses a number in NAME. The prior's columns are those that a run reads scores from: score_chosen and
+    score_rejected, a list in `scores`, or `score`. Groups in the layout of a public data set also get
+    `prompt` and `responses`, because a run would otherwise read that layout's own scores.
 
-    Finished scores stand in `.part` files beside `output`, named by a hash of the data and of what scores:
-    the same call continues there and gives the same file, on any number of processes.
+    Finished scores are kept in `.part` files beside `output`, named by a hash of the data and the scorers:
+    the same call resumes from them and gives the same file, on any number of processes.
 
     Args:
         data: any source that `load_groups` reads.
         output: JSON Lines.
-        rewards: what to score by, see `resolve_source`.
-        names: of their columns; their own unless given.
-        prior: the same for the prior.
+        rewards: sources of scores, see `resolve_source`.
+        names: names of their columns; by default their own.
+        prior: source of the prior's scores.
         split: the split to read.
         tokenizer: folder or hub name, for measures that count tokens.
-        trust_remote_code: run code of models that have their own.
+        trust_remote_code: run the code of models that have their own.
         progress: show a bar per reward.
 
     Returns:
-        The number of rows written; a row that no group is built from is left out, and the log says why.
+        The number of rows written; rows that give no group are dropped, and the log says why.
 
     Raises:
-        InputError: a specification, the data or the output cannot be used.
+        InputError: a specification, the data or the output is wrong.
     """
     refuse_existing(output)
     processes = launched_processes()
@@ -101,7 +101,7 @@ def score_file(
     answers = [Answer(group, place) for group in loaded.groups for place in range(len(group.responses))]
     content = scored_content(loaded.groups)
     shards = [Shards(output, _key(content, scoring)) for scoring in scorings]
-    # Nobody writes the output before everybody has seen that there is none.
+    # No process writes the output before all have checked that it does not exist.
     processes.wait()
     for scoring, finished in zip(scorings, shards, strict=True):
         score_missing(scoring.scorer, answers, finished, processes, title=scoring.name, progress=progress)
@@ -110,7 +110,7 @@ def score_file(
         scores = [finished.in_order(len(answers)) for finished in shards]
         plain = prior is not None and not _is_plain(loaded)
         write_joined(output, as_lines(_rows(list(table), loaded, columns, scores, plain=plain)), shards)
-    # Whoever returns finds the output.
+    # The output exists when any process returns.
     processes.wait()
     return len(loaded.groups)
 
@@ -147,7 +147,7 @@ def _reward_columns(name: str, loaded: LoadedGroups) -> tuple[str, ...]:
 
 
 def _prior_columns(loaded: LoadedGroups) -> tuple[str, ...]:
-    """Those that a run reads the scores from."""
+    """The columns that a run reads scores from."""
     if loaded.columns.shape == "pairwise":
         return "score_chosen", "score_rejected"
     if loaded.columns.shape == "labelled":
@@ -156,7 +156,7 @@ def _prior_columns(loaded: LoadedGroups) -> tuple[str, ...]:
 
 
 def _is_plain(loaded: LoadedGroups) -> bool:
-    """Whether a run would read scores beside the responses as they stand."""
+    """Whether a run reads scores beside the responses in this layout."""
     columns = loaded.columns
     return columns.shape != "groups" or (columns.prompt == "prompt" and columns.responses[0] in SCORES_OF)
 
@@ -166,12 +166,12 @@ def _check_columns(columns: Sequence[tuple[str, ...]], found: Sequence[str], dat
     taken = [name for name in written if name in found]
     if taken:
         source = data if isinstance(data, str | Path) else GIVEN_ROWS
-        raise InputError(f"{source} has the column {taken[0]!r} already: rename or remove it")
+        raise InputError(f"{source} already has the column {taken[0]!r}: rename or remove it")
     twice = [name for name in written if written.count(name) > 1]
     if twice:
         raise InputError(
-            f"{twice[0]!r} would be there twice: there is a column {twice[0]!r} already; measure it once, or "
-            "give one of them another name (NAME:name=OTHER)"
+            f"the column {twice[0]!r} would be written twice: give the source once, or rename one column "
+            "(NAME:name=OTHER)"
         )
 
 
@@ -179,8 +179,8 @@ def _check_rewards(rewards: Sequence[Specification]) -> None:
     for specification in rewards:
         if isinstance(specification, str) and specification.startswith(COLUMN_PREFIX):
             raise InputError(
-                f"--reward {specification}: the data has that column, and a run reads it as it is; leave it "
-                "out (--prior takes columns)"
+                f"--reward {specification}: a run can read this column of the data directly; remove the "
+                "option (only --prior takes columns)"
             )
 
 
@@ -188,8 +188,8 @@ def _check_prior(prior: Specification | None) -> None:
     name = prior.partition(":")[0] if isinstance(prior, str) else ""
     if name in MEASURES and MEASURES[name].goal != "maximise":
         raise InputError(
-            f"--prior {prior}: more {name} is not better, and a prior's score is higher for the better "
-            "response: use it as a --reward, or give a function of your own"
+            f"--prior {prior}: a prior needs a score that is higher for the better response, and {name} is "
+            "not: use --reward, or give your own function"
         )
 
 

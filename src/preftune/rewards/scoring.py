@@ -1,4 +1,4 @@
-"""Scoring that can be killed at any moment: what is finished stands beside the output and is found again."""
+"""Scoring that can be killed at any time: finished scores are kept beside the output and found again."""
 
 import hashlib
 import json
@@ -20,24 +20,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answer:
-    """One response of a group: what a scorer gives a number to."""
+    """One response of a group: a scorer gives it a number."""
 
     group: Group
     place: int
 
     @property
     def content(self) -> Text:
-        """What was answered."""
+        """The text or messages of the response."""
         return self.group.responses[self.place].content
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Answers that are scored together, finished together or not at all.
+class ScoringUnit:
+    """Answers that are scored and finished together.
 
     Attributes:
         places: indices of the answers.
-        inputs: what the scorer made of them, such as their token ids.
+        inputs: the scorer's inputs, such as token ids.
     """
 
     places: tuple[int, ...]
@@ -45,7 +45,7 @@ class Unit:
 
 
 def scored_content(groups: Iterable[Group]) -> str:
-    """A hash of all that a scorer may read of groups: what is asked and answered, and the other columns."""
+    """A hash of everything that a scorer may read of groups: prompts, responses and other columns."""
     groups = list(groups)
     digest = hashlib.sha256(fingerprint_rows(groups).encode())
     for group in groups:
@@ -53,17 +53,17 @@ def scored_content(groups: Iterable[Group]) -> str:
     return digest.hexdigest()
 
 
-KeepScores = Callable[[Unit, list[float]], None]
+KeepScores = Callable[[ScoringUnit, list[float]], None]
 """Takes a unit with a number for each of its places, in order, as soon as it is finished."""
 
-ScoreUnits = Callable[[Sequence[Unit], KeepScores], None]
+ScoreUnits = Callable[[Sequence[ScoringUnit], KeepScores], None]
 """Scores units, in any order."""
 
 
-def one_by_one(score: Callable[[Unit], list[float]]) -> ScoreUnits:
+def one_by_one(score: Callable[[ScoringUnit], list[float]]) -> ScoreUnits:
     """Scores units in their order by what scores a unit."""
 
-    def score_units(units: Sequence[Unit], keep: KeepScores) -> None:
+    def score_units(units: Sequence[ScoringUnit], keep: KeepScores) -> None:
         for unit in units:
             keep(unit, score(unit))
 
@@ -72,7 +72,7 @@ def one_by_one(score: Callable[[Unit], list[float]]) -> ScoreUnits:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Something that gives responses numbers.
+    """Gives a number to each response.
 
     Attributes:
         identity: what decides its scores besides its options, such as a hash of a model's files.
@@ -80,11 +80,11 @@ class Scorer(Protocol):
 
     identity: str
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
-        """Cut the answers into units.
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
+        """Split the answers into units.
 
-        The cut depends on nothing but the answers: what stands together in a batch decides its rounding, and
-        is the same after a restart and on another number of processes.
+        The split depends only on the answers. The members of a batch decide its rounding, so they must be the
+        same after a restart and on another number of processes.
         """
         ...
 
@@ -103,23 +103,23 @@ def score_missing(
     progress: bool = False,
     ready: ScoreUnits | None = None,
 ) -> None:
-    """Score this process's share of what no shard holds yet.
+    """Score this process's share of the answers that are not in a shard yet.
 
     Args:
-        scorer: what scores.
-        answers: all of them, the same in every process.
-        shards: where finished units are found and go.
+        scorer: the scorer.
+        answers: all answers, the same in every process.
+        shards: read and write finished units here.
         processes: unit i belongs to process i modulo their count.
-        title: what is scored, for the log.
+        title: the name of the scores, for the log.
         progress: show a bar.
-        ready: of the scorer, where it is loaded already.
+        ready: the scorer's function, if it is loaded already.
 
     Raises:
-        InputError: a score is no finite number.
+        InputError: a score is not a finite number.
     """
     finished = shards.rows()
     if finished or ready is None:
-        logger.info("%s: %d of %d responses are scored", title, len(finished), len(answers))
+        logger.info("%s: %d of %d responses are already scored", title, len(finished), len(answers))
     if len(finished) == len(answers):
         return
     share = scorer.plan(answers)[processes.rank :: processes.count]
@@ -130,7 +130,7 @@ def score_missing(
         with nullcontext(ready) if ready else scorer.ready() as score, Progress(disable=not progress) as bar:
             task = bar.add_task(f"Scoring {title}", total=len(missing))
 
-            def keep(unit: Unit, scores: list[float]) -> None:
+            def keep(unit: ScoringUnit, scores: list[float]) -> None:
                 by_place = dict(zip(unit.places, scores, strict=True))
                 _require_finite(title, answers, by_place)
                 shards.append(by_place, processes.rank)

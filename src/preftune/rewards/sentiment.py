@@ -11,8 +11,8 @@ def sentiment(text: str) -> float:
     """VADER's compound score, averaged over sentences, in [-1, 1]; 0 for a text without words.
 
     C. J. Hutto and E. Gilbert, "VADER: a parsimonious rule-based model for sentiment analysis of social media
-    text" (2014). The average is theirs for longer texts: the compound score of many sentences at once is
-    almost always near -1 or 1.
+    text" (2014). They average over sentences for longer texts too: the compound score of many sentences at
+    once is almost always near -1 or 1.
     """
     parts = sentences(text)
     return fmean(_analyzer().polarity_scores(part)["compound"] for part in parts) if parts else 0.0

@@ -1,4 +1,4 @@
-"""Where the scores of `preftune score` come from, by what is written on the command line."""
+"""The sources of scores for `preftune score`, by their specification on the command line."""
 
 import hashlib
 import importlib.util
@@ -25,10 +25,10 @@ from preftune.rewards.auxiliary import (
 from preftune.rewards.functions import function_content, function_name
 from preftune.rewards.implicit import ImplicitReward
 from preftune.rewards.judge import Judge
-from preftune.rewards.measures import MEASURES, Option, is_finite_number
+from preftune.rewards.measures import MEASURES, RewardOption, is_finite_number
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
-from preftune.rewards.reward_model import TOKENS, RewardModel
-from preftune.rewards.scoring import Answer, Scorer, ScoreUnits, Unit, one_by_one
+from preftune.rewards.reward_model import TOKENS, RewardModelScorer
+from preftune.rewards.scoring import Answer, Scorer, ScoreUnits, ScoringUnit, one_by_one
 
 if TYPE_CHECKING:
     import transformers
@@ -38,18 +38,18 @@ SPECIFICATION = re.compile(r"(?P<source>.+?)(?::(?P<options>\w+=.*))?", re.DOTAL
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of scorer that is named by a prefix and what follows it.
+    """A kind of scorer, specified by a prefix and a name.
 
     Attributes:
-        summary: one line for people.
-        build: the scorer, from what follows the prefix and its options.
+        summary: one line of help.
+        build: from the name after the prefix and the options to the scorer.
         options: its settings by name.
         runs_code: whether `build` takes `trust_remote_code`.
     """
 
     summary: str
     build: Callable[..., Scorer]
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, RewardOption] = field(default_factory=dict)
     runs_code: bool = False
 
 
@@ -77,62 +77,70 @@ def _choice(*names: str) -> Callable[[object], bool]:
     return lambda value: value in names
 
 
-NAME = Option("a column's name", _is_name, "the column's name (what follows the last slash or colon)")
-TEMPLATE = Option("a mapping, as {enable_thinking: false}", _is_settings, "passed to its chat template")
-PRECISION = Option("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 where fast)")
+NAME = RewardOption("a column's name", _is_name, "the column's name (the part after the last slash or colon)")
+TEMPLATE = RewardOption(
+    "a mapping, such as {enable_thinking: false}", _is_settings, "passed to its chat template"
+)
+PRECISION = RewardOption("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 if fast)")
 
 SOURCES: Mapping[str, Source] = {
     "hf": Source(
         "a reward model: folder or hub name of a sequence classification model",
-        RewardModel,
+        RewardModelScorer,
         {
-            "label": Option(
+            "label": RewardOption(
                 "an output's number or name",
                 lambda value: _is_name(value) or value == 0 or _is_count(value),
                 "the score (the only output)",
             ),
-            "tokens": Option(
+            "tokens": RewardOption(
                 " or ".join(TOKENS),
                 _choice(*TOKENS),
-                "the whole chat template, or as in training (what the model says, else template)",
+                "use the whole chat template, or tokenise as in training (the model's, else template)",
             ),
             "chat_template_kwargs": replace(
                 TEMPLATE, summary=f"{TEMPLATE.summary} (as in training, or none)"
             ),
-            "max_length": Option("an int >= 1", _is_count, "longest conversation in tokens (the model's)"),
-            "truncation": Option(
-                "start, end or error", _choice("start", "end", "error"), "what longer ones lose (start)"
+            "max_length": RewardOption(
+                "an int >= 1", _is_count, "longest conversation in tokens (the model's)"
+            ),
+            "truncation": RewardOption(
+                "start, end or error",
+                _choice("start", "end", "error"),
+                "where longer ones are truncated (start)",
             ),
             "precision": PRECISION,
-            "batch_tokens": Option("an int >= 1", _is_count, "tokens in a batch (16384)"),
+            "batch_tokens": RewardOption("an int >= 1", _is_count, "tokens in a batch (16384)"),
         },
         runs_code=True,
     ),
     "judge": Source(
-        "a model's name at OPENAI_BASE_URL, which rates from 1 to 10; key in OPENAI_API_KEY",
+        "a model at OPENAI_BASE_URL that rates from 1 to 10; key in OPENAI_API_KEY",
         Judge,
         {
-            "temperature": Option(
+            "temperature": RewardOption(
                 "a number >= 0, or null",
                 _is_temperature,
-                "of sampling, null for the endpoint's (0)",
+                "sampling temperature; null uses the endpoint's (0)",
             ),
-            "workers": Option("an int >= 1", _is_count, "requests at the same time in each process (8)"),
-            "max_tokens": Option("an int >= 1", _is_count, "longest reply (the endpoint's)"),
-            "price": Option("IN,OUT", _is_name, "what a million tokens of prompts and replies cost"),
-            "max_cost": Option("a number >= 0", _is_cost, "a process stops before it spends more"),
+            "workers": RewardOption("an int >= 1", _is_count, "concurrent requests in each process (8)"),
+            "max_tokens": RewardOption("an int >= 1", _is_count, "longest reply (the endpoint's)"),
+            "price": RewardOption("IN,OUT", _is_name, "what a million tokens of prompts and replies cost"),
+            "max_cost": RewardOption("a number >= 0", _is_cost, "a process stops before it spends more"),
         },
     ),
     "policy": Source(
-        "implicit reward of a tuned model: log-probability of the response less the reference's",
+        "implicit reward of a tuned model: log-probability of the response minus the reference's",
         ImplicitReward,
         {
-            "reference": Option("a folder or hub name", _is_name, "what it was tuned from", is_required=True),
+            "reference": RewardOption(
+                "a folder or hub name", _is_name, "the model it was tuned from", is_required=True
+            ),
             "chat_template_kwargs": TEMPLATE,
-            "max_length": Option("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
-            "max_prompt_length": Option("an int >= 1", _is_count, "the prompt's tokens"),
+            "max_length": RewardOption("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
+            "max_prompt_length": RewardOption("an int >= 1", _is_count, "the prompt's tokens"),
             "precision": PRECISION,
-            "row_tokens": Option("an int >= 1", _is_count, "tokens in a packed row (4096)"),
+            "row_tokens": RewardOption("an int >= 1", _is_count, "tokens in a packed row (4096)"),
         },
     ),
 }
@@ -141,12 +149,12 @@ SOURCES: Mapping[str, Source] = {
 
 @dataclass(frozen=True)
 class Scoring:
-    """One thing that is asked for.
+    """One source of scores, resolved.
 
     Attributes:
-        name: of the column.
-        scorer: what gives the numbers.
-        content: what decides them besides the data: source, options and identity.
+        name: the column's name.
+        scorer: gives the numbers.
+        content: everything besides the data that decides them: source, options and identity.
     """
 
     name: str
@@ -155,7 +163,7 @@ class Scoring:
 
 
 Specification = str | Callable[..., Any]
-"""What scores: a source as the command line names it, or a function."""
+"""A source of scores: a specification as on the command line, or a function."""
 
 
 def resolve_source(
@@ -167,19 +175,20 @@ def resolve_source(
     locate: Where = "row {}".format,
     trust_remote_code: bool = False,
 ) -> Scoring:
-    """What a specification names: `SOURCE` or `SOURCE:option=value,option=value`, values in YAML.
+    """Resolve a specification: `SOURCE` or `SOURCE:option=value,option=value`, values in YAML.
 
     Args:
-        flag: where it was given, for messages.
-        specification: the source is a prefix in `SOURCES` with what it takes, a name in `MEASURES`,
+        flag: the option that holds it, for messages.
+        specification: the source is a prefix in `SOURCES` with a name, a name in `MEASURES`,
             `column:NAME` or `module:function`; or a function itself.
-        name: of the column; the specification's own unless given.
+        name: the column's name; by default the specification's.
         tokenizer: for measures that count tokens.
         locate: names a row of the data for messages.
-        trust_remote_code: run code of models that have their own.
+        trust_remote_code: run the code of models that have their own.
 
     Raises:
-        InputError: there is no such source, an option does not fit it, or what it names cannot be loaded.
+        InputError: the source does not exist, an option does not fit, or a model or function cannot be
+            loaded.
     """
     if callable(specification):
         return _of_function(flag, specification, name, locate)
@@ -197,12 +206,12 @@ def resolve_source(
     else:
         if text not in MEASURES and ":" not in text:
             raise InputError(
-                f"{path}: there is no such source{suggest(text, [*MEASURES, *SOURCES])}: give one of "
+                f"{path} is unknown{suggest(text, [*MEASURES, *SOURCES])}: use one of "
                 f"{', '.join(MEASURES)}, {', '.join(f'{prefix}:NAME' for prefix in SOURCES)}, column:NAME or "
                 "module:function"
             )
         name = options.pop("name", text.rpartition(":")[2])
-        # Only measurements are written, so that it does not matter what is wanted of them.
+        # Only measurements are written, so the goal does not matter.
         settings = {"measure": text, "goal": "maximise", **options}
         scorer = Measurement(
             resolve_reward(path, name, settings, tokenizer), text, options, tokenizer, locate
@@ -212,7 +221,7 @@ def resolve_source(
 
 
 def _of_function(flag: str, function: Callable[..., Any], name: str | None, locate: Where) -> Scoring:
-    """What a function of the caller's own scores."""
+    """Resolve the caller's own function."""
     title = name or function_name(function).rpartition(":")[2]
     settings = {"measure": function, "goal": "maximise"}
     reward = resolve_reward(f"{flag} {title}", title, settings, None)
@@ -223,12 +232,14 @@ def _of_function(flag: str, function: Callable[..., Any], name: str | None, loca
 def _parse(flag: str, specification: str) -> tuple[str, dict[str, Any]]:
     match = SPECIFICATION.fullmatch(specification)
     if match is None:
-        raise InputError(f"{flag} {specification!r} names nothing: give one of {', '.join(MEASURES)}")
+        raise InputError(f"{flag} {specification!r} has no source: use one of {', '.join(MEASURES)}")
     options: dict[str, Any] = {}
     for part in re.split(r",(?=\w+=)", match["options"] or ""):
         key, _, value = part.partition("=")
         if key in OF_EVERY_REWARD:
-            raise InputError(f"{flag} {specification}: {key} belongs in a run's configuration; remove it")
+            raise InputError(
+                f"{flag} {specification}: {key} belongs in a run's configuration; remove it here"
+            )
         try:
             options.update({key: yaml.safe_load(value)} if key else {})
         except yaml.YAMLError:
@@ -237,7 +248,7 @@ def _parse(flag: str, specification: str) -> tuple[str, dict[str, Any]]:
 
 
 class Measurement:
-    """A measure, a column or a function as a `Scorer`: some hundred rows at a time, in the data's order."""
+    """A measure, a column or a function as a `Scorer`: a few hundred rows at a time, in the data's order."""
 
     def __init__(
         self,
@@ -252,12 +263,12 @@ class Measurement:
         self._locate = locate
         self.identity = _measured_by(source, options, tokenizer) if identity is None else identity
 
-    def plan(self, answers: Sequence[Answer]) -> list[Unit]:
-        """Whole groups, as many as a measure gets at once in training."""
+    def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
+        """Units of whole groups, as many as a measure gets at once in training."""
         firsts = [place for place, answer in enumerate(answers) if answer.place == 0]
         starts = firsts[::GROUPS_PER_CALL]
         return [
-            Unit(
+            ScoringUnit(
                 tuple(range(start, stop)),
                 [answer.group for answer in answers[start:stop] if answer.place == 0],
             )
@@ -268,7 +279,7 @@ class Measurement:
     def ready(self) -> Iterator[ScoreUnits]:
         """The measure, which loads what it needs by itself."""
 
-        def score(unit: Unit) -> list[float]:
+        def score(unit: ScoringUnit) -> list[float]:
             measured = measure_groups(unit.inputs, [self._reward], self._locate)
             return [float(number) for number in measured.measurements[self._reward.name].tolist()]
 
@@ -278,10 +289,10 @@ class Measurement:
 def rewards_content(
     section: Mapping[str, Any], tokenizer: "transformers.PreTrainedTokenizerBase | None" = None
 ) -> dict[str, str]:
-    """What decides the rewards of a section `rewards` besides its options and the data, by name.
+    """By reward, everything besides options and data that decides the measurements of a section `rewards`.
 
-    Whoever keeps what was measured by them keeps it by this too: a function's code or a model's files may
-    change behind their name.
+    Use it as a part of the key of kept measurements: a function's code or a model's files may change while
+    their name stays the same.
     """
     settings = {name: dict(options or {}) for name, options in section.items()}
     return {
@@ -295,7 +306,7 @@ def rewards_content(
 def _measured_by(
     source: str, options: Mapping[str, Any], tokenizer: "transformers.PreTrainedTokenizerBase | None"
 ) -> str:
-    """What decides measurements besides the options and the data."""
+    """Everything besides options and data that decides the measurements."""
     is_function = source not in MEASURES and not source.startswith(COLUMN_PREFIX)
     parts = [_code(source) if is_function else b""]
     if source in MEASURES and "model" in options:
@@ -306,7 +317,7 @@ def _measured_by(
 
 
 def _code(reference: str) -> bytes:
-    """The source file of the module that `module:function` names; empty where it has none to read."""
+    """The source file of the module in `module:function`; empty if it has none."""
     spec = importlib.util.find_spec(reference.partition(":")[0])
     file = Path(spec.origin) if spec and spec.origin else None
     return file.read_bytes() if file and file.is_file() else b""

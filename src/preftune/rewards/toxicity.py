@@ -1,4 +1,4 @@
-"""Toxicity of a text: by a short list of words, or by a classifier."""
+"""Toxicity of a text, by a short list of words or by a classifier."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 TEXTS_PER_BATCH = 32
 TOXIC_LABELS = ("toxic", "toxicity")
-"""The label that is meant where none is given, in lower case."""
+"""Default labels, in lower case."""
 
 
 def toxicity_words(text: str) -> float:
-    """Share of the sentences that hold a word of the list, in [0, 1]; 0 for a text without words.
+    """Share of the sentences with a word of the list, in [0, 1]; 0 for a text without words.
 
-    A crude stand-in for a classifier: it knows some English profanity and insults by their spelling, no
-    slurs, and nothing of what a sentence means.
+    A crude substitute for a classifier: it finds some English profanity and insults by their spelling. It
+    does not find slurs, and ignores the meaning of a sentence.
     """
     parts = sentences(text)
     listed = [any(word.lower() in profanity() for word in words(part)) for part in parts]
@@ -36,14 +36,14 @@ def profanity() -> frozenset[str]:
 def toxicity_classifier(model: str, label: str | None = None) -> Callable[[Sequence[str]], list[float]]:
     """The probability of a label by a text classifier; 0 for a blank text.
 
-    The configuration and the tokenizer are read at once, the weights (safetensors only) with the first text.
+    Configuration and tokenizer are read at once, the weights (safetensors only) with the first text.
 
     Args:
         model: folder or hub name of a sequence classification model.
-        label: the label that counts; by default the only one, or the one called toxic or toxicity.
+        label: the label to use; by default the only one, or the one called toxic or toxicity.
 
     Raises:
-        InputError: the model cannot be read, or has no such label.
+        InputError: the model cannot be read, or does not have the label.
     """
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoTokenizer
 
@@ -53,11 +53,11 @@ def toxicity_classifier(model: str, label: str | None = None) -> Callable[[Seque
     except (OSError, ValueError) as error:
         raise _unreadable(model, error) from None
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise InputError(f"model={model} is a {config.model_type}, which is no text classifier")
+        raise InputError(f"model={model} is a {config.model_type}: give a text classifier")
     if config.problem_type == "regression":
-        raise InputError(f"model={model} predicts a number and no probability; give a classifier")
+        raise InputError(f"model={model} is a regression model and gives no probability: give a classifier")
     if tokenizer.pad_token is None:
-        raise InputError(f"model={model} has a tokenizer without a pad token; set one and save it")
+        raise InputError(f"model={model}: its tokenizer has no pad token: set one and save the tokenizer")
     classifier = _Classifier(model, tokenizer, config, _index(model, config, label))
     return classifier.probabilities
 
@@ -68,13 +68,13 @@ def _index(model: str, config: "transformers.PretrainedConfig", label: str | Non
     found = [labels[name] for name in wanted if name in labels]
     if not found:
         known = ", ".join(config.id2label.values())
-        given = f"label={label} is none of the labels of {model}" if label else f"model={model} needs a label"
+        given = f"label={label} is not a label of {model}" if label else f"model={model} has several labels"
         raise InputError(f"{given}: set label to one of {known}")
     return int(found[0])
 
 
 class _Classifier:
-    """A classifier whose weights are on the accelerator only while it works: the policy needs the room."""
+    """A classifier whose weights are on the accelerator only while it works: the policy needs the memory."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class _Classifier:
         self._model: Any = None
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """The label's probability for each text, whose end is cut where the model has no more positions."""
+        """The label's probability for each text; texts too long for the model are truncated at the end."""
         import torch
 
         from preftune.models import generation_device
@@ -103,7 +103,7 @@ class _Classifier:
             return [0.0] * len(texts)
         ids = self._tokenizer([texts[p] for p in places], truncation=True, max_length=self._max_tokens)
         tokens = dict(zip(places, ids["input_ids"], strict=True))
-        # Texts of like length share a batch, so that little of it is padding.
+        # Texts of similar length share a batch, to save padding.
         places.sort(key=lambda place: len(tokens[place]))
         found = [0.0] * len(texts)
         model = self._loaded().to(generation_device())
@@ -135,6 +135,6 @@ class _Classifier:
 def _unreadable(model: str, error: Exception) -> InputError:
     reason = str(error).strip().splitlines()[0]
     return InputError(
-        f"model={model} is neither a folder with a whole text classifier nor a name the hub knows, or the "
-        f"hub cannot be reached: {reason}"
+        f"model={model} cannot be loaded: it must be a folder with a complete text classifier, or a name on "
+        f"a hub that can be reached: {reason}"
     )

@@ -13,7 +13,7 @@ from preftune.sampling.draws import draw, uniforms
 from preftune.sampling.settings import SamplingSettings
 
 Advance = Callable[[int], None]
-"""Told how many responses have ended."""
+"""Called with the number of responses that have ended."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Drawn:
     """One response as it was drawn.
 
     Attributes:
-        tokens: its ids, up to and with the one that ends it.
+        tokens: its ids, up to and including the one that ends it.
         logp: logarithm of the probability with which they were drawn, summed over them, in nats.
     """
 
@@ -45,7 +45,7 @@ class Drawn:
 
 
 class Transcript:
-    """What all rows have drawn, where row `prompt * n + sample` is one response."""
+    """What all rows have drawn. Row `prompt * n + sample` is one response."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Transcript:
         """Draw the next token of some rows.
 
         Returns:
-            The tokens, and which of them are their row's last.
+            The tokens, and a mask of those that are the last of their row.
         """
         settings = self._settings
         token, logp = draw(logits, self._uniforms[row, step], settings.temperature, settings.top_p)
@@ -91,10 +91,10 @@ class Transcript:
         ]
 
 
-def pad(
+def pad_prompts(
     prompts: Sequence[Prompt], device: torch.device, *, left: bool
 ) -> tuple[Int64[Tensor, "prompts longest"], Int64[Tensor, "prompts longest"]]:
-    """Token ids with padding at one end, and the mask that is 0 on it."""
+    """Token ids, padded on the left or the right, and a mask that is 0 on padding."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -107,6 +107,6 @@ def pad(
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's input goes."""
+    """The device of a model's input."""
     device: Any = next(model.parameters()).device
     return torch.device(device)

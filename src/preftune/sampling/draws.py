@@ -1,4 +1,4 @@
-"""What chance decides: two uniform numbers for each prompt, repeat, sample and step, and their token."""
+"""Random draws: two uniform numbers for each prompt, repeat, sample and step, and the token they select."""
 
 import hashlib
 
@@ -12,16 +12,16 @@ from preftune.errors import InputError
 from preftune.sampling.settings import SamplingSettings
 
 SHELF = 256
-"""Tokens of neighbouring ids that are drawn from together; about the root of a vocabulary's size."""
+"""Tokens with neighbouring ids that form one shelf; about the square root of a vocabulary's size."""
 
 
 def sample_seed(settings: SamplingSettings, prompt: object, repeat: int, sample: int) -> int:
-    """128 bits that decide one response: of the settings only their seed is in them.
+    """128 bits that seed one response. Of the settings, they depend on the seed alone.
 
     Args:
-        settings: its seed is read.
+        settings: only its seed is used.
         prompt: token ids, text or messages.
-        repeat: how often the prompt has come before.
+        repeat: how many earlier prompts are the same.
         sample: the response's number among the prompt's.
     """
     content = repr((settings.seed, prompt, repeat, sample))
@@ -29,7 +29,7 @@ def sample_seed(settings: SamplingSettings, prompt: object, repeat: int, sample:
 
 
 def uniforms(seed: int, steps: int) -> Float32[Tensor, "steps 2"]:
-    """A response's draws; more steps begin with those of fewer."""
+    """Uniform numbers of a response. A call for more steps begins with the numbers of a call for fewer."""
     # Drawn in 64 bits: 32-bit draws come in steps of 2^-24, too coarse for the rarest tokens.
     drawn = np.random.Generator(np.random.Philox(key=seed)).random((steps, 2))
     return torch.from_numpy(drawn).float()
@@ -41,14 +41,14 @@ def draw(
     temperature: float,
     top_p: float = 1.0,
 ) -> tuple[Int64[Tensor, "rows"], Float32[Tensor, "rows"]]:
-    """A token of each row, by its uniform numbers: the first picks a shelf of tokens, the second one on it.
+    """Draw a token for each row: the first uniform number picks a shelf, the second a token on it.
 
     What else is decoded moves the limits between tokens by the model's rounding. With errors of 1e-5 in
     SmolLM2's logits a number on the whole vocabulary changes its token once in 255 draws, since rare tokens
     stand close together; with shelves once in 13500. They are also faster.
 
     Args:
-        logits: written over where they are in 32 bits.
+        logits: overwritten if they are float32.
         uniform: in [0, 1].
         temperature: 0 takes the likeliest token.
         top_p: see `SamplingSettings`.
@@ -73,8 +73,8 @@ def draw(
     sums = shelves.sum(-1)
     if not bool(sums.isfinite().all()):
         raise InputError(
-            "the model's logits are no numbers (NaN or infinite): it has diverged in training, or does not "
-            "run in this precision; lower the learning rate, or use float32"
+            "the model's logits are NaN or infinite: training has diverged, or this precision is too low for "
+            "the model. Lower the learning rate, or use float32"
         )
     shelf = _pick(sums, uniform[:, 0])
     own = shelves[torch.arange(len(shelves), device=shelves.device), shelf]
@@ -89,15 +89,15 @@ def _pick(
     """The choice at each row's uniform number on the cumulative distribution."""
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
-    # A draw rounded up to the total would lie behind the last that can be drawn.
+    # A draw that is rounded up to the total would point past the last choice.
     target = (uniform[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
 
 def keep_nucleus(weights: Float32[Tensor, "rows vocabulary"], top_p: float) -> None:
-    """Set the weights outside of each row's nucleus to 0 (arXiv 1904.09751, Section 3.1).
+    """Set the weights outside each row's nucleus to 0 (arXiv 1904.09751, Section 3.1).
 
-    The nucleus are the likeliest tokens, as few as reach `top_p` together.
+    The nucleus is the smallest set of the likeliest tokens whose total probability reaches `top_p`.
     """
     ordered, tokens = weights.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered

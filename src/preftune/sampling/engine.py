@@ -1,4 +1,4 @@
-"""What every engine that samples looks like."""
+"""The interface of every sampling engine."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Generated:
 
     Attributes:
         text: without special tokens.
-        tokens: how many the model gave, the one that ends it included; None where the engine does not say.
-        finish_reason: "stop" where the model ended it, "length" where it was cut; servers have others.
+        tokens: number of generated tokens, including the one that ends it; None if the engine does not say.
+        finish_reason: "stop" if the model ended it, "length" if it was truncated; servers have others.
     """
 
     text: str
@@ -26,15 +26,15 @@ class Generated:
 
 @runtime_checkable
 class Sample(Protocol):
-    """Samples n responses to each of some prompts, in their order.
+    """Samples n responses to each prompt, in the order of the prompts.
 
-    A response depends on nothing but the settings' seed, its prompt, how often that has come before and its
-    own number, as far as the engine's arithmetic allows.
+    A response depends only on the seed in the settings, its prompt, the number of earlier prompts that are
+    the same, and its own number. Rounding in the engine can still change it.
     """
 
     def __call__(
         self,
-        prompts: Sequence[str | Chat],
+        prompts: Sequence[str | Conversation],
         repeats: Sequence[int],
         settings: SamplingSettings,
         *,
@@ -49,8 +49,8 @@ class SamplingEngine(Protocol):
     """Something that samples.
 
     Attributes:
-        identity: what decides its text besides prompts and settings.
-        description: the part of that which is written beside the responses: engine, version, model.
+        identity: everything besides prompts and settings that decides the text.
+        description: the part of the identity that is written beside the responses: engine, version, model.
     """
 
     identity: str

@@ -1,4 +1,4 @@
-"""The engines that sample, by name."""
+"""The sampling engines, by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +31,7 @@ ENGINES: Mapping[str, Callable[..., SamplingEngine]] = {
     "vllm": _vllm,
     "server": _server,
 }
-"""What `--engine` takes: the model in this process, vLLM in this process, or any OpenAI-compatible server."""
+"""Values of `--engine`: transformers or vLLM in this process, or an OpenAI-compatible server."""
 
 
 def build_engine(
@@ -47,10 +47,10 @@ def build_engine(
         max_cost: stop before this process spends more at a server.
 
     Raises:
-        InputError: there is no such engine, or it cannot be used with this model or on this machine.
+        InputError: the engine does not exist, or does not work with this model or on this machine.
     """
     if name not in ENGINES:
-        raise InputError(f"engine={name} is none of {', '.join(ENGINES)}{suggest(name, list(ENGINES))}")
+        raise InputError(f"engine={name} must be one of {', '.join(ENGINES)}{suggest(name, list(ENGINES))}")
     if rows < 1:
         raise InputError(f"rows={rows}: rows must be at least 1.")
     spending = {

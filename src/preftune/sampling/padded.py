@@ -1,7 +1,7 @@
-"""Decoding batch by batch, for models whose cache has no place of its own for every token.
+"""Decoding batch by batch, for models whose cache has no separate place for every token.
 
-Sliding windows and recurrent states take the tokens of a batch in step, so all rows end at the same place:
-padding stands in front, and a batch ends with its longest response.
+Sliding windows and recurrent states process all rows of a batch in step, so all rows end at the same place:
+prompts are padded on the left, and a batch ends with its longest response.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from preftune.errors import InputError
-from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad
+from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad_prompts
 from preftune.sampling.settings import SamplingSettings
 
 COMPACT_WHEN_FINISHED = 0.25
-"""Dropping finished rows copies the cache, so it waits until this share of the rows has ended."""
+"""Dropping finished rows copies the cache, so rows are dropped only after this share of them has ended."""
 
 
 def decode_padded(
@@ -31,7 +31,7 @@ def decode_padded(
     """Every response; see `decode_in_slots`.
 
     Raises:
-        InputError: the model keeps its state in no `Cache`.
+        InputError: the model does not keep its state in a `Cache`.
     """
     per_batch = max(1, rows // settings.n)
     responses = []
@@ -47,7 +47,7 @@ class _Rows:
     """Rows that decode together; logits are those of each row's next token.
 
     Attributes:
-        cache: what the model keeps of the tokens so far, the padding in front included.
+        cache: the model's state after the tokens so far, including the padding on the left.
         mask: 0 on the padding.
         position: of the last token read.
     """
@@ -58,12 +58,12 @@ class _Rows:
     position: Int64[Tensor, "rows 1"]
 
     def keep(self, kept: Int64[Tensor, "kept"]) -> None:
-        """Drop or repeat rows."""
+        """Keep these rows; a row may be dropped or repeated."""
         self.cache.reorder_cache(kept)
         self.logits, self.mask, self.position = self.logits[kept], self.mask[kept], self.position[kept]
 
     def read(self, model: nn.Module, token: Int64[Tensor, "rows"]) -> None:
-        """Read one more token in every row."""
+        """Feed one more token of every row to the model."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         self.position = self.position + 1
         self.logits = model(
@@ -76,8 +76,8 @@ class _Rows:
 
 
 def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _Rows:
-    """One row per prompt, read up to its last token."""
-    ids, mask = pad(prompts, device_of(model), left=True)
+    """Prefill one row per prompt, up to its last token."""
+    ids, mask = pad_prompts(prompts, device_of(model), left=True)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
@@ -85,8 +85,8 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _Rows:
     cache = getattr(output, "past_key_values", None)
     if not isinstance(cache, Cache):
         raise InputError(
-            f"{type(model).__name__} keeps no cache that transformers can share among models: sample from it "
-            "with engine=vllm or engine=server"
+            f"{type(model).__name__} does not use transformers' Cache, which engine=transformers needs: use "
+            "engine=vllm or engine=server"
         )
     return _Rows(output.logits[:, -1], cache, mask, positions[:, -1:])
 
@@ -94,11 +94,11 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _Rows:
 def _decode(
     model: nn.Module, prompts: Sequence[Prompt], settings: SamplingSettings, ends: frozenset[int]
 ) -> list[Drawn]:
-    """A batch, by prompt and sample."""
+    """Decode a batch: responses by prompt and sample."""
     rows = _prefill(model, prompts)
     device = rows.logits.device
     transcript = Transcript(prompts, settings, ends, device)
-    # Which response each decoding row is, and whether it still runs.
+    # The response of each decoding row, and whether it still runs.
     row = torch.arange(len(prompts) * settings.n, device=device)
     running = torch.ones(len(row), dtype=torch.bool, device=device)
     rows.keep(row // settings.n)

@@ -1,4 +1,4 @@
-"""Sampling for a whole file of prompts, chunk by chunk: what is finished stands beside the output."""
+"""Sampling for a whole file of prompts, chunk by chunk. Finished chunks are kept beside the output."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ from preftune.storage.processes import launched_processes
 from preftune.storage.shards import Shards, refuse_existing, write_joined
 
 PROMPTS_PER_CHUNK = 64
-"""At most: what a killed process loses."""
+"""Largest chunk: what a killed process loses."""
 CHUNKS = 8
-"""Of a small file, for a few processes to share; none is smaller than what decodes together."""
+"""Chunks of a small file, for a few processes to share; a chunk has at least the prompts decoded together."""
 ABOUT_RESPONSES = {
     *("chosen", "rejected", "completion", "label"),
     *("response_tokens", "finish_reasons", "sampler"),
@@ -52,14 +52,13 @@ def sample_file(
 ) -> int:
     """Write every row of `prompts` to `output` with its n responses.
 
-    They stand under `responses`; `response_tokens` and `finish_reasons` are lists beside it, and `sampler`
-    says with what engine and settings they were sampled. Columns about other responses (`chosen`, `scores`,
-    ...) are left out: beside new responses they would be read as theirs.
+    The column `responses` holds them. `response_tokens` and `finish_reasons` are lists of the same length,
+    and `sampler` records the engine and settings. Columns about other responses (`chosen`, `scores`, ...) are
+    dropped, because readers would take them for columns of the new responses.
 
-    Finished chunks stand in `.part` files beside `output`, named by a hash of the prompts, the settings and
-    the model's content: the same call continues there, on any number of processes, and another call never
-    does. File and settings alone decide where chunks begin, so the output does not depend on the number of
-    processes.
+    Finished chunks are kept in `.part` files beside `output`, named by a hash of the prompts, the settings
+    and the model's content: only the same call resumes from them, on any number of processes. The file and
+    the settings alone decide where chunks begin, so the output does not depend on the number of processes.
 
     Args:
         model: folder or hub name; for `engine="server"` the name it has there.
@@ -69,7 +68,7 @@ def sample_file(
         max_new_tokens: longest response, in tokens.
         temperature: divides the logits; 0 is greedy.
         seed: the same seed gives the same responses.
-        rows: responses decoded together.
+        rows: responses decoded at the same time.
         top_p: see `SamplingSettings`.
         engine: a name in `ENGINES`.
         price: see `build_engine`.
@@ -81,7 +80,7 @@ def sample_file(
 
     Raises:
         InputError: the model cannot be read, a row has no prompt, the output exists, or a setting is out of
-            its range.
+            range.
     """
     settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
     table = list(read_rows(prompts))
@@ -94,7 +93,7 @@ def sample_file(
     shards = Shards(output, hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest())
     repeated = repeats(table)
     sampler = {**sampling.description, **asdict(settings)}
-    # Nobody writes the output before everybody has seen that there is none.
+    # No process writes the output before all have checked that it does not exist.
     processes.wait()
     finished = shards.rows()
     with ExitStack() as stack:
@@ -115,7 +114,7 @@ def sample_file(
     processes.wait()
     if processes.rank == 0:
         write_joined(output, as_lines(shards.in_order(len(table))), [shards])
-    # Whoever returns finds the output.
+    # The output exists when any process returns.
     processes.wait()
     return len(table)
 
@@ -134,7 +133,7 @@ def answered(
 
 
 def repeats(table: Sequence[Mapping[str, Any]]) -> list[int]:
-    """For every row, how many before it have the same prompt."""
+    """For every row, the number of earlier rows with the same prompt."""
     before: Counter[str] = Counter()
     counts = []
     for row in table:
@@ -160,12 +159,12 @@ def check_prompts(table: Sequence[Mapping[str, Any]], source: Any, output: Path 
     """
     prompts = source if isinstance(source, str | Path) else GIVEN_ROWS
     if not table:
-        raise InputError(f"{prompts} has no rows; give some prompts")
+        raise InputError(f"{prompts} has no rows: give a file with prompts")
     for number, row in enumerate(table):
         if not is_prompt(row.get("prompt")):
             raise InputError(
-                f"{prompts} row {number} has no `prompt`; every row needs text there, or messages with role "
-                "and content"
+                f"{prompts} row {number} has no `prompt`: set it to text, or to messages with role and "
+                "content"
             )
     if output is not None:
         refuse_existing(output)

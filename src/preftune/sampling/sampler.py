@@ -1,4 +1,4 @@
-"""Sampling with transformers: each prompt is read once for its n responses, then all rows decode together."""
+"""Sampling with transformers: each prompt is prefilled once, then all its responses decode together."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ from preftune.errors import InputError
 from preftune.sampling.decoding import Advance, Drawn, Prompt
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.padded import decode_padded
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 from preftune.sampling.slots import decode_in_slots
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ class SampledResponse:
 
     Attributes:
         text: the decoded response, without special tokens.
-        tokens: its token ids, with the end-of-sequence token where there is one.
-        finished: whether the model ended it; False where `max_new_tokens` cut it off.
+        tokens: its token ids, with the end-of-sequence token if there is one.
+        finished: whether the model ended it; False if `max_new_tokens` truncated it.
         logp: logarithm of the probability with which it was drawn, summed over its tokens, in nats; the
             model's own at temperature 1 and top_p 1.
     """
@@ -45,7 +45,7 @@ class SampledResponse:
 def sample_responses(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str | Chat],
+    prompts: Sequence[str | Conversation],
     *,
     n: int = 8,
     max_new_tokens: int = 256,
@@ -58,14 +58,14 @@ def sample_responses(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> list[list[SampledResponse]]:
-    """Samples `n` responses to every prompt.
+    """Sample `n` responses to every prompt.
 
-    Every response draws from a generator of its own, seeded by `seed`, the prompt's tokens, how often the
-    prompt has come before, and the response's number. Up to rounding in the model, which shows in 16 bits, a
-    response depends on nothing else: not on the other prompts, on `rows`, or on `n`.
+    Every response has its own random generator, seeded by `seed`, the prompt's tokens, the number of earlier
+    prompts that are the same, and the response's number. A response does not depend on the other prompts, on
+    `rows` or on `n`, except through rounding in the model, which shows in 16 bits.
 
     Args:
-        model: a causal language model, with adapters or without; its train or eval mode is left as it was.
+        model: a causal language model, with or without adapters; its train or eval mode does not change.
         tokenizer: its tokenizer; chat prompts go through its chat template.
         prompts: plain text, or the messages of a chat.
         n: responses per prompt.
@@ -73,24 +73,24 @@ def sample_responses(
         temperature: divides the logits; 0 takes the likeliest token.
         top_p: draws among the likeliest tokens that together have this probability; 1 draws among all.
         seed: any integer.
-        rows: responses decoded together, more where n is larger; more rows are faster and take more memory.
-        repeats: for every prompt, how often it has come before; None counts among `prompts`.
-        dtype: decodes with a copy of the weights in this precision; None uses the model itself.
-        chat_template_kwargs: passed on to the chat template.
-        progress: draws a progress bar on the terminal.
+        rows: responses decoded together; n if that is larger. More rows are faster and take more memory.
+        repeats: for every prompt, the number of earlier ones that are the same; None counts in `prompts`.
+        dtype: decode with a copy of the weights in this precision; None uses the model itself.
+        chat_template_kwargs: passed to the chat template.
+        progress: show a progress bar on the terminal.
 
     Returns:
-        For every prompt, in the order given, its n responses.
+        The n responses of every prompt, in the order given.
 
     Raises:
-        InputError: a setting is out of its range (see `SamplingSettings`) or a prompt is empty.
+        InputError: a setting is out of range (see `SamplingSettings`) or a prompt is empty.
     """
     settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
     if rows < 1:
-        raise InputError(f"rows={rows}: rows must be at least 1.")
+        raise InputError(f"rows={rows} must be >= 1: set a number from 1 on")
     asked = [tuple(prompt_tokens(tokenizer, prompt, chat_template_kwargs)) for prompt in prompts]
     seeded = _with_seeds(asked, repeats, settings)
-    # Neighbours in length are read together; the longest first, so that memory is short at once or never.
+    # Prompts of similar length are read together, the longest first: if memory is short, it fails at once.
     seeded.sort(key=lambda prompt: len(prompt.tokens), reverse=True)
     ends = _end_tokens(model, tokenizer, is_chat=any(not isinstance(prompt, str) for prompt in prompts))
     with _decoding(model, dtype) as decoder, Progress(disable=not progress) as bar:
@@ -103,7 +103,7 @@ def sample_responses(
 
 def prompt_tokens(
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Chat,
+    prompt: str | Conversation,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a prompt as it is sampled from: as in training."""
@@ -113,12 +113,12 @@ def prompt_tokens(
 def _with_seeds(
     asked: Sequence[tuple[int, ...]], repeats: Sequence[int] | None, settings: SamplingSettings
 ) -> list[Prompt]:
-    """Prompts with the seeds that decide their responses."""
+    """Prompts with the seeds of their responses."""
     prompts = []
     before: Counter[tuple[int, ...]] = Counter()
     for index, tokens in enumerate(asked):
         if not tokens:
-            raise InputError(f"prompts[{index}] is empty: a prompt needs at least one token.")
+            raise InputError(f"prompts[{index}] is empty: give a prompt of at least one token")
         repeat = before[tokens] if repeats is None else repeats[index]
         before[tokens] += 1
         seeds = tuple(sample_seed(settings, tokens, repeat, sample) for sample in range(settings.n))
@@ -134,12 +134,15 @@ def _decode(
     rows: int,
     advance: Advance,
 ) -> list[Drawn]:
-    """Every response, decoded the way the model's cache allows."""
+    """Decode every response, in slots if the model's cache allows it."""
     if not prompts:
         return []
     drawn = decode_in_slots(model, prompts, settings, ends, rows, advance)
     if drawn is None:
-        logger.info("%s keeps a cache of its own kind: sampling batch by batch", type(model).__name__)
+        logger.info(
+            "%s does not cache keys and values of every token: sampling batch by batch",
+            type(model).__name__,
+        )
         drawn = decode_padded(model, prompts, settings, ends, rows, advance)
     return drawn
 
@@ -153,13 +156,13 @@ def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, is_chat
 
 @contextmanager
 def _decoding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[nn.Module]:
-    """Yields the model, or its copy in `dtype`, ready to decode; every module of the model keeps its mode."""
+    """Yield the model, or a copy in `dtype`, ready to decode; every module keeps its mode."""
     in_training = [module for module in model.modules() if module.training]
     if dtype is None or all(parameter.dtype == dtype for parameter in model.parameters()):
         decoder = model
     else:
         decoder = copy.deepcopy(model)
-        # Parameters only: buffers hold the rotary frequencies, which lose positions in 16 bits.
+        # Only parameters: buffers hold the rotary frequencies, which lose positions in 16 bits.
         for parameter in decoder.parameters():
             parameter.data = parameter.data.to(dtype)
     decoder.eval()

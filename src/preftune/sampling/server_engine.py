@@ -1,4 +1,4 @@
-"""`--engine server`: any OpenAI-compatible server, one request with a seed of its own for every response."""
+"""`--engine server`: any OpenAI-compatible server; every response is one request with its own seed."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from preftune.data.rules import shorten
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.engine import Generated, Sample
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 from preftune.serving.asking import Interview, Request
 from preftune.serving.endpoint import SLOW, Endpoint, Limits
 from preftune.serving.prices import Budget, Price
@@ -22,9 +22,9 @@ LARGEST_SEED = 0x7FFFFFFF
 
 
 class ServerEngine:
-    """A server whose address and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. See `SamplingEngine`.
+    """A server. OPENAI_BASE_URL and OPENAI_API_KEY set its address and key. See `SamplingEngine`.
 
-    Text prompts go to its completions, messages to its chat completions, with the server's own template.
+    Text prompts go to its completions. Messages go to its chat completions, with the server's own template.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ServerEngine:
         cache = ReplyCache(kept)
 
         def sample(
-            prompts: Sequence[str | Chat],
+            prompts: Sequence[str | Conversation],
             repeats: Sequence[int],
             settings: SamplingSettings,
             *,
@@ -76,13 +76,13 @@ class ServerEngine:
         return nullcontext(sample)
 
 
-def _request(prompt: str | Chat, repeat: int, number: int, settings: SamplingSettings) -> Request:
+def _request(prompt: str | Conversation, repeat: int, number: int, settings: SamplingSettings) -> Request:
     """What is asked for a response."""
     content = json.dumps(prompt, sort_keys=True)
     seed = sample_seed(settings, content, repeat, number) & LARGEST_SEED
     return Request(
         f"response {number} to {shorten(prompt)}",
-        () if isinstance(prompt, str) else tuple(prompt),
+        () if isinstance(prompt, str) else tuple(map(dict, prompt)),
         settings.max_new_tokens,
         float(settings.temperature),
         prompt=prompt if isinstance(prompt, str) else None,

@@ -1,4 +1,4 @@
-"""What a sampler is asked: prompts, and how many responses of what kind."""
+"""The settings of sampling: number and length of responses, and how tokens are drawn."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from typing import Any
 
 from preftune.errors import InputError
 
-Chat = Sequence[Mapping[str, Any]]
+Conversation = Sequence[Mapping[str, Any]]
 """Messages with a role and content each."""
 
 
 SMALLEST_TEMPERATURE = 1e-6
-"""Below it quotients of logits leave 32 bits."""
+"""At lower temperatures, logits divided by the temperature overflow float32."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How many responses, how long, and how their tokens are drawn.
+    """Number and length of responses, and how their tokens are drawn.
 
     Attributes:
         n: responses per prompt.
@@ -36,10 +36,11 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         for name in ("n", "max_new_tokens"):
             if (value := getattr(self, name)) < 1:
-                raise InputError(f"{name}={value}: {name} must be at least 1.")
+                raise InputError(f"{name}={value} must be >= 1: set a number from 1 on")
         if not (self.temperature == 0 or SMALLEST_TEMPERATURE <= self.temperature < math.inf):
             raise InputError(
-                f"temperature={self.temperature}: it must be 0 (greedy), or from {SMALLEST_TEMPERATURE} up."
+                f"temperature={self.temperature} must be 0 (greedy) or >= {SMALLEST_TEMPERATURE}: "
+                "set such a value"
             )
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p={self.top_p}: it must lie above 0, and be 1 (every token) or less.")
+            raise InputError(f"top_p={self.top_p} must be > 0 and <= 1: set 1 to draw from every token")

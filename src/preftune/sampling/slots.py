@@ -1,7 +1,7 @@
-"""Continuous batching: rows decode in slots, and a prompt enters as soon as enough of them are free.
+"""Continuous batching: rows decode in slots, and a prompt enters as soon as enough slots are free.
 
-Every slot has its own length: its keys begin at the cache's first place, and nothing is padded in front.
-A row that ends is gone before the next step.
+Every slot has its own length: its keys begin at the first place of the cache, without padding on the left.
+A row that ends leaves its slot before the next step.
 """
 
 from collections import deque
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad
+from preftune.sampling.decoding import Advance, Drawn, Prompt, Transcript, device_of, pad_prompts
 from preftune.sampling.settings import SamplingSettings
 
 ROOM_AHEAD = 128
-"""Tokens that a new cache has room for beyond the longest prompt: few responses use all they may."""
+"""Tokens that a new cache has room for after the longest prompt: few responses reach the longest length."""
 GROWTH = 1.5
-"""Of the cache, once that is full; each growth copies it."""
+"""Growth of a full cache; each growth copies it."""
 
 
 def decode_in_slots(
@@ -35,14 +35,14 @@ def decode_in_slots(
 
     Args:
         model: in evaluation mode.
-        prompts: those of like length together.
-        settings: of all prompts.
+        prompts: sorted, so that prompts of similar length are neighbours.
+        settings: for all prompts.
         ends: tokens that end a response.
-        rows: responses decoded together, more where n is larger.
-        advance: told of responses as they end.
+        rows: responses decoded together; n if that is larger.
+        advance: called with the number of responses that have ended.
 
     Returns:
-        None where the model keeps another cache than keys and values of all tokens.
+        The responses; None if the model's cache is not the keys and values of all tokens.
     """
     n = settings.n
     transcript = Transcript(prompts, settings, ends, device_of(model))
@@ -53,7 +53,7 @@ def decode_in_slots(
     while waiting or slots.active:
         while waiting and slots.free >= n:
             batch = [waiting.popleft() for _ in range(min(len(waiting), slots.free // n))]
-            read = _read(model, [prompt for _, prompt in batch])
+            read = _prefill(model, [prompt for _, prompt in batch])
             if read is None:
                 return None
             advance(slots.admit(read, batch[0][0] * n, n))
@@ -63,18 +63,18 @@ def decode_in_slots(
 
 
 @dataclass(frozen=True)
-class Read:
-    """Prompts that the model has read: logits of the tokens behind, its own cache, and their lengths."""
+class Prefill:
+    """Prompts that the model has read: logits of their next tokens, the cache, and their lengths."""
 
     logits: Float[Tensor, "prompts vocabulary"]
     cache: Cache
     lengths: Int64[Tensor, "prompts"]
 
 
-def _read(model: nn.Module, prompts: Sequence[Prompt]) -> Read | None:
-    """Read prompts; None where the cache is such that rows cannot have lengths of their own."""
-    # Padding stands behind, where no token of a prompt attends to it.
-    ids, mask = pad(prompts, device_of(model), left=False)
+def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> Prefill | None:
+    """Prefill prompts; None if rows of the cache cannot have their own lengths."""
+    # Pad on the right: no token of a prompt attends to padding there.
+    ids, mask = pad_prompts(prompts, device_of(model), left=False)
     lengths = mask.sum(1)
     positions, place = torch.unique(lengths - 1, return_inverse=True)
     output = model(input_ids=ids, use_cache=True, logits_to_keep=positions)
@@ -82,11 +82,11 @@ def _read(model: nn.Module, prompts: Sequence[Prompt]) -> Read | None:
     if not isinstance(cache, Cache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
     behind = output.logits[torch.arange(len(prompts), device=place.device), place]
-    return Read(behind, cache, lengths)
+    return Prefill(behind, cache, lengths)
 
 
 class SlotLayer(DynamicLayer):
-    """One layer's keys and values, with room for tokens to come."""
+    """One layer's keys and values, with room for more tokens."""
 
     def __init__(self, slots: "Slots", like: DynamicLayer) -> None:
         super().__init__()
@@ -100,10 +100,10 @@ class SlotLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write one token of every active row to the row's own place; what they attend to."""
+        """Write one token of every active row to its place, and return what the rows attend to."""
         slots = self._slots
         active = torch.arange(slots.active, device=key_states.device)
-        # Under autocast rotated keys are in 32 bits and values in 16.
+        # Under autocast, rotated keys are float32 and values are 16 bits.
         self.keys[active, :, slots.seen] = key_states[:, :, 0].to(self.keys.dtype)
         self.values[active, :, slots.seen] = value_states[:, :, 0].to(self.values.dtype)
         window = slice(slots.active), slice(None), slice(slots.longest + 1)
@@ -114,7 +114,7 @@ class SlotLayer(DynamicLayer):
         return self._slots.longest
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of what is attended to."""
+        """Length and offset of the attended part."""
         return self._slots.longest + query_length, 0
 
     def parts(self) -> tuple[Tensor, Tensor]:
@@ -130,16 +130,16 @@ class SlotLayer(DynamicLayer):
 
 
 class Slots:
-    """Rows that decode together; the active ones come first.
+    """Rows that decode together; active rows come first.
 
     Attributes:
-        rows: slots there are.
+        rows: number of slots.
         active: slots in use.
         capacity: tokens a slot has room for.
         longest: tokens in the longest active row.
         seen: tokens read in each active row.
-        row, step, token: of each active row its number in the transcript, how many tokens it has drawn and
-            the last of them, which is not read yet.
+        row, step, token: for each active row its number in the transcript, the number of tokens drawn, and
+            the last of them, which the model has not read yet.
     """
 
     def __init__(self, model: nn.Module, transcript: Transcript, rows: int, most: int) -> None:
@@ -151,14 +151,14 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """Slots not in use."""
+        """Number of free slots."""
         return self.rows - self.active
 
-    def admit(self, read: Read, first_row: int, n: int) -> int:
-        """Let the n responses of prompts begin, the first of them as row `first_row`.
+    def admit(self, read: Prefill, first_row: int, n: int) -> int:
+        """Start the n responses of each prompt, the first as row `first_row`.
 
         Returns:
-            How many have ended with their first token.
+            The number of responses that ended with their first token.
         """
         lengths = read.lengths
         longest = int(lengths.max())
@@ -180,10 +180,10 @@ class Slots:
         return self._retire(torch.cat([ended.new_zeros(begin), ended]))
 
     def decode(self) -> int:
-        """One more token in every active row.
+        """Draw one more token in every active row.
 
         Returns:
-            How many rows have ended with it.
+            The number of rows that ended with it.
         """
         self._make_room(self.longest + 1)
         attended = torch.arange(self.longest + 1, device=self.seen.device) <= self.seen[:, None]
@@ -200,7 +200,7 @@ class Slots:
         return self._retire(ended)
 
     def _retire(self, ended: Bool[Tensor, "active"]) -> int:
-        """Move the last running rows to where rows have ended."""
+        """Move the last running rows into the slots of ended rows."""
         running = self.active - int(ended.sum())
         if running < self.active:
             place = torch.arange(running, device=ended.device)
@@ -214,7 +214,7 @@ class Slots:
         return count
 
     def _move(self, place: Int64[Tensor, "running"], holes: Int64[Tensor, "holes"]) -> None:
-        """Fill holes in the cache from where `place` says."""
+        """Fill holes in the cache with the rows at `place`."""
         if self._cache is None or not len(holes):
             return
         sources = place[holes]

@@ -20,21 +20,21 @@ from preftune.models.allocator import keep_freed_memory
 from preftune.models.content import model_content
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.sampler import sample_responses
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 
 
 class TransformersEngine:
     """A model that `sample_responses` samples from. See `SamplingEngine`."""
 
     def __init__(self, model: str, rows: int) -> None:
-        """Check that there is such a model; its weights are hashed, not loaded.
+        """Check that the model exists. Its weights are hashed and not loaded.
 
         Args:
             model: folder or hub name.
             rows: responses decoded together.
 
         Raises:
-            InputError: there is none.
+            InputError: the model does not exist.
         """
         load_model_config(model)
         self._model, self._rows = model, rows
@@ -46,7 +46,7 @@ class TransformersEngine:
             "model": model_content(model),
             "precision": str(self._dtype).removeprefix("torch."),
         }
-        # Rows that decode together decide the rounding.
+        # The number of rows that decode together changes the rounding.
         self.identity = repr((sorted(self.description.items()), self._device.type, rows))
 
     @contextmanager
@@ -60,7 +60,7 @@ class TransformersEngine:
 
 
 def sampler(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: int) -> Sample:
-    """What samples from a model that is loaded.
+    """Build a sampler of a loaded model.
 
     Args:
         model: as for `sample_responses`.
@@ -69,7 +69,7 @@ def sampler(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: int) -> 
     """
 
     def sample(
-        prompts: Sequence[str | Chat],
+        prompts: Sequence[str | Conversation],
         repeats: Sequence[int],
         settings: SamplingSettings,
         *,

@@ -1,4 +1,4 @@
-"""`--engine vllm`: vLLM in this process. For a running vLLM server there is `--engine server`."""
+"""`--engine vllm`: vLLM in this process. For a running vLLM server use `--engine server`."""
 
 import importlib
 import importlib.metadata
@@ -14,7 +14,7 @@ from preftune.models.content import model_content
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.sampler import prompt_tokens
-from preftune.sampling.settings import Chat, SamplingSettings
+from preftune.sampling.settings import Conversation, SamplingSettings
 
 LARGEST_SEED = 0x7FFFFFFFFFFFFFFF
 
@@ -23,26 +23,26 @@ class VllmEngine:
     """A model that vLLM loads. See `SamplingEngine`."""
 
     def __init__(self, model: str, rows: int) -> None:
-        """Check that vLLM is installed and that there is such a model.
+        """Check that vLLM is installed and that the model exists.
 
         Args:
             model: folder or hub name.
-            rows: responses decoded together at most.
+            rows: most responses decoded together.
 
         Raises:
-            InputError: one of them is missing, or several processes were launched.
+            InputError: vLLM or the model is missing, or several processes were launched.
         """
         try:
             version = importlib.metadata.version("vllm")
         except importlib.metadata.PackageNotFoundError:
             raise InputError(
-                "engine=vllm needs the package vllm: install it beside preftune, or start `vllm serve` "
-                "elsewhere and take engine=server"
+                "engine=vllm needs the package vllm: install it, or start `vllm serve` elsewhere and use "
+                "engine=server"
             ) from None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError(
-                "engine=vllm runs in one process, and several were launched: start one, or give every GPU a "
-                "replica of `vllm serve --data-parallel-size` and take engine=server"
+                "engine=vllm runs in one process, and several were launched: launch one, or start `vllm "
+                "serve --data-parallel-size` with a replica for each GPU and use engine=server"
             )
         load_model_config(model)
         self._model, self._rows = model, rows
@@ -55,11 +55,11 @@ class VllmEngine:
         vllm: Any = importlib.import_module("vllm")
 
         tokenizer = load_tokenizer(self._model)
-        # A prompt's keys and values are kept for the rest of its responses.
+        # Keep a prompt's keys and values for its other responses.
         engine = vllm.LLM(model=self._model, max_num_seqs=self._rows, enable_prefix_caching=True)
 
         def sample(
-            prompts: Sequence[str | Chat],
+            prompts: Sequence[str | Conversation],
             repeats: Sequence[int],
             settings: SamplingSettings,
             *,

@@ -31,7 +31,7 @@ def locked(folder: Path, verb: str) -> Iterator[None]:
             if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
                 raise
             raise InputError(
-                f"output={folder} is in use by another preftune {verb}, or by a process that it left behind; "
+                f"output={folder} is in use by another preftune {verb}, or by a process that it started; "
                 "wait for it, or end it"
             ) from None
         # Processes that it starts hold it too: one that outlives this process still writes there.

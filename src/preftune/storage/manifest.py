@@ -1,4 +1,4 @@
-"""What a stage was made from and what it left: how a finished stage is told from a cut or damaged one."""
+"""A manifest records the inputs and outputs of a stage, and shows whether the stage is finished and whole."""
 
 import json
 import logging
@@ -83,17 +83,17 @@ def finish(stage: Stage, work: Callable[[], Figures]) -> Finished:
 
     Args:
         stage: what is wanted.
-        work: makes the outputs, going on from what of them is there, and returns the figures.
+        work: makes the outputs, resumes from those that exist, and returns the figures.
     """
     found = _read(stage.manifest)
     same = {key: found.get(key) for key in ("inputs", "settings")} == stage.made_from
     if same and found.get("outputs"):
         damaged = _damaged(stage.folder, found["outputs"])
         if damaged is None:
-            # A call that was killed behind its manifest has left them.
+            # A call that was killed after writing its manifest has left them.
             _remove(stage.folder, stage.scratch)
             return Finished(_digest(found["outputs"]), found["figures"])
-        logger.warning("%s is %s: %s is made again", stage.folder / damaged[0], damaged[1], _title(stage))
+        logger.warning("%s is %s: %s is redone", stage.folder / damaged[0], damaged[1], _title(stage))
     is_continued = same and not found.get("outputs")
     if not is_continued:
         _clear(stage)
@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError:
-        logger.warning("%s is damaged: its stage is made again", path)
+        logger.warning("%s is damaged: its stage is redone", path)
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -55,7 +55,7 @@ def run_verb(launch: Sequence[str], arguments: Sequence[str], log: Path) -> None
     words = [*launch, "-m", "--"] if launch else [sys.executable, "-m"]
     command = [*words, "preftune", *arguments]
     with log.open("w", encoding="utf-8") as lines:
-        # The folder's lock goes along: a process that is left behind still holds it.
+        # The folder's lock goes along: a process that outlives this one still holds it.
         done = subprocess.run(command, stdout=lines, stderr=subprocess.STDOUT, check=False, close_fds=False)
     if done.returncode:
         written = log.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -23,7 +23,7 @@ MARK = ".joined.part"
 class Shards:
     """Finished rows of an output, in a file for each process: `OUTPUT.KEY.RANK.part`.
 
-    A line holds a row with its index, behind a hash that tells whether it is whole. Every process reads the
+    A line holds a hash, which shows whether it is whole, and a row with its index. Every process reads the
     files of all, so a restart may have another number of them. A line that was cut when its process died, or
     was damaged later, counts as missing; where an index comes again, the last one counts.
     """
@@ -58,7 +58,7 @@ class Shards:
             damaged = rows.count(None)
             if damaged > self._reported.get(file, 0):
                 self._reported[file] = damaged
-                logger.warning("%s is damaged: what %d of its lines held is made again", file, damaged)
+                logger.warning("%s is damaged: %d of its lines are redone", file, damaged)
         return found
 
     def in_order(self, count: int) -> list[Any]:
@@ -71,7 +71,8 @@ class Shards:
         missing = [index for index in range(count) if index not in found]
         if missing:
             raise InputError(
-                f"{self.output}: row {missing[0]} is missing or damaged in its shards; start the call again"
+                f"{self.output}: row {missing[0]} is missing or damaged in its shards; run the same command "
+                "again"
             )
         return [found[index] for index in range(count)]
 
@@ -122,7 +123,7 @@ def write_joined(output: Path, text: str, shards: Sequence[Shards]) -> None:
 
 
 def refuse_existing(output: Path) -> None:
-    """Never write over a file; shards that a killed call has left behind it are removed.
+    """Never write over a file; shards that a killed call has left beside it are removed.
 
     Raises:
         InputError: there is one.
@@ -145,7 +146,7 @@ def _line(index: int, row: Any) -> bytes:
 
 
 def _row(line: bytes) -> tuple[int, Any] | None:
-    """A row with its index; None where the line is cut or damaged."""
+    """A row with its index; None if the line is cut or damaged."""
     checksum, _, content = line.partition(b" ")
     if checksum != _checksum(content):
         return None
@@ -159,6 +160,6 @@ def _checksum(content: bytes) -> bytes:
 
 def _not_written(path: Path, error: OSError) -> InputError:
     return InputError(
-        f"{path} cannot be written: {error.strerror}. What is finished is kept: make room, or allow writing "
-        "there, and start the call again"
+        f"{path} cannot be written: {error.strerror}. Finished work is kept: free disk space, or allow "
+        "writing there, and run the same command again"
     )

@@ -113,7 +113,7 @@ def measure_run(
 
     Returns:
         Each prompt with its responses and what was measured of them; and the means of a response: `drift` in
-        nats, auxiliary `reward` (None where the run has none that can be measured), `tokens`, the share that
+        nats, auxiliary `reward` (None if the run has none that can be measured), `tokens`, the share that
         is `finished`, and under `measurements` what each reward measures, before its goal and weight.
     """
     samples = measure_policy(str(trained or config.model), config.model, asked.held_out)

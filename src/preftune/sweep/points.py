@@ -87,7 +87,7 @@ class Shard:
         shard = cls(*map(int, found.groups())) if found else cls(0, 0)
         if not 1 <= shard.number <= shard.count:
             raise InputError(
-                f"--shard {text}: it is I/K with 1 <= I <= K, such as --shard 1/2 and --shard 2/2"
+                f"--shard {text} must be I/K with 1 <= I <= K: use, for example, --shard 1/2 and --shard 2/2"
             )
         return shard
 

@@ -98,7 +98,7 @@ def run_sweep(
         InputError: a point, its data or its folder is wrong, before the first is trained; or training failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
+        raise InputError("preftune sweep is one process and starts the others: run it without torchrun")
     points = sweep_points(overrides)
     configs = [(point, read_run_config(file, list(point.overrides))) for point in points]
     _check_distinct(configs)
@@ -150,7 +150,9 @@ def _plan(point: Point, config: RunConfig, overwrite: bool) -> PlannedRun:
     output = Path(config.output)
     if (output / "config.yaml").exists() or output.is_file():
         what = "a file" if output.is_file() else "a single run"
-        raise InputError(f"output={output} is {what}, and a sweep needs a folder for its runs; give another")
+        raise InputError(
+            f"output={output} is {what}, and a sweep needs a folder for its runs: give another one"
+        )
     try:
         prepared = prepare(config.model_copy(update={"output": str(output / point.name)}))
     except InputError as error:
@@ -164,7 +166,9 @@ def _status(prepared: PreparedRun, overwrite: bool) -> Status:
     folder = Path(prepared.config.output)
     if not (folder / "config.yaml").exists():
         if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-            raise InputError(f"{folder} holds no run, and the sweep needs it for one; move it away")
+            raise InputError(
+                f"{folder} is not empty and has no run, and the sweep needs it for one: move it away"
+            )
         return "new"
     changed = _changes(folder, prepared)
     if changed and not overwrite:
@@ -177,15 +181,15 @@ def _status(prepared: PreparedRun, overwrite: bool) -> Status:
     if (folder / "summary.json").exists():
         if not (folder / MODEL_FOLDER).is_dir():
             raise InputError(
-                f"{folder} is a finished run without its {MODEL_FOLDER}/, which a sweep measures; put it "
-                "back, or move the folder away to train it again"
+                f"{folder} is a finished run without its {MODEL_FOLDER}/, which a sweep measures: restore "
+                "it, or move the folder away to train again"
             )
         return "finished"
     return "unfinished" if last_checkpoint(folder / CHECKPOINT_FOLDER) else "new"
 
 
 def _changes(folder: Path, prepared: PreparedRun) -> list[str]:
-    """Keys in which the run in a folder differs, and its data where they changed behind their names."""
+    """Keys in which the run in a folder differs, and its data if they changed under the same names."""
     before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
     now = prepared.config.model_dump(mode="json")
     changed = [key for key in {**now, **before} if now.get(key) != before.get(key)]
@@ -229,7 +233,7 @@ def _train(run: PlannedRun) -> None:
     command = [sys.executable, "-m", "preftune", "train", str(file), flag]
     if subprocess.run(command, check=False).returncode:
         raise InputError(
-            f"training of {run.point.name} failed; its message is above, and the same sweep continues there"
+            f"training of {run.point.name} failed, see its message above; run the same sweep again to resume"
         )
 
 

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from preftune.data import TokenizedGroup
 from preftune.training.configuration import BatchesSection
 
-Row = list[int]
+RowIndices = list[int]
 """Groups that go through the model together, as indices or positions."""
 
 
@@ -34,11 +34,11 @@ class StepSize:
     in_tokens: bool
 
 
-class StepSampler(Sampler[list[Row]]):
+class StepSampler(Sampler[list[RowIndices]]):
     """This process's rows of every step of an epoch, as indices of groups.
 
     The shuffled groups of an epoch are one stream that is cut every `size.step`; a group that a cut falls
-    into goes to the step behind the cut. The number of steps is therefore the same in every epoch, however
+    into goes to the next step. The number of steps is therefore the same in every epoch, however
     the groups are shuffled, and scheduler and resumption can rely on it.
 
     Each group is in one row of one process. Every process has a group in every step, and so a last row in
@@ -81,7 +81,7 @@ class StepSampler(Sampler[list[Row]]):
         """Shuffle differently from now on."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[list[Row]]:
+    def __iter__(self) -> Iterator[list[RowIndices]]:
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         order = torch.randperm(len(self._tokens), generator=generator).numpy()
         for start, stop in islice(pairwise(self._cuts(order)), len(self)):
@@ -98,7 +98,7 @@ class StepSampler(Sampler[list[Row]]):
             cuts.append(max(end, cuts[-1] + self._processes))
         return [*cuts, len(order)]
 
-    def _rows(self, step: Int64[np.ndarray, "step_groups"]) -> list[Row]:
+    def _rows(self, step: Int64[np.ndarray, "step_groups"]) -> list[RowIndices]:
         """This process's share of a step."""
         # Where groups are counted, processes get the same number of them, as nearly as possible.
         most = len(step) if self._size.in_tokens else ceil(len(step) / self._processes)
@@ -106,7 +106,7 @@ class StepSampler(Sampler[list[Row]]):
         return [share[row].tolist() for row in fill(self._costs[share], self._size.row)]
 
 
-def deal(tokens: Int64[np.ndarray, "groups"], processes: int, most: int) -> list[Row]:
+def deal(tokens: Int64[np.ndarray, "groups"], processes: int, most: int) -> list[RowIndices]:
     """Spread groups over processes: the longest first, each to the process with the fewest tokens so far.
 
     No process then has more than the mean plus (1 - 1/processes) times its own shortest group (Graham,
@@ -120,7 +120,7 @@ def deal(tokens: Int64[np.ndarray, "groups"], processes: int, most: int) -> list
     Returns:
         Positions for each process, in their own order.
     """
-    shares: list[Row] = [[] for _ in range(processes)]
+    shares: list[RowIndices] = [[] for _ in range(processes)]
     loads = [(0, process) for process in range(processes)]
     for position in _longest_first(tokens):
         load, process = heappop(loads)
@@ -130,14 +130,14 @@ def deal(tokens: Int64[np.ndarray, "groups"], processes: int, most: int) -> list
     return [sorted(share) for share in shares]
 
 
-def fill(costs: Int64[np.ndarray, "groups"], most: int | None) -> list[Row]:
+def fill(costs: Int64[np.ndarray, "groups"], most: int | None) -> list[RowIndices]:
     """Fill rows with at most `most`: the largest first, each into the first row with room for it.
 
     What is larger than `most` gets a row of its own.
     """
     if most is None:
         return [list(range(len(costs)))]
-    rows: list[Row] = []
+    rows: list[RowIndices] = []
     room: list[int] = []
     for position in _longest_first(costs):
         cost = int(costs[position])
@@ -150,9 +150,9 @@ def fill(costs: Int64[np.ndarray, "groups"], most: int | None) -> list[Row]:
     return [sorted(row) for row in rows]
 
 
-def _longest_first(costs: Int64[np.ndarray, "groups"]) -> Row:
+def _longest_first(costs: Int64[np.ndarray, "groups"]) -> RowIndices:
     """Positions; equals stay in order, so that every process plans the same."""
-    order: Row = np.argsort(-costs, kind="stable").tolist()
+    order: RowIndices = np.argsort(-costs, kind="stable").tolist()
     return order
 
 

@@ -80,8 +80,8 @@ class ControlSection(_Section):
     def _tells_apart(self) -> "ControlSection":
         if self.good == self.bad or not self.good:
             raise ValueError(
-                f"good={self.good!r}, bad={self.bad!r}: the two must differ, and good must not be empty; "
-                "change one of them"
+                f"good={self.good!r} and bad={self.bad!r} must differ, and good must not be empty: change "
+                "one of them"
             )
         return self
 
@@ -124,8 +124,8 @@ class DataSection(_Section):
             self.evaluation_split,
         ):
             raise ValueError(
-                f"evaluation={self.evaluation} is the training data itself; give another file, or another "
-                "split by evaluation_split=NAME"
+                f"evaluation={self.evaluation} must differ from the training data: give another file, or set "
+                "evaluation_split=NAME"
             )
         return self
 
@@ -150,7 +150,7 @@ def _temperature(value: object) -> object:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value == "fit" or (is_number and 0 < cast(float, value) < math.inf):
         return value
-    raise ValueError("give a number > 0, or fit for the likeliest on the training pairs")
+    raise ValueError("give a number > 0, or fit for the maximum-likelihood one on the training pairs")
 
 
 class PriorSection(_Section):
@@ -335,8 +335,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             child = tree[key] = {}
         if not isinstance(child, dict):
             raise InputError(
-                f"'{override}' goes inside '{key}', which holds the value {child!r}: only a mapping has keys "
-                "inside"
+                f"'{override}' sets a key inside '{key}', which has the value {child!r} and not a mapping: "
+                "remove the value, or the override"
             )
         tree = child
     tree[keys[-1]] = parsed
@@ -359,7 +359,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return unknown_key(path, _keys_beside(problem["loc"]))
     if problem["type"] == "missing":
-        return f"the configuration lacks '{path}'; add it to the file or pass {path}=VALUE"
+        return f"the configuration has no '{path}': add it to the file, or pass {path}=VALUE"
     return f"{path}={problem['input']!r}: {problem['msg']}"
 
 

@@ -141,7 +141,7 @@ def _with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) 
             raise InputError(f"lora.target_modules={modules!r}: {error}") from None
     if all(weight.dtype == torch.bfloat16 for weight in model.parameters() if weight.requires_grad):
         logger.warning(
-            "all weights are trained in bfloat16, which rounds small updates away; prefer "
+            "all weights are trained in bfloat16, which loses small updates; prefer "
             "model_dtype=float32 with training.bf16=true, or lora.rank=16"
         )
     return model
@@ -175,14 +175,14 @@ def by_other_reference(
         splits: other data than the run's own.
 
     Returns:
-        None where the objective compares with no reference.
+        None if the objective compares with no reference.
 
     Raises:
         InputError: it cannot be loaded, or reads other tokens than the policy.
     """
     config, given = prepared.config, prepared.given.reference
     if "reference" not in prepared.objective.needs:
-        logger.warning("reference=%s is not used: the objective compares with none", config.reference)
+        logger.warning("reference=%s is not used: the objective has no reference", config.reference)
         return None
     if given is not None:
         own, other = prepared.given.model_config(config.model), given.config

@@ -118,7 +118,7 @@ class PreparedData:
 
     @cached_property
     def auxiliary(self) -> Float64[np.ndarray, "responses"]:
-        """Auxiliary reward R of every response; empty where the objective uses none."""
+        """Auxiliary reward R of every response; empty if the objective uses none."""
         found = [
             group.per_response["auxiliary"] for group in self.groups if "auxiliary" in group.per_response
         ]
@@ -158,7 +158,7 @@ class PreparedRun:
     """A run whose configuration and data are known to be good; no weights are loaded yet.
 
     Attributes:
-        standardization: of the auxiliary reward, over the training split; None where there is none.
+        standardization: of the auxiliary reward, over the training split; None if there is none.
         label_balance: of the training split, where the objective learns from labels.
         held_out: what is evaluated on, by name; a single set is named "evaluation".
         reader: what read the splits.
@@ -315,7 +315,7 @@ def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> 
         objective.setdefault("router_loss_weight", own_weight)
     elif own_weight is None and objective.get("router_loss_weight"):
         raise InputError(
-            f"objective.router_loss_weight={objective['router_loss_weight']}: model={config.model} is no "
+            f"objective.router_loss_weight={objective['router_loss_weight']}: model={config.model} is not a "
             "mixture of experts that reports its routers; remove the key"
         )
     return config.model_copy(
@@ -372,7 +372,7 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
     _check_batches(config)
     for key, value in config.training.items():
         if key in TRAINING_OWNED:
-            raise InputError(f"training.{key} is preftune's own to set: {TRAINING_OWNED[key]}")
+            raise InputError(f"training.{key} is set by preftune: {TRAINING_OWNED[key]}")
         if key not in known:
             raise InputError(unknown_key(f"training.{key}", known))
         try:
@@ -417,7 +417,7 @@ def own_arguments(given: TrainingArguments) -> TrainingArguments:
         if name in ARGUMENTS_LEFT or not hasattr(plain, name):
             continue
         if getattr(given, name) != getattr(plain, name):
-            raise InputError(f"args.{name}={getattr(given, name)!r} is preftune's own to set: {reason}")
+            raise InputError(f"args.{name}={getattr(given, name)!r} is set by preftune: {reason}")
     arguments = copy.copy(given)
     arguments.remove_unused_columns = False
     arguments.dataloader_pin_memory = torch.cuda.is_available()
@@ -428,13 +428,13 @@ def own_arguments(given: TrainingArguments) -> TrainingArguments:
 def _check_precision(config: RunConfig, arguments: TrainingArguments) -> None:
     if arguments.bf16 and not has_fast_bfloat16(arguments.device):
         logger.warning(
-            "training.bf16=true: on a CPU without AMX products in bfloat16 can take longer than in "
-            "float32, up to 80 times; set training.bf16=false unless you have seen it to be faster"
+            "training.bf16=true: on a CPU without AMX, bfloat16 can be up to 80 times slower than float32; "
+            "set training.bf16=false unless you have measured that it is faster"
         )
     if config.fully_sharded and arguments.optim not in DIVISIBLE:
         raise InputError(
-            f"training.optim={OptimizerNames(arguments.optim).value} with fully_sharded=true: it has not "
-            f"been seen to work on a part of a weight; set one of {', '.join(sorted(DIVISIBLE))}"
+            f"training.optim={OptimizerNames(arguments.optim).value} with fully_sharded=true: it is not "
+            f"tested on sharded weights; set one of {', '.join(sorted(DIVISIBLE))}"
         )
     if arguments.n_gpu > 1:
         logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)
@@ -509,8 +509,8 @@ def _note_long_groups(prepared: PreparedRun) -> None:
     longer = [group.row_tokens for group in prepared.train.groups if most and group.row_tokens > most]
     if longer:
         logger.warning(
-            "%d groups of data.train have more than batches.tokens_per_row=%d tokens (up to %d) and are rows "
-            "of their own; where memory does not suffice, lower data.max_length",
+            "%d groups of data.train have more than batches.tokens_per_row=%d tokens (up to %d) and get "
+            "their own rows; if memory is not enough, lower data.max_length",
             len(longer),
             most,
             max(longer),
@@ -546,14 +546,14 @@ def _standardization(train: PreparedData) -> Standardization:
     if 0 < spread < RESOLVED * abs(mean):
         raise InputError(
             f"the auxiliary reward has mean {mean:.6g} and standard deviation {spread:.3g}, which float32 "
-            "cannot tell apart: use a target in place of a goal, or subtract a constant from what is measured"
+            "cannot distinguish: use a target instead of a goal, or subtract a constant from the measurement"
         )
     if scale > 0:
         _check_tail(train.auxiliary, mean)
         return Standardization(mean, scale)
     logger.warning(
         "all %d responses have the auxiliary reward %.4g, so all advantages are equal, and what "
-        "objective.auxiliary adds is plain likelihood; choose rewards that tell responses apart",
+        "objective.auxiliary adds is plain likelihood; choose rewards that differ between responses",
         len(train.auxiliary),
         mean,
     )
@@ -569,9 +569,9 @@ def _check_tail(rewards: Float64[np.ndarray, "responses"], mean: float) -> None:
     share = float(squares[most] / squares.sum())
     if share > LARGEST_SHARE:
         logger.warning(
-            "one response of %d has the auxiliary reward %.4g where the mean is %.4g, which is %.0f%% of the "
-            "variance: it sets the scale that advantages are in; where a measure says too much there, bound "
-            "it by rewards.NAME.clip=[low, high]",
+            "one response of %d has the auxiliary reward %.4g and the mean is %.4g: it makes %.0f%% of the "
+            "variance, and so sets the scale of the advantages; if this measurement is too large, limit it "
+            "by rewards.NAME.clip=[low, high]",
             *(len(rewards), rewards[most], mean, 100 * share),
         )
 

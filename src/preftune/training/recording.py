@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.jsonl, environment.json, summary.json, and a bar while it runs."""
+"""Files of a run: metrics.jsonl, environment.json, summary.json, and a bar while it runs."""
 
 import json
 import platform
@@ -35,7 +35,7 @@ def environment(arguments: TrainingArguments, data_fingerprints: dict[str, str])
 
 
 def _commit() -> str | None:
-    """Commit of preftune's own checkout, with `-dirty` behind it where files differ; None when installed."""
+    """Commit of preftune's own checkout, with the suffix `-dirty` if files differ; None when installed."""
     checkout = Path(__file__).parents[3]
     if not (checkout / ".git").exists():
         return None
@@ -107,7 +107,7 @@ class Recorder(TrainerCallback):
     def summary(self) -> dict[str, Any]:
         """Figures of the run: held-out metrics at its start and end, speed and memory.
 
-        Changes are None where the untrained policy was not evaluated, and of a reward model.
+        Changes are None if the untrained policy was not evaluated, and of a reward model.
         """
         evaluations = _by_step(line for line in self._lines if is_evaluation(line))
         before, after = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from preftune.data.groups import TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
 from preftune.objectives import Unit
-from preftune.training.batches import Row, StepSampler
+from preftune.training.batches import RowIndices, StepSampler
 
 
 class Batch(dict[str, PackedBatch]):
@@ -44,7 +44,7 @@ LOADER_OPTIONS = (
 class IdleRow:
     """The groups of an `IdleBatch`."""
 
-    groups: Row
+    groups: RowIndices
 
 
 class RowDataset(Dataset[Step]):
@@ -56,7 +56,7 @@ class RowDataset(Dataset[Step]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, row: Row | IdleRow) -> Step:
+    def __getitem__(self, row: RowIndices | IdleRow) -> Step:
         if isinstance(row, IdleRow):
             return [IdleBatch(batch) for batch in self[row.groups]]
         return collate([self.groups[index] for index in row])

@@ -78,7 +78,7 @@ class Trained:
 
     Attributes:
         summary: what summary.json holds.
-        model: the tuned language model; None where the run was finished by an earlier call.
+        model: the tuned language model; None if the run was finished by an earlier call.
         tokenizer: its tokenizer, likewise.
     """
 
@@ -246,13 +246,13 @@ def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool
             )
     elif stored.exists() and not overwrite:
         raise InputError(
-            f"output={folder} already holds a run; pass --resume to continue it, --overwrite to replace it, "
+            f"output={folder} already has a run; pass --resume to resume it, --overwrite to replace it, "
             "or another output"
         )
     elif not stored.exists() and folder.exists() and any(folder.iterdir()):
-        raise InputError(f"output={folder} is not empty and holds no run; give a folder of its own")
+        raise InputError(f"output={folder} is not empty and has no run; give an empty or new folder")
     if overwrite and folder.resolve() in Path(config.model).resolve().parents:
-        raise InputError(f"model={config.model} lies in output={folder}, which --overwrite replaces; move it")
+        raise InputError(f"model={config.model} is in output={folder}, which --overwrite replaces: move it")
     for place in (folder, Path(config.cache) if config.cache else cache_dir()):
         existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
         if not (existing.is_dir() and os.access(existing, os.W_OK)):
@@ -261,7 +261,7 @@ def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool
 
 
 def _check_environment(folder: Path, record: dict[str, Any]) -> None:
-    """A resumed run goes on with the same data, split over as many processes."""
+    """A resumed run must use the same data and number of processes."""
     stored = folder / "environment.json"
     if not stored.exists():
         return

@@ -17,7 +17,7 @@ from preftune.models import PackedReader
 from preftune.models.sharding import is_sharded, shard, whole_state
 from preftune.models.value_head import save_value_head
 from preftune.objectives import Objective, ScoredResponses, count_units
-from preftune.training.batches import Row, fill, plan_steps
+from preftune.training.batches import RowIndices, fill, plan_steps
 from preftune.training.configuration import BatchesSection, ValueHeadSection
 from preftune.training.hooks import TrainerHooks
 from preftune.training.recording import is_evaluation
@@ -252,12 +252,12 @@ class PackedTrainer(TrainerHooks):
         shares = [longest_first[process :: self.args.world_size] for process in range(self.args.world_size)]
         filled = [self._evaluation_rows(share) for share in shares]
         share = shares[self.args.process_index]
-        rows: list[Row | IdleRow] = [*filled[self.args.process_index]]
+        rows: list[RowIndices | IdleRow] = [*filled[self.args.process_index]]
         if is_sharded(self.model):
             rows += [IdleRow([len(share) - 1])] * (max(map(len, filled)) - len(rows))
         return DataLoader(RowDataset(share), batch_sampler=[[row] for row in rows], collate_fn=join)
 
-    def _evaluation_rows(self, share: Sequence[TokenizedGroup]) -> list[Row]:
+    def _evaluation_rows(self, share: Sequence[TokenizedGroup]) -> list[RowIndices]:
         if self._batches and self._batches.tokens_per_row:
             return fill(np.array([group.row_tokens for group in share]), self._batches.tokens_per_row)
         return fill(np.ones(len(share), dtype=np.int64), self.args.per_device_eval_batch_size)

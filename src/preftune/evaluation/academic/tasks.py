@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from preftune.errors import InputError
 from preftune.evaluation.files import write_lines
-from preftune.evaluation.resampling import Tally, difference, mean
+from preftune.evaluation.resampling import VerdictCounts, difference, mean
 from preftune.evaluation.verdicts import Results
 from preftune.storage.files import write_json
 
@@ -97,7 +97,7 @@ class TaskScores:
     harness: str
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> VerdictCounts:
         """In percent, for resampling."""
         return {item: (100 * value, 1.0) for item, value in self.values.items()}
 
@@ -160,11 +160,11 @@ def evaluate_academic(
 def _manager(tasks: Sequence[Task], settings: AcademicOptions) -> "TaskManager":
     """What knows the tasks; everything that can be wrong about them is found before a model is loaded."""
     if settings.limit is not None and settings.limit < 1:
-        raise InputError(f"--limit {settings.limit}: it must be at least 1")
+        raise InputError(f"--limit {settings.limit} must be >= 1: set a number from 1 on")
     if not settings.batch_size.isdecimal() and not settings.batch_size.startswith("auto"):
-        raise InputError(f"--batch-size {settings.batch_size}: it must be a number, or auto")
+        raise InputError(f"--batch-size {settings.batch_size} must be a number >= 1, or auto")
     if settings.include is not None and not settings.include.is_dir():
-        raise InputError(f"--include {settings.include}: there is no such folder")
+        raise InputError(f"--include {settings.include} must be an existing folder: correct the path")
     manager = _task_manager(settings.include)
     for task in tasks:
         if task.harness not in manager.all_tasks:

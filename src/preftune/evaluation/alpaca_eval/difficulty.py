@@ -28,9 +28,9 @@ class Difficulty:
 
     Attributes:
         values: one an instruction.
-        regulariser: rows about the baseline alone; None where the file has none.
-        instructions: their texts; empty where they are not known.
-        lengths: characters of the baseline's outputs to them; empty where they are not known.
+        regulariser: rows about the baseline alone; None if the file has none.
+        instructions: their texts; empty if they are not known.
+        lengths: characters of the baseline's outputs to them; empty if they are not known.
     """
 
     values: Float64[np.ndarray, "instructions"]
@@ -46,7 +46,7 @@ class Matched:
     Attributes:
         values: one a verdict.
         by: what matched them: instruction, length (of the baseline's outputs), or position.
-        warning: what may be wrong; empty where nothing is.
+        warning: what may be wrong; empty if nothing is.
     """
 
     values: Float64[np.ndarray, "verdicts"]
@@ -71,8 +71,8 @@ def read_difficulty(path: Path, instructions: Path | None = None) -> Difficulty:
     key = INSTRUCTION if INSTRUCTION in columns else "index" if "index" in columns else ""
     if VALUE not in columns or not key:
         raise InputError(
-            f"{path}: has {', '.join(sorted(columns)) or 'no columns'}, and must have {VALUE} and either "
-            "instruction or index"
+            f"{path} has {', '.join(sorted(columns)) or 'no columns'}: add {VALUE} and either instruction or "
+            "index"
         )
     numbers = {
         name: np.array([_number(path, line, name, row[name]) for line, row in enumerate(rows, 2)])
@@ -91,7 +91,9 @@ def read_difficulty(path: Path, instructions: Path | None = None) -> Difficulty:
         for row in known:
             require(instructions, row, ("instruction",), "an evaluation set")
         if texts and set(texts) != {row["instruction"] for row in known}:
-            raise InputError(f"{instructions}: other instructions than {path}: give the set it was fitted on")
+            raise InputError(
+                f"{instructions} has other instructions than {path}: give the set it was fitted on"
+            )
         if len(known) != len(places):
             raise InputError(
                 f"{instructions}: {len(known)} instructions, and {path} has {len(places)} difficulties: give "
@@ -139,8 +141,8 @@ def match(difficulty: Difficulty, recording: Recording, by_position: bool = Fals
     warning = ""
     if recording.named and not by_position:
         warning = (
-            "difficulties go by row number, as upstream's do, and are another instruction's where rows are "
-            "missing or in another order: --instructions FILE matches them by the instructions' text"
+            "difficulties are matched by row number, as upstream does, which is wrong if rows are missing or "
+            "in another order: --instructions FILE matches them by the instructions' text"
         )
     elif len(verdicts) < len(difficulty.values) and not by_position:
         warning = (

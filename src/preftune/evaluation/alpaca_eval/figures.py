@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from preftune.errors import InputError
 from preftune.evaluation.alpaca_eval.difficulty import Difficulty, match, read_difficulty
 from preftune.evaluation.benchmark import RescoreOptions, Rescorer
-from preftune.evaluation.files import Row, read_objects, require
+from preftune.evaluation.files import Record, read_objects, require
 from preftune.evaluation.length_control import (
     OFFICIAL,
     control_length,
@@ -58,7 +58,7 @@ def preference_from_log_probs(top_log_probs: Mapping[str, float]) -> float | Non
             counts as impossible.
 
     Returns:
-        None where neither token is there.
+        None if neither token is there.
     """
     first, second = (top_log_probs.get(token, -math.inf) for token in (FIRST, SECOND))
     if first == second == -math.inf:
@@ -89,7 +89,7 @@ def read_annotations(path: Path) -> list[Recording]:
     ]
 
 
-def aggregate(
+def aggregate_alpaca_eval(
     recording: Recording,
     difficulty: Difficulty | None = None,
     *,
@@ -148,7 +148,7 @@ def _length_controlled(
         if recording.baseline != DIFFICULTY_BASELINE:
             warnings.append(
                 f"the baseline is {recording.baseline}, and upstream's difficulties are those against "
-                f"{DIFFICULTY_BASELINE}: leave --difficulty out unless yours are this baseline's"
+                f"{DIFFICULTY_BASELINE}: remove --difficulty unless yours are for this baseline"
             )
     elif recording.baseline == DIFFICULTY_BASELINE:
         warnings.append(
@@ -214,9 +214,9 @@ class AlpacaEvalRescorer(Rescorer):
         return read_annotations(path)
 
     def figures(self, recording: Recording) -> Results:
-        """See `aggregate`."""
+        """See `aggregate_alpaca_eval`."""
         options = self.options
-        return aggregate(
+        return aggregate_alpaca_eval(
             recording,
             self._difficulty,
             mode=options.mode,
@@ -236,7 +236,7 @@ class AlpacaEvalRescorer(Rescorer):
 # --- upstream's shapes ---
 
 
-def _read_slim(path: Path, content: Row) -> Recording:
+def _read_slim(path: Path, content: Record) -> Recording:
     columns = ("preference", "len_model", "len_baseline")
     require(path, content, ("model", "baseline", *columns), "the slim shape")
     sizes = {name: len(content[name]) for name in columns}
@@ -261,7 +261,7 @@ def _read_slim(path: Path, content: Row) -> Recording:
     return Recording(content["model"], content["baseline"], verdicts, str(path), named=names is not None)
 
 
-def _read_rows(path: Path, rows: Sequence[Row]) -> Recording:
+def _read_rows(path: Path, rows: Sequence[Record]) -> Recording:
     """Rows of one model; what their completions say is compared with what was recorded of them."""
     verdicts = []
     differences = []
@@ -290,8 +290,8 @@ def _read_rows(path: Path, rows: Sequence[Row]) -> Recording:
     return Recording(rows[0]["generator_2"], rows[0]["generator_1"], verdicts, str(path), notes=notes)
 
 
-def _recompute(row: Row, model_first: bool) -> float | None:
-    """The preference that the raw completion gives; None where it has no log-probabilities."""
+def _recompute(row: Record, model_first: bool) -> float | None:
+    """The preference that the raw completion gives; None if it has no log-probabilities."""
     completion = row.get("raw_completion")
     try:
         alternatives: Iterable[Any] = completion["logprobs"]["content"][0]["top_logprobs"]  # type: ignore[index]

@@ -12,7 +12,7 @@ from preftune.evaluation.alpaca_eval.figures import (
     NAME,
     SECOND,
     AlpacaEvalRescorer,
-    aggregate,
+    aggregate_alpaca_eval,
     is_switched,
     preference_from_log_probs,
 )
@@ -115,8 +115,8 @@ class AlpacaEval(Benchmark):
         return {FIRST: 1.0, SECOND: 0.0}.get(reply.text.strip(" \n\"'.`"))
 
     def figures(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Results]:
-        """See `aggregate`; `rescore` adds difficulties."""
-        return [aggregate(submission.recording(judgments))]
+        """See `aggregate_alpaca_eval`; `rescore` adds difficulties."""
+        return [aggregate_alpaca_eval(submission.recording(judgments))]
 
     def rows(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Mapping[str, Any]]:
         """Upstream's `annotations.json`."""

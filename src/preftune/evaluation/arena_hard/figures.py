@@ -15,7 +15,7 @@ import numpy as np
 from preftune.errors import InputError
 from preftune.evaluation.arena_hard.style_control import FEATURES, control_style, read_styles
 from preftune.evaluation.benchmark import Rescorer
-from preftune.evaluation.files import Row, read_objects, require
+from preftune.evaluation.files import Record, read_objects, require
 from preftune.evaluation.resampling import mean, tally
 from preftune.evaluation.verdicts import (
     Comparison,
@@ -104,7 +104,7 @@ RULES: Mapping[str, Rules] = {
 
 
 def read_label(judgment: str, rules: Rules) -> str | None:
-    """The verdict in a judge's text, as it is written there; None where there is none, or no single one."""
+    """The verdict in a judge's text, as it is written there; None if there is none, or no single one."""
     text = judgment.upper() if rules.last_verdict else judgment
     for pattern in rules.patterns:
         labels = re.findall(pattern, text)
@@ -164,7 +164,7 @@ def version_of(category: str) -> str:
     return "v0.1" if category in ("", V01_CATEGORY) else "v2"
 
 
-def aggregate(recording: Recording, seed: int = 0) -> Results:
+def aggregate_arena_hard(recording: Recording, seed: int = 0) -> Results:
     """Every figure of a model, in percent; `n` counts games.
 
     Args:
@@ -230,8 +230,8 @@ class ArenaHardRescorer(Rescorer):
         return read_verdicts(path, self.options.baseline)
 
     def figures(self, recording: Recording) -> Results:
-        """See `aggregate`."""
-        return aggregate(recording, self.options.seed)
+        """See `aggregate_arena_hard`."""
+        return aggregate_arena_hard(recording, self.options.seed)
 
     def add_joint_figures(self, recordings: Sequence[Recording], results: Sequence[Results]) -> None:
         """Upstream's intervals and style control, where they are asked for."""
@@ -273,15 +273,15 @@ def _games(verdicts: Sequence[Comparison], preference: float) -> int:
     return sum(verdict.weight for verdict in verdicts if verdict.preference == preference)
 
 
-def _question(path: Path, row: Row) -> str:
+def _question(path: Path, row: Record) -> str:
     for key in ("uid", "question_id"):
         if key in row:
             return str(row[key])
-    raise InputError(f"{path}: a row has neither uid nor question_id")
+    raise InputError(f"{path}: a row has no uid or question_id: add one")
 
 
 def _label(path: Path, game: Any) -> str | None:
-    """What upstream's tool read from the judgment, and None where it failed."""
+    """What upstream's tool read from the judgment, and None if it failed."""
     if game is None:
         return None
     if not isinstance(game, dict) or "score" not in game:
@@ -289,7 +289,7 @@ def _label(path: Path, game: Any) -> str | None:
     return game["score"]  # type: ignore[no-any-return]
 
 
-def _read_battles(path: Path, rows: Sequence[Row], baseline: str | None) -> list[Recording]:
+def _read_battles(path: Path, rows: Sequence[Record], baseline: str | None) -> list[Recording]:
     """Battles do not say who was seen first."""
     for row in rows:
         require(path, row, ("model_a", "model_b", "winner"), "a battle")
@@ -299,7 +299,7 @@ def _read_battles(path: Path, rows: Sequence[Row], baseline: str | None) -> list
     against = baseline or (first if first in everywhere else next(iter(everywhere), None))
     if against not in everywhere:
         raise InputError(
-            f"{path}: {against or 'no model'} is in every battle, as a baseline must be: the models are "
+            f"{path}: {against or 'no model'} is in every battle, and a baseline must be: the models are "
             f"{', '.join(sorted(names))}; give battles against one baseline, and name it with --baseline"
         )
     found: dict[str, list[Comparison]] = {}

@@ -14,7 +14,7 @@ from preftune.evaluation.arena_hard.figures import (
     NAME,
     RULES,
     ArenaHardRescorer,
-    aggregate,
+    aggregate_arena_hard,
     pair,
     read_label,
     version_of,
@@ -142,7 +142,7 @@ class ArenaHard(Benchmark):
         return submission.comparison(item, *rules.meaning(label))
 
     def figures(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Results]:
-        """One for each category and baseline; see `aggregate`."""
+        """One for each category and baseline; see `aggregate_arena_hard`."""
         found: dict[tuple[str, str], list[Comparison]] = {}
         for games in zip(judgments[::2], judgments[1::2], strict=True):
             question = games[0].item.question
@@ -150,7 +150,7 @@ class ArenaHard(Benchmark):
             key = submission.baselines[question.key].model, question.category
             found.setdefault(key, []).extend(pair(verdicts, RULES[version_of(question.category)]))
         return [
-            aggregate(
+            aggregate_arena_hard(
                 Recording(submission.answers.model, baseline, verdicts, notes=_notes(baseline, category))
             )
             for (baseline, category), verdicts in found.items()
@@ -175,7 +175,7 @@ def _notes(baseline: str, category: str) -> Results:
     upstream = {**RULES["v0.1"].baselines, **RULES["v2"].baselines}
     if upstream.get(category, baseline) == baseline:
         return {"category": category}
-    warning = f"upstream compares {category} with {upstream[category]}, and here it is {baseline}"
+    warning = f"upstream compares {category} with {upstream[category]}, and this run with {baseline}"
     return {"category": category, "warnings": [warning]}
 
 

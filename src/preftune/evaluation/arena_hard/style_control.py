@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from preftune.errors import InputError
-from preftune.evaluation.files import Row, read_objects
+from preftune.evaluation.files import Record, read_objects
 from preftune.evaluation.logistic import fit_logistic, influences, sigmoid
 from preftune.evaluation.resampling import REACH
 from preftune.evaluation.verdicts import Comparison, Recording
@@ -47,7 +47,7 @@ class Style:
 
     Attributes:
         characters: of its text.
-        tokens: as its file says; None where it does not.
+        tokens: as its file says; None if it does not.
         counts: of each kind of markup, outside of code blocks.
     """
 
@@ -183,7 +183,7 @@ def _difference(feature: str, model: Style, baseline: Style, counted: bool) -> f
     return (ours - theirs) / (ours + theirs + 1)
 
 
-def _read_answer(row: Row) -> tuple[str, str, Style]:
+def _read_answer(row: Record) -> tuple[str, str, Style]:
     if "messages" in row:
         content = row["messages"][-1]["content"]
         text = content["answer"] if isinstance(content, dict) else content

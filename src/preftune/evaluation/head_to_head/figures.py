@@ -13,7 +13,7 @@ from preftune.evaluation.verdicts import Comparison, Recording, Results, flipped
 NAME = "head_to_head"
 
 
-def aggregate(recording: Recording) -> Results:
+def aggregate_head_to_head(recording: Recording) -> Results:
     """The figures of a head-to-head.
 
     A prompt is a win where the mean preference over both orders is above 1/2: won in both, or won in one and
@@ -46,7 +46,7 @@ def first_shown_rate(comparisons: Sequence[Comparison]) -> float | None:
     """Share of the decided verdicts that go to the answer shown first; 1/2 is a judge that order leaves cold.
 
     Returns:
-        None where no verdict is decided.
+        None if no verdict is decided.
     """
     decided = [
         (winner(comparison) == "model") == comparison.model_first

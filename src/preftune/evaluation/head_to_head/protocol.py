@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from preftune.evaluation.benchmark import Benchmark, BenchmarkOptions
-from preftune.evaluation.head_to_head.figures import NAME, aggregate
+from preftune.evaluation.head_to_head.figures import NAME, aggregate_head_to_head
 from preftune.evaluation.judging import Item, Judgment, Submission
 from preftune.evaluation.model_outputs import ModelOutputs, write_responses
 from preftune.evaluation.prompts import fill_template
@@ -84,12 +84,12 @@ class HeadToHead(Benchmark):
         ]
 
     def figures(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Results]:
-        """See `aggregate`."""
-        return [aggregate(submission.recording(judgments))]
+        """See `aggregate_head_to_head`."""
+        return [aggregate_head_to_head(submission.recording(judgments))]
 
 
 def _request(question: Question, answer: str, baseline: str, model_first: bool) -> Request | None:
-    """What the judge is asked; None where the answers are the same."""
+    """What the judge is asked; None if the answers are the same."""
     if answer == baseline:
         return None
     first, second = as_shown(answer, baseline, model_first)

@@ -30,7 +30,7 @@ def cohen_kappa(first: Ratings, second: Ratings) -> float | None:
     of both raters' rates. Cohen, "A coefficient of agreement for nominal scales", 1960.
 
     Returns:
-        None where they share no item, or both give one same label to all of them.
+        None if they share no item, or both give one same label to all of them.
     """
     shared = shared_items([first, second])
     if not shared:

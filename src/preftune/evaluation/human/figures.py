@@ -133,5 +133,5 @@ def _read_rater(path: Path, key: Key) -> Rater:
                 f"{', '.join(CHOICES)}"
             )
     if not answers:
-        raise InputError(f"{path} is empty: nothing was rated")
+        raise InputError(f"{path} has no ratings: rate at least one item")
     return Rater(str(content.get("rater") or path.stem), answers)

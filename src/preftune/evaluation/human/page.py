@@ -88,14 +88,14 @@ def make_page(
         InputError: n is below 1, the models share no prompt, give only the same answers, or have one name.
     """
     if n < 1:
-        raise InputError(f"--n {n}: it must be at least 1")
+        raise InputError(f"--n {n} must be >= 1: set a number from 1 on")
     if output.suffix not in (".html", ".htm"):
-        raise InputError(f"--output {output}: it must end in .html, since browsers go by that")
+        raise InputError(f"--output {output} must end in .html: rename it, since browsers need that ending")
     ours, theirs = read_outputs(model), read_outputs(baseline)
     if ours.model == theirs.model:
         raise InputError(
-            f"{model} and {baseline} both hold answers of {ours.model!r}: results are by name, so name one "
-            "otherwise (generator, model_id or model in its rows, or the file's name where they have none)"
+            f"{model} and {baseline} both have answers of {ours.model!r}: results are by name, so rename one "
+            "(generator, model_id or model in its rows; if they have none, the file's name)"
         )
     shared = _shared_questions(questions or model, ours, theirs, given=questions is not None)
     generator = random.Random(seed)
@@ -103,7 +103,7 @@ def make_page(
     different = [question for question in drawn if ours[question] != theirs[question]]
     if not different:
         raise InputError(
-            f"{model} and {baseline} give the same answers to all prompts: there is none to rate"
+            f"{model} and {baseline} give the same answers to all prompts: give answers that differ"
         )
     sides = [MODEL if place % 2 else BASELINE for place in range(len(different))]
     generator.shuffle(sides)
@@ -194,5 +194,5 @@ def read_key(path: Path) -> Key:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
-            f"{path} is no key: give the *{KEY_SUFFIX} that `preftune evaluate human page` wrote"
+            f"{path} is not a key: give the *{KEY_SUFFIX} file that `preftune evaluate human page` wrote"
         ) from None

@@ -13,8 +13,8 @@ from typing import Any
 
 from preftune.errors import InputError
 from preftune.evaluation.benchmark import Rescorer
-from preftune.evaluation.files import Row, read_objects, require
-from preftune.evaluation.resampling import Tally, mean, tally
+from preftune.evaluation.files import Record, read_objects, require
+from preftune.evaluation.resampling import VerdictCounts, mean, tally
 from preftune.evaluation.verdicts import (
     Comparison,
     Rating,
@@ -86,7 +86,7 @@ def read_judgments(path: Path, baseline: str | None = None) -> list[Recording]:
     return [_read_ratings(path, [row for row in rows if row["model"] == model]) for model in models]
 
 
-def aggregate(recording: Recording, seed: int = 0) -> Results:
+def aggregate_mt_bench(recording: Recording, seed: int = 0) -> Results:
     """Every figure of a model: of its grades, or of its comparisons with a baseline.
 
     Raises:
@@ -105,10 +105,10 @@ class MTBenchRescorer(Rescorer):
         return read_judgments(path, self.options.baseline)
 
     def figures(self, recording: Recording) -> Results:
-        """See `aggregate`."""
-        return aggregate(recording, self.options.seed)
+        """See `aggregate_mt_bench`."""
+        return aggregate_mt_bench(recording, self.options.seed)
 
-    def count(self, recording: Recording) -> Tally:
+    def count(self, recording: Recording) -> VerdictCounts:
         """Of pairs as they are settled."""
         return tally(settle(recording.comparisons) or recording.ratings)
 
@@ -184,7 +184,7 @@ def _place(question: str) -> int | None:
     return place if 0 <= place < len(CATEGORIES) else None
 
 
-def _read_ratings(path: Path, rows: Sequence[Row]) -> Recording:
+def _read_ratings(path: Path, rows: Sequence[Record]) -> Recording:
     """Grades as recorded, and how many of the judge's texts say something else."""
     named = categories(str(row["question_id"]) for row in rows)
     ratings = [
@@ -206,7 +206,7 @@ def _read_ratings(path: Path, rows: Sequence[Row]) -> Recording:
     return Recording(rows[0]["model"], None, ratings, str(path), notes=notes)
 
 
-def _read_pairs(path: Path, rows: Sequence[Row], baseline: str | None) -> list[Recording]:
+def _read_pairs(path: Path, rows: Sequence[Record], baseline: str | None) -> list[Recording]:
     for row in rows:
         require(path, row, ("question_id", "model_1", "model_2", "g1_winner", "g2_winner"), "a pair judgment")
     names = dict.fromkeys(name for row in rows for name in (row["model_1"], row["model_2"]))

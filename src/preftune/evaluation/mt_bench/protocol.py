@@ -16,7 +16,7 @@ from preftune.evaluation.mt_bench.figures import (
     NAME,
     NEEDS_REFERENCE,
     MTBenchRescorer,
-    aggregate,
+    aggregate_mt_bench,
     read_rating,
     read_winner,
 )
@@ -180,8 +180,8 @@ class MTBench(Benchmark):
         return submission.comparison(item, PREFERENCE_OF_FIRST.get(read_winner(text) or ""))
 
     def figures(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Results]:
-        """See `aggregate`."""
-        return [aggregate(submission.recording(judgments))]
+        """See `aggregate_mt_bench`."""
+        return [aggregate_mt_bench(submission.recording(judgments))]
 
     def rows(self, submission: Submission, judgments: Sequence[Judgment]) -> list[Mapping[str, Any]]:
         """FastChat's judgment file, `_single` or `_pair`."""
