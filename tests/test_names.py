@@ -14,7 +14,6 @@ TO_BE_RENAMED = {
         "Chat",
         "Columns",
         "Ends",
-        "Option",
         "Part",
         "Read",
         "RewardModel",

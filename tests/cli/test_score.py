@@ -9,7 +9,7 @@ import pytest
 
 from preftune.data import load_groups
 from preftune.rewards import MEASURES, auxiliary_rewards, measure_groups
-from preftune.rewards.reading import reading_grade
+from preftune.rewards.measures.reading import reading_grade
 from preftune.rewards.sources import SOURCES
 
 CommandLine = Callable[..., tuple[int, str]]
@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "nothing": ([], ["DATA, --prior or --reward, --output missing", "--list"]),
     "no output": (["data.jsonl", "--reward", "reading_grade"], ["--output missing"]),
     "unknown": (["data.jsonl", "--reward", "reading"], ["--reward reading", "did you mean"]),
-    "bad option": (["data.jsonl", "--reward", "repetition:n=0"], ["--reward repetition.n=0", ">= 1"]),
+    "bad option": (["data.jsonl", "--reward", "repetition:n=0"], ["--reward repetition.n = 0", ">= 1"]),
     "a run's option": (["data.jsonl", "--reward", "regex:weight=2,pattern=a"], ["weight belongs in a run's"]),
     "a column": (["data.jsonl", "--reward", "column:id"], ["the data has that column", "--prior"]),
     "twice": (["data.jsonl", "--reward", "regex:pattern=a", "--reward", "regex:pattern=b"], ["already"]),
@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "a prior to minimise": (["data.jsonl", "--prior", "reading_grade"], ["more reading_grade is not better"]),
     "no such column": (["data.jsonl", "--prior", "column:grade"], ["no row has the column 'grade'"]),
     "no key": (["data.jsonl", "--prior", "judge:m"], ["OPENAI_API_KEY"]),
-    "no reference": (["data.jsonl", "--prior", "policy:m"], ["--prior policy:m lacks reference"]),
+    "no reference": (["data.jsonl", "--prior", "policy:m"], ["--prior policy:m.reference is missing"]),
     "a bad truncation": (["data.jsonl", "--prior", "hf:m:truncation=left"], ["start, end or error"]),
     "an unknown option": (["data.jsonl", "--prior", "hf:m:labels=1"], ["did you mean 'label'"]),
     "no model": (["data.jsonl", "--prior", "hf:./nowhere"], ["hf:./nowhere is neither a folder"]),

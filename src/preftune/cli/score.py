@@ -85,11 +85,16 @@ def _print_sources() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from preftune.rewards.measures import MEASURES, Option
+    from preftune.objectives import Option
+    from preftune.rewards.measures import MEASURES
     from preftune.rewards.sources import SOURCES
 
     def listed(options: Mapping[str, Option]) -> str:
-        return "\n".join(f"{key}: {option.summary}; {option.rule}" for key, option in options.items())
+        return "\n".join(
+            f"{key}: {option.summary}{'' if option.default is None else f' ({option.default})'}; "
+            f"{option.rule.text}"
+            for key, option in options.items()
+        )
 
     scorers = Table("source", "what", "options")
     for prefix, source in SOURCES.items():

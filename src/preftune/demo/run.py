@@ -30,7 +30,7 @@ from preftune.models import (
 )
 from preftune.report import write_report
 from preftune.rewards.instructions import instruction_score
-from preftune.rewards.reading import reading_grade
+from preftune.rewards.measures.reading import reading_grade
 from preftune.sampling.sampler import sample_responses
 from preftune.storage.files import write_json
 

@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from preftune.data.groups import Text
 from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
+from preftune.objectives.options import Option, Rule, check_options, is_finite_number, one_of
 from preftune.rewards.functions import (
     REFERENCE,
     Columns,
@@ -23,7 +24,7 @@ from preftune.rewards.functions import (
     function_name,
     import_function,
 )
-from preftune.rewards.measures import MEASURES, Goal, Option, TextMeasure, is_finite_number
+from preftune.rewards.measures import MEASURES, Goal, TextMeasure
 
 if TYPE_CHECKING:
     import transformers
@@ -223,7 +224,7 @@ def resolve_reward(
     if not callable(own):
         _check_source(path, source)
     known = MEASURES[source].options if source in MEASURES else {}
-    check_options(path, source, options, {**OF_EVERY_REWARD, **known})
+    check_reward_options(path, source, options, {**OF_EVERY_REWARD, **known})
     goal, target = _aim(path, source, options)
     clip = options.get("clip")
     return AuxiliaryReward(
@@ -248,36 +249,24 @@ def _check_source(path: str, source: str) -> None:
         )
 
 
-def check_options(path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+def check_reward_options(
+    path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]
+) -> None:
     """Hold options against what a source takes; `path` is where they stand, for messages.
 
     Raises:
-        InputError: an option is unknown, has a wrong value or is lacking.
+        InputError: an option is unknown, has a wrong value or is missing.
     """
-    for key, value in options.items():
-        if key not in known:
-            raise InputError(
-                f"{path}.{key}={value!r}: {source} has no such option{suggest(str(key), list(known))}. "
-                f"It takes {', '.join(known)}"
-            )
-        if not known[key].holds(value):
-            raise InputError(
-                f"{path}.{key}={value!r} must be {known[key].rule}: set such a value, or remove it"
-            )
-    for key, option in known.items():
-        if option.is_required and key not in options:
-            raise InputError(f"{path} lacks {key}, {option.summary}: set {path}.{key} to {option.rule}")
+    try:
+        check_options(options, known, source, f"{path}.")
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _aim(
     path: str, source: str, options: Mapping[str, Any]
 ) -> tuple[Goal | None, tuple[float, float] | None]:
     """The goal or the target."""
-    if "goal" in options and "target" in options:
-        raise InputError(
-            f"{path}.goal={options['goal']!r} and {path}.target={options['target']!r} are two aims: "
-            "remove one"
-        )
     if "target" in options:
         target = options["target"]
         low, high = (target, target) if is_finite_number(target) else target
@@ -339,23 +328,26 @@ def _is_band(value: object) -> bool:
     return False
 
 
-def _is_target(value: object) -> bool:
-    return is_finite_number(value) or _is_band(value)
-
+BAND = Rule("[low, high] with low <= high", _is_band)
 
 OF_EVERY_REWARD: Mapping[str, Option] = {
     "measure": Option(
-        "a measure's name, or a function",
-        lambda value: isinstance(value, str) or callable(value),
+        None,
+        Rule("a measure's name, or a function", lambda value: isinstance(value, str) or callable(value)),
         "what is measured (the name)",
     ),
     "weight": Option(
-        "a finite number that is not 0", lambda value: is_finite_number(value) and value != 0, "w_k (1)"
+        1.0,
+        Rule("a finite number that is not 0", lambda value: is_finite_number(value) and value != 0),
+        "w_k",
     ),
-    "goal": Option(
-        "maximise or minimise", lambda value: value in ("maximise", "minimise"), "the measure's own"
+    "goal": Option(None, one_of("maximise", "minimise"), "the measure's own"),
+    "target": Option(
+        None,
+        Rule(f"a number, or {BAND.text}", lambda value: is_finite_number(value) or _is_band(value)),
+        "instead of a goal",
+        instead_of="goal",
     ),
-    "target": Option("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
-    "clip": Option("[low, high] with low <= high", _is_band, "measurements beyond count as these (none)"),
+    "clip": Option(None, BAND, "measurements beyond count as these (none)"),
 }
 """Options that go with any measure."""

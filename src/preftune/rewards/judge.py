@@ -4,11 +4,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from preftune.data.groups import Text
 from preftune.data.rules import shorten
 from preftune.errors import InputError
+from preftune.objectives.options import NOT_NEGATIVE, Rule
+from preftune.rewards.rules import COUNT
 from preftune.rewards.scoring import Answer, ScoreUnit, Unit
 from preftune.serving.client import connect, first_choice, require_key, without_key
 
@@ -71,6 +73,7 @@ DOUBT = re.compile(
     re.IGNORECASE,
 )
 """In a sentence without a colon: the number need not be the rating."""
+TEMPERATURE = Rule("a number >= 0, or null", lambda value: value is None or NOT_NEGATIVE.holds(value))
 ATTEMPTS = 3
 """Replies asked for until one has a rating."""
 
@@ -78,7 +81,13 @@ ATTEMPTS = 3
 class Judge:
     """A judge whose endpoint and key stand in OPENAI_BASE_URL and OPENAI_API_KEY. See `Scorer`."""
 
-    def __init__(self, model: str, *, temperature: float | None = 0.0, workers: int = 8) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        temperature: Annotated[float | None, TEMPERATURE, "of sampling, null for the endpoint's"] = 0.0,
+        workers: Annotated[int, COUNT, "requests at the same time in each process"] = 8,
+    ) -> None:
         """Check that there is a key; nothing is asked yet.
 
         Args:

@@ -5,7 +5,8 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,22 @@ import yaml
 from preftune.data.rules import suggest
 from preftune.errors import InputError
 from preftune.models.content import model_content
+from preftune.objectives.options import Option, parameter_options
 from preftune.rewards.auxiliary import (
     COLUMN_PREFIX,
     OF_EVERY_REWARD,
     AuxiliaryReward,
     Where,
-    check_options,
+    check_reward_options,
     resolve_reward,
 )
 from preftune.rewards.functions import function_content, function_name
 from preftune.rewards.implicit import ImplicitReward
 from preftune.rewards.judge import Judge
-from preftune.rewards.measures import MEASURES, Option, is_finite_number
+from preftune.rewards.measures import MEASURES
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
-from preftune.rewards.reward_model import TOKENS, RewardModel
+from preftune.rewards.reward_model import RewardModel
+from preftune.rewards.rules import COLUMN
 from preftune.rewards.scoring import Answer, Scorer, ScoreUnit, Unit
 
 if TYPE_CHECKING:
@@ -41,95 +44,32 @@ class Source:
     """A kind of scorer that is named by a prefix and what follows it.
 
     Attributes:
-        summary: one line for people.
         build: the scorer, from what follows the prefix and its options.
-        options: its settings by name.
-        runs_code: whether `build` takes `trust_remote_code`.
+        summary: one line for people.
     """
 
-    summary: str
     build: Callable[..., Scorer]
-    options: Mapping[str, Option] = field(default_factory=dict)
-    runs_code: bool = False
+    summary: str
 
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Its settings by name."""
+        return parameter_options(self.build)
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_temperature(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and is_finite_number(value) and value >= 0)
-
-
-def _is_settings(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-
-
-def _choice(*names: str) -> Callable[[object], bool]:
-    return lambda value: value in names
-
-
-NAME = Option("a column's name", _is_name, "the column's name (what follows the last slash or colon)")
-TEMPLATE = Option("a mapping, as {enable_thinking: false}", _is_settings, "passed to its chat template")
-PRECISION = Option("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 where fast)")
 
 SOURCES: Mapping[str, Source] = {
-    "hf": Source(
-        "a reward model: folder or hub name of a sequence classification model",
-        RewardModel,
-        {
-            "label": Option(
-                "an output's number or name",
-                lambda value: _is_name(value) or value == 0 or _is_count(value),
-                "the score (the only output)",
-            ),
-            "tokens": Option(
-                " or ".join(TOKENS),
-                _choice(*TOKENS),
-                "the whole chat template, or as in training (what the model says, else template)",
-            ),
-            "chat_template_kwargs": replace(
-                TEMPLATE, summary=f"{TEMPLATE.summary} (as in training, or none)"
-            ),
-            "max_length": Option("an int >= 1", _is_count, "longest conversation in tokens (the model's)"),
-            "truncation": Option(
-                "start, end or error", _choice("start", "end", "error"), "what longer ones lose (start)"
-            ),
-            "precision": PRECISION,
-            "batch_tokens": Option("an int >= 1", _is_count, "tokens in a batch (16384)"),
-        },
-        runs_code=True,
-    ),
+    "hf": Source(RewardModel, "a reward model: folder or hub name of a sequence classification model"),
     "judge": Source(
-        "a model's name at OPENAI_BASE_URL, which rates from 1 to 10; key in OPENAI_API_KEY",
-        Judge,
-        {
-            "temperature": Option(
-                "a number >= 0, or null",
-                _is_temperature,
-                "of sampling, null for the endpoint's (0)",
-            ),
-            "workers": Option("an int >= 1", _is_count, "requests at the same time in each process (8)"),
-        },
+        Judge, "a model's name at OPENAI_BASE_URL, which rates from 1 to 10; key in OPENAI_API_KEY"
     ),
     "policy": Source(
-        "implicit reward of a tuned model: log-probability of the response less the reference's",
         ImplicitReward,
-        {
-            "reference": Option("a folder or hub name", _is_name, "what it was tuned from", is_required=True),
-            "chat_template_kwargs": TEMPLATE,
-            "max_length": Option("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
-            "max_prompt_length": Option("an int >= 1", _is_count, "the prompt's tokens (512)"),
-            "precision": PRECISION,
-            "row_tokens": Option("an int >= 1", _is_count, "tokens in a packed row (4096)"),
-        },
+        "implicit reward of a tuned model: log-probability of the response less the reference's",
     ),
 }
 """Scorers by prefix."""
+
+NAME = Option(None, COLUMN, "the column's name (what follows the last slash or colon)")
 
 
 @dataclass(frozen=True)
@@ -183,9 +123,10 @@ def resolve_source(
     prefix, _, rest = text.partition(":")
     if prefix in SOURCES and rest:
         source = SOURCES[prefix]
-        check_options(path, prefix, options, {"name": NAME, **source.options})
+        check_reward_options(path, prefix, options, {"name": NAME, **source.options})
         name = options.pop("name", rest.rstrip("/").rpartition("/")[2])
-        code = {"trust_remote_code": trust_remote_code} if source.runs_code else {}
+        own_code = "trust_remote_code" in signature(source.build).parameters
+        code = {"trust_remote_code": trust_remote_code} if own_code else {}
         scorer = source.build(rest, **options, **code)
     else:
         if text not in MEASURES and ":" not in text:

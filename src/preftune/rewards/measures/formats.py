@@ -2,18 +2,29 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from preftune.objectives.options import Rule
+from preftune.rewards.measures.measure import TextMeasure, built_in
 
 if TYPE_CHECKING:
     import transformers
 
+
+def _is_pattern(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except re.error:
+        return False
+
+
+PATTERN = Rule("a regular expression of Python", _is_pattern)
 FENCE = re.compile(r"\A```[a-zA-Z]*\s*\n(.*)\n\s*```\Z", re.DOTALL)
 
 
-def token_counts(
-    tokenizer: "transformers.PreTrainedTokenizerBase",
-) -> Callable[[Sequence[str]], list[float]]:
+@built_in("tokens of the response, by the policy's tokenizer", (0.0, None), None)
+def length(tokenizer: "transformers.PreTrainedTokenizerBase") -> TextMeasure:
     """Count tokens without special ones, so that an empty text has none."""
 
     def count(texts: Sequence[str]) -> list[float]:
@@ -23,11 +34,13 @@ def token_counts(
     return count
 
 
-def matches(text: str, pattern: str) -> float:
+@built_in("1 where a pattern is found, else 0", (0.0, 1.0), "maximise")
+def regex(text: str, pattern: Annotated[str, PATTERN, "what to find"]) -> float:
     """1 where the pattern is found anywhere in the text, else 0."""
     return float(re.search(pattern, text) is not None)
 
 
+@built_in("1 where the text is one JSON object or list, else 0", (0.0, 1.0), "maximise")
 def valid_json(text: str) -> float:
     """1 where the whole text is one JSON object or list, a code fence around it allowed, else 0."""
     fenced = FENCE.match(text.strip())
