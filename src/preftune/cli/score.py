@@ -80,25 +80,16 @@ def score(
 
 
 def _print_sources() -> None:
-    from collections.abc import Mapping
-
     from rich.console import Console
     from rich.table import Table
 
-    from preftune.objectives import Option
+    from preftune.cli.tables import list_options
     from preftune.rewards.measures import MEASURES
     from preftune.rewards.sources import SOURCES
 
-    def listed(options: Mapping[str, Option]) -> str:
-        return "\n".join(
-            f"{key}: {option.summary}{'' if option.default is None else f' ({option.default})'}; "
-            f"{option.rule.text}"
-            for key, option in options.items()
-        )
-
     scorers = Table("source", "what", "options")
     for prefix, source in SOURCES.items():
-        scorers.add_row(f"{prefix}:NAME", source.summary, listed(source.options))
+        scorers.add_row(f"{prefix}:NAME", source.summary, list_options(source.options))
     scorers.add_row("column:NAME", "a column of the data, with --prior", "")
     scorers.add_row("MODULE:FUNCTION", "your function(prompts, completions, **columns) -> list[float]", "")
     measures = Table("name", "what", "range", "goal", "options")
@@ -109,6 +100,6 @@ def _print_sources() -> None:
             measure.summary,
             f"{'' if low is None else f'{low:g}'} .. {'' if high is None else f'{high:g}'}".strip(),
             measure.goal or "give a target",
-            listed(measure.options),
+            list_options(measure.options),
         )
     Console().print(scorers, measures)
