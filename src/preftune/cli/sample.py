@@ -41,9 +41,10 @@ def sample(
     import preftune
 
     is_main = os.environ.get("RANK", "0") == "0"
-    sampled = preftune.sample(
+    count = preftune.sample_file(
         model,
         prompts,
+        output,
         n=n,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -51,8 +52,7 @@ def sample(
         seed=seed,
         rows=rows,
         engine=engine,
-        output=output,
         progress=is_main,
     )
     if is_main:
-        typer.echo(f"Done: {len(sampled)} prompts in {output}")
+        typer.echo(f"Done: {count} prompts in {output}")

@@ -65,18 +65,18 @@ def score(
     import preftune
 
     is_main = os.environ.get("RANK", "0") == "0"
-    scored = preftune.score(
+    count = preftune.score_file(
         data,
+        output,
         reward or [],
         prior=prior,
         split=split,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
-        output=output,
         progress=is_main,
     )
     if is_main:
-        typer.echo(f"Done: {len(scored)} rows in {output}")
+        typer.echo(f"Done: {count} rows in {output}")
 
 
 def _print_sources() -> None:
