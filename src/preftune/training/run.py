@@ -150,12 +150,25 @@ def run_training(
     if prepared.held_out and not trainer.has_evaluated():
         trainer.evaluate()
     policy.restore()
+    return _finish(prepared, policy, trainer, recorder, live, write_page)
+
+
+def _finish(
+    prepared: PreparedRun,
+    policy: PackedReader,
+    trainer: PackedTrainer,
+    recorder: Recorder,
+    live: LiveData | None,
+    write_page: Callable[[Path], None] | None,
+) -> Trained:
+    """Write what a trained run leaves."""
+    folder = Path(prepared.config.output)
     trainer.save_model(str(folder / MODEL_FOLDER))
     if live:
         prepared = replace(prepared, train=live.trained_on(prepared))
     summary = _summary(prepared, recorder, trainer, is_live=live is not None)
     trainer.save_value_head(folder)
-    if state.is_main_process:
+    if PartialState().is_main_process:
         write_json(folder / "summary.json", summary)
         if write_page:
             write_page(folder)
