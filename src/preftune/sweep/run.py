@@ -24,18 +24,17 @@ from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_tabl
 from preftune.models.content import model_content
 from preftune.rewards.sources import rewards_content
 from preftune.sampling.settings import SamplingSettings
-from preftune.storage.files import as_lines, read_lines, write_json, write_whole
+from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, as_lines, read_lines, write_json, write_whole
 from preftune.storage.manifest import Figures, Stage, finish
 from preftune.sweep.evaluation import RewardedPrompts, measure_run, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, read_run_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
-from preftune.training.run import MODEL_FOLDER, last_checkpoint
+from preftune.training.run import last_checkpoint
 
 START_FOLDER = "start"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
-REPORT_FILE = "report.html"
 POINTS_ACROSS = 4
 """Of a table, in a terminal of 80 columns."""
 

@@ -21,7 +21,7 @@ from preftune.models import PackedReader, Policy
 from preftune.models.allocator import keep_freed_memory
 from preftune.models.value_head import VALUE_HEAD_FILE
 from preftune.storage.cache import cache_dir
-from preftune.storage.files import write_json
+from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, write_json
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.policy import (
@@ -44,7 +44,6 @@ from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
 logger = logging.getLogger(__name__)
 
-MODEL_FOLDER = "model"
 REWARDS_FILE = "rewards.json"
 CALIBRATION_FILE = "calibration.json"
 
@@ -283,7 +282,7 @@ def last_checkpoint(folder: Path) -> str | None:
 def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not keep:
-        written = ("metrics.jsonl", "summary.json", "report.html")
+        written = ("metrics.jsonl", "summary.json", REPORT_FILE)
         for name in (*written, VALUE_HEAD_FILE, REWARDS_FILE, CALIBRATION_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in (CHECKPOINT_FOLDER, MODEL_FOLDER):
