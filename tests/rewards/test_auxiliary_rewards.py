@@ -17,7 +17,6 @@ from preftune.rewards import (
     Spread,
     auxiliary_rewards,
     combine,
-    measure,
     measure_groups,
 )
 from preftune.rewards.policy_reward import PolicyReward
@@ -146,8 +145,8 @@ def test_a_name_is_its_measure_unless_said(smollm2_tokenizer: PreTrainedTokenize
         },
         smollm2_tokenizer,
     )
-    found = measure(rewards, ["ask"] * 3, ["rain", "rain rain rain", "[]"], {})
-    assert {name: values.tolist() for name, values in found.items()} == {
+    texts = ["rain", "rain rain rain", "[]"]
+    assert {each.name: each.measurements(["ask"] * 3, texts, {}) for each in rewards} == {
         "long": [1.0, 3.0, 2.0],
         "polite": [1.0, 0.0, 0.0],
         "valid_json": [0.0, 0.0, 1.0],
@@ -161,7 +160,7 @@ def test_messages_are_measured_by_what_the_model_wrote() -> None:
         {"role": "user", "content": "Go on."},
         {"role": "assistant", "content": '"a": 1}'},
     )
-    assert measure([one(name="valid_json")], ["ask"], [turns], {})["valid_json"].tolist() == [1.0]
+    assert one(name="valid_json").measurements(["ask"], [turns], {}) == [1.0]
 
 
 # --- the user's functions ---
@@ -193,7 +192,7 @@ def test_a_function_without_columns_gets_none(here: Path) -> None:
         "my_rewards:only_completions"
     ].tolist() == [1.0, 3.0]
     four = ["a"] * 4
-    assert measure([one(name="my_rewards:booleans")], four, four, {})["my_rewards:booleans"].tolist() == [
+    assert one(name="my_rewards:booleans").measurements(four, four, {}) == [
         1.0,
         1.0,
         0.5,
@@ -406,7 +405,7 @@ def test_a_measurement_that_is_no_number_names_reward_and_row(name: str, here: P
 def test_a_column_says_nothing_of_new_text() -> None:
     """Sampled text has no column, and the message says what to do."""
     with pytest.raises(InputError, match=r"'column:kind' reads the column 'kind'.*leave it out"):
-        measure([one(name="column:kind")], ["ask"], ["answer"], {})
+        one(name="column:kind").measurements(["ask"], ["answer"], {})
 
 
 def test_the_failing_row_is_found_in_few_calls() -> None:

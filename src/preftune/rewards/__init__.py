@@ -1,6 +1,6 @@
 """From text and raw scores to the numbers an objective uses."""
 
-from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards, combine, measure
+from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards, combine
 from preftune.rewards.calibration import (
     CALIBRATIONS,
     Calibration,
@@ -28,7 +28,6 @@ __all__ = [
     "auxiliary_rewards",
     "combine",
     "fit_calibration",
-    "measure",
     "measure_groups",
     "with_margins",
 ]

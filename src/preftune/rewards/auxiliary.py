@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 COLUMN_PREFIX = "column:"
 Where = Callable[[int], str]
 """Names a completion by its place, for messages."""
+Measuring = Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]
+"""Prompts, completions (text or lists of messages) and columns to a number for each completion."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class AuxiliaryReward:
 
     Attributes:
         name: its name in the configuration and in reports.
-        measure: prompts, completions (text or lists of messages) and columns to a number for each completion.
+        measure: what measures.
         weight: w_k.
         goal: whether a higher or a lower measurement is better; None where there is a target.
         target: lowest and highest measurement that is as good as can be.
@@ -49,7 +51,7 @@ class AuxiliaryReward:
     """
 
     name: str
-    measure: Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]
+    measure: Measuring
     weight: float = 1.0
     goal: Goal | None = "maximise"
     target: tuple[float, float] | None = None
@@ -147,31 +149,6 @@ def _finite(value: object) -> float | None:
     except (ArithmeticError, RuntimeError, TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def measure(
-    rewards: Sequence[AuxiliaryReward],
-    prompts: Sequence[Text],
-    completions: Sequence[Text],
-    columns: Columns,
-    where: Where = "completion {}".format,
-) -> dict[str, Float64[np.ndarray, "completions"]]:
-    """Raw measurements of completions by the name of the reward, such as of sampled text.
-
-    Args:
-        rewards: what to measure.
-        prompts: one for each completion.
-        completions: what is measured.
-        columns: other columns of the data, with a value for each completion.
-        where: names a completion in messages.
-
-    Raises:
-        InputError: a measure cannot be used on a completion, or needs a column that is not there.
-    """
-    return {
-        reward.name: np.array(reward.measurements(prompts, completions, columns, where), dtype=np.float64)
-        for reward in rewards
-    }
 
 
 def combine(
@@ -285,7 +262,7 @@ def _measure(
     source: str,
     options: Mapping[str, Any],
     tokenizer: "transformers.PreTrainedTokenizerBase | None",
-) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+) -> Measuring:
     """What AuxiliaryReward calls: a column, a built-in measure or the user's function."""
     if source.startswith(COLUMN_PREFIX):
         return lambda _, completions, columns: columns[source.removeprefix(COLUMN_PREFIX)]
@@ -303,13 +280,11 @@ def _measure(
         raise InputError(f"{path}: {error}") from error.__cause__
 
 
-def _of_function(
-    function: RewardFunction,
-) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+def _of_function(function: RewardFunction) -> Measuring:
     return lambda prompts, completions, columns: call_function(function, prompts, completions, columns)
 
 
-def _of_text(text_measure: TextMeasure) -> Callable[[Sequence[Any], Sequence[Any], Columns], Iterable[Any]]:
+def _of_text(text_measure: TextMeasure) -> Measuring:
     return lambda prompts, completions, columns: text_measure([_plain(text) for text in completions])
 
 
