@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from preftune.api.train import train as train
     from preftune.api.trainer import PreferenceTrainer as PreferenceTrainer
     from preftune.errors import InputError as InputError
+    from preftune.rewards.score_file import score_file as score_file
+    from preftune.sampling.sample_file import sample_file as sample_file
 
 __version__ = "0.1.0"
 
@@ -34,7 +36,9 @@ _PLACES = {
     "plan_rounds": "preftune.api.iterate",
     "rescore": "preftune.api.evaluate",
     "sample": "preftune.api.sample",
+    "sample_file": "preftune.sampling.sample_file",
     "score": "preftune.api.score",
+    "score_file": "preftune.rewards.score_file",
     "train": "preftune.api.train",
 }
 __all__ = [
@@ -47,7 +51,9 @@ __all__ = [
     "plan_rounds",
     "rescore",
     "sample",
+    "sample_file",
     "score",
+    "score_file",
     "train",
 ]
 

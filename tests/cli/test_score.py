@@ -9,7 +9,7 @@ import pytest
 
 from preftune.data import Asked, load_groups
 from preftune.rewards import MEASURES, auxiliary_rewards, measure_groups
-from preftune.rewards.reading import reading_grade
+from preftune.rewards.measures.reading import reading_grade
 from preftune.rewards.sources import SOURCES
 
 CommandLine = Callable[..., tuple[int, str]]
@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "nothing": ([], ["DATA, --prior or --reward, --output missing", "--list"]),
     "no output": (["data.jsonl", "--reward", "reading_grade"], ["--output missing"]),
     "unknown": (["data.jsonl", "--reward", "reading"], ["--reward reading", "did you mean"]),
-    "bad option": (["data.jsonl", "--reward", "repetition:n=0"], ["--reward repetition.n=0", ">= 1"]),
+    "bad option": (["data.jsonl", "--reward", "repetition:n=0"], ["--reward repetition.n = 0", ">= 1"]),
     "a run's option": (["data.jsonl", "--reward", "regex:weight=2,pattern=a"], ["weight belongs in a run's"]),
     "a column": (["data.jsonl", "--reward", "column:id"], ["a run can read this column", "--prior"]),
     "twice": (

@@ -17,7 +17,6 @@ from preftune.rewards import (
     Spread,
     auxiliary_rewards,
     combine,
-    measure,
     measure_groups,
 )
 from preftune.rewards.policy_reward import PolicyReward
@@ -146,8 +145,8 @@ def test_a_name_is_its_measure_unless_said(smollm2_tokenizer: PreTrainedTokenize
         },
         smollm2_tokenizer,
     )
-    found = measure(rewards, ["ask"] * 3, ["rain", "rain rain rain", "[]"], {})
-    assert {name: values.tolist() for name, values in found.items()} == {
+    texts = ["rain", "rain rain rain", "[]"]
+    assert {each.name: each.measurements(["ask"] * 3, texts, {}) for each in rewards} == {
         "long": [1.0, 3.0, 2.0],
         "polite": [1.0, 0.0, 0.0],
         "valid_json": [0.0, 0.0, 1.0],
@@ -161,7 +160,7 @@ def test_messages_are_measured_by_what_the_model_wrote() -> None:
         {"role": "user", "content": "Go on."},
         {"role": "assistant", "content": '"a": 1}'},
     )
-    assert measure([one(name="valid_json")], ["ask"], [turns], {})["valid_json"].tolist() == [1.0]
+    assert one(name="valid_json").measurements(["ask"], [turns], {}) == [1.0]
 
 
 # --- the user's functions ---
@@ -193,7 +192,7 @@ def test_a_function_without_columns_gets_none(here: Path) -> None:
         "my_rewards:only_completions"
     ].tolist() == [1.0, 3.0]
     four = ["a"] * 4
-    assert measure([one(name="my_rewards:booleans")], four, four, {})["my_rewards:booleans"].tolist() == [
+    assert one(name="my_rewards:booleans").measurements(four, four, {}) == [
         1.0,
         1.0,
         0.5,
@@ -315,31 +314,31 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["no measure 'short'", "length", "module:function"],
     ),
     "no column name": ({"column:": {}}, ["no measure 'column:'"]),
-    "misspelt option": ({"reading_grade": {"weigth": 1}}, ["reading_grade.weigth=1", "'weight'"]),
-    "another measure's option": ({"reading_grade": {"n": 1}}, ["reading_grade has no such option"]),
-    "zero weight": ({"reading_grade": {"weight": 0}}, ["weight=0", "not 0"]),
-    "text weight": ({"reading_grade": {"weight": "1"}}, ["weight='1'", "finite number"]),
-    "true weight": ({"reading_grade": {"weight": True}}, ["weight=True"]),
-    "nan weight": ({"reading_grade": {"weight": math.nan}}, ["weight=nan"]),
-    "goal": ({"reading_grade": {"goal": "up"}}, ["goal='up'", "maximise or minimise"]),
-    "goal list": ({"reading_grade": {"goal": ["up"]}}, ["goal=['up']"]),
-    "exclude each other": (
-        {"reading_grade": {"goal": "maximise", "target": 5}},
-        ["exclude each other", "remove one"],
+    "misspelt option": (
+        {"reading_grade": {"weigth": 1}},
+        ["rewards.reading_grade.weigth = 1", "'weight'"],
     ),
+    "another measure's option": ({"reading_grade": {"n": 1}}, ["not an option of reading_grade"]),
+    "zero weight": ({"reading_grade": {"weight": 0}}, ["weight = 0", "not 0"]),
+    "text weight": ({"reading_grade": {"weight": "1"}}, ["weight = '1'", "finite number"]),
+    "true weight": ({"reading_grade": {"weight": True}}, ["weight = True"]),
+    "nan weight": ({"reading_grade": {"weight": math.nan}}, ["weight = nan"]),
+    "goal": ({"reading_grade": {"goal": "up"}}, ["goal = 'up'", "maximise or minimise"]),
+    "goal list": ({"reading_grade": {"goal": ["up"]}}, ["goal = ['up']"]),
+    "two aims": ({"reading_grade": {"goal": "maximise", "target": 5}}, ["two ways", "remove one"]),
     "no aim": ({"length": {}}, ["rewards.length.target", "goal"]),
-    "reversed target": ({"reading_grade": {"target": [6, 4]}}, ["target=[6, 4]", "low <= high"]),
-    "three targets": ({"reading_grade": {"target": [1, 2, 3]}}, ["target=[1, 2, 3]"]),
-    "text target": ({"reading_grade": {"target": "5"}}, ["target='5'"]),
-    "clip to a number": ({"reading_grade": {"clip": 5}}, ["clip=5", "low <= high"]),
-    "reversed clip": ({"reading_grade": {"clip": [20, 0]}}, ["clip=[20, 0]", "low <= high"]),
+    "reversed target": ({"reading_grade": {"target": [6, 4]}}, ["target = [6, 4]", "low <= high"]),
+    "three targets": ({"reading_grade": {"target": [1, 2, 3]}}, ["target = [1, 2, 3]"]),
+    "text target": ({"reading_grade": {"target": "5"}}, ["target = '5'"]),
+    "clip to a number": ({"reading_grade": {"clip": 5}}, ["clip = 5", "low <= high"]),
+    "reversed clip": ({"reading_grade": {"clip": [20, 0]}}, ["clip = [20, 0]", "low <= high"]),
     "no tokenizer": ({"length": {"target": 5}}, ["rewards.length", "tokenizer"]),
-    "no pattern": ({"regex": {}}, ["pattern is missing", "regular expression"]),
-    "broken pattern": ({"regex": {"pattern": "("}}, ["regex.pattern='('", "regular expression"]),
-    "no window": ({"lexical_diversity": {"window": 0}}, ["window=0", ">= 1"]),
-    "half a word": ({"repetition": {"n": 2.5}}, ["n=2.5", "whole number"]),
+    "no pattern": ({"regex": {}}, ["regex.pattern is missing", "regular expression"]),
+    "broken pattern": ({"regex": {"pattern": "("}}, ["regex.pattern = '('", "regular expression"]),
+    "no window": ({"lexical_diversity": {"window": 0}}, ["window = 0", ">= 1"]),
+    "half a word": ({"repetition": {"n": 2.5}}, ["n = 2.5", "whole number"]),
     "no mapping": ({"reading_grade": 1.0}, ["rewards.reading_grade=1.0", "mapping"]),
-    "no model": ({"toxicity": {}}, ["model is missing"]),
+    "no model": ({"toxicity": {}}, ["toxicity.model is missing"]),
     "no such model": ({"toxicity": {"model": "/nowhere"}}, ["rewards.toxicity: model=/nowhere"]),
     "no module": (
         {"my_reward:politeness": {}},
@@ -350,7 +349,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no callable": ({"my_rewards:not_callable": {}}, ["no function 'not_callable'"]),
     "async": ({"my_rewards:later": {}}, ["async"]),
     "signature": ({"my_rewards:no_completions": {}}, ["function(prompts, completions, **columns)"]),
-    "a function's option": ({"my_rewards:politeness": {"n": 1}}, ["no such option"]),
+    "a function's option": ({"my_rewards:politeness": {"n": 1}}, ["not an option"]),
 }
 
 
@@ -408,8 +407,8 @@ def test_a_measurement_that_is_no_number_names_reward_and_row(name: str, here: P
 
 def test_a_column_says_nothing_of_new_text() -> None:
     """Sampled text has no column, and the message says what to do."""
-    with pytest.raises(InputError, match=r"'column:kind' reads the column 'kind'.*remove this reward"):
-        measure([one(name="column:kind")], ["ask"], ["answer"], {})
+    with pytest.raises(InputError, match=r"'column:kind' reads the column 'kind'.*leave it out"):
+        one(name="column:kind").measurements(["ask"], ["answer"], {})
 
 
 def test_the_failing_row_is_found_in_few_calls() -> None:

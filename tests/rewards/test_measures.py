@@ -10,10 +10,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 
 from preftune.errors import InputError
 from preftune.rewards import MEASURES
-from preftune.rewards.diversity import lexical_diversity, repetition
-from preftune.rewards.formats import matches, token_counts, valid_json
-from preftune.rewards.sentiment import sentiment
-from preftune.rewards.toxicity import profanity, toxicity_classifier, toxicity_words
+from preftune.rewards.measures.diversity import lexical_diversity, repetition
+from preftune.rewards.measures.formats import length, regex, valid_json
+from preftune.rewards.measures.sentiment import sentiment
+from preftune.rewards.measures.toxicity import profanity, toxicity, toxicity_words
 
 WORDLESS = ["", " \n\t", "... !?", "1 2 3", "\U0001f600", "```\n```"]
 
@@ -121,13 +121,13 @@ def test_valid_json_by_hand(text: str, expected: float) -> None:
 
 def test_regex_searches_the_whole_text() -> None:
     """1 where the pattern is found anywhere; flags stand in the pattern."""
-    assert [matches(text, r"(?i)\bthanks\b") for text in ("Oh, THANKS.", "thanksgiving")] == [1.0, 0.0]
+    assert [regex(text, r"(?i)\bthanks\b") for text in ("Oh, THANKS.", "thanksgiving")] == [1.0, 0.0]
 
 
 def test_length_counts_the_tokens_of_the_text_alone(smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
     """Tokens by the policy's tokenizer, without BOS or an end of turn."""
     texts = ["", "rain", "rain rain", "<|im_end|>"]
-    assert token_counts(smollm2_tokenizer)(texts) == [0.0, 1.0, 2.0, 1.0]
+    assert length(smollm2_tokenizer)(texts) == [0.0, 1.0, 2.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -193,25 +193,21 @@ def test_classifier_gives_the_labels_probability(
         )
         expected.append(0.0 if shares is None else float(shares[1]))
     assert len(set(expected)) == len(TEXTS)
-    found = toxicity_classifier(str(classifier_dir))(TEXTS)
+    found = toxicity(str(classifier_dir))(TEXTS)
     assert found == pytest.approx(expected, abs=1e-5)
-    other = toxicity_classifier(str(classifier_dir), label="threat")(TEXTS)
+    other = toxicity(str(classifier_dir), label="threat")(TEXTS)
     assert other != pytest.approx(found, abs=1e-3)
 
 
 def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_dir: Path) -> None:
     """An unknown label, and a folder without a model, are named at once."""
     (classifier_dir / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"label=rude is not a label of.*fine, Toxic, threat"):
-        toxicity_classifier(str(classifier_dir), label="rude")
-    with pytest.raises(
-        InputError, match=r"model=.* has several labels: set label to one of LABEL_0, LABEL_1"
-    ):
-        toxicity_classifier(str(tiny_model_dir))
-    with pytest.raises(
-        InputError, match="nothing cannot be loaded: it must be a folder with a complete text classifier"
-    ):
-        toxicity_classifier(str(classifier_dir / "nothing"))
+    with pytest.raises(InputError, match=r"label=rude is none of the labels.*fine, Toxic, threat"):
+        toxicity(str(classifier_dir), label="rude")
+    with pytest.raises(InputError, match=r"model=.* needs a label: set label to one of LABEL_0, LABEL_1"):
+        toxicity(str(tiny_model_dir))
+    with pytest.raises(InputError, match="nothing is neither a folder with a whole text classifier"):
+        toxicity(str(classifier_dir / "nothing"))
 
 
 def test_runs_longer_than_the_text_repeat_nothing() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from preftune.rewards.reading import reading_ease, reading_grade, syllables
-from preftune.rewards.words import sentences, words
+from preftune.rewards.measures.reading import reading_ease, reading_grade, syllables
+from preftune.rewards.measures.words import sentences, words
 
 GETTYSBURG = """Four score and seven years ago our fathers brought forth on this continent, a new nation, \
 conceived in Liberty, and dedicated to the proposition that all men are created equal.

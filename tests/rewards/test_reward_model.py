@@ -300,7 +300,7 @@ def test_settings_of_the_template(tmp_path: Path) -> None:
     scorings = [resolve_source("--prior", text) for text in (f"hf:{folder}:tokens=training", named)]
     assert scorings[0].scorer.identity != scorings[1].scorer.identity
     assert list(scorings[1].scorer.plan(chat)[0].inputs) == [tuple(polite[:-1])]
-    with pytest.raises(InputError, match="chat_template_kwargs='low' must be a mapping"):
+    with pytest.raises(InputError, match="chat_template_kwargs = 'low' must be a mapping"):
         resolve_source("--prior", f"hf:{folder}:chat_template_kwargs=low")
 
 

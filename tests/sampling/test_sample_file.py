@@ -233,7 +233,7 @@ def test_two_processes_write_the_file_of_one(
     in_two_chunks(monkeypatch)
     output = tmp_path / "shared.jsonl"
     for rank in (1, 0):
-        monkeypatch.setattr(module, "launched_processes", lambda rank=rank: Processes(rank, 2))
+        monkeypatch.setattr(shards, "launched_processes", lambda rank=rank: Processes(rank, 2))
         sample_file(str(tiny_model_dir), prompts, output, **SETTINGS)
         assert output.exists() == (rank == 0)
     assert output.read_text(encoding="utf-8") == whole

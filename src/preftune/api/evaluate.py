@@ -19,7 +19,7 @@ from preftune.evaluation.tables import as_csv, as_markdown
 from preftune.evaluation.verdicts import Results
 from preftune.serving.endpoint import Limits
 from preftune.serving.prices import Budget, Price
-from preftune.storage.files import write_json, write_whole
+from preftune.storage.files import MODEL_FOLDER, write_json, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +171,7 @@ def evaluate(
 
 
 def _name(model: ModelOrRun) -> str:
-    return str(model.folder / "model") if isinstance(model, Run) else str(model)
+    return str(model.folder / MODEL_FOLDER) if isinstance(model, Run) else str(model)
 
 
 def rescore(

@@ -12,9 +12,10 @@ from rich.console import Console
 from preftune.models import load_language_model, load_tokenizer
 from preftune.online.configuration import IterateConfig, check_iterate_config, read_iterate_config
 from preftune.online.plan import Plan, make_plan
-from preftune.online.rounds import MODEL, run_rounds
+from preftune.online.rounds import run_rounds
 from preftune.online.view import View
 from preftune.report import PAGES
+from preftune.storage.files import MODEL_FOLDER, REPORT_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,17 +40,17 @@ class Rounds:
     @cached_property
     def model(self) -> "PreTrainedModel":
         """The policy of the last good round."""
-        return load_language_model(str(self.folder / MODEL), "auto")
+        return load_language_model(str(self.folder / MODEL_FOLDER), "auto")
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """Its tokenizer."""
-        return load_tokenizer(str(self.folder / MODEL))
+        return load_tokenizer(str(self.folder / MODEL_FOLDER))
 
     @property
     def report(self) -> Path:
         """The rounds' page."""
-        return self.folder / "report.html"
+        return self.folder / REPORT_FILE
 
 
 def plan_rounds(

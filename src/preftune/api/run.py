@@ -6,14 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preftune.storage.files import MODEL_FOLDER, REPORT_FILE
+
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from preftune.training.run import Trained
-
-MODEL_FOLDER, REPORT_FILE = "model", "report.html"
 
 
 @dataclass(frozen=True)

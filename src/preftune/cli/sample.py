@@ -45,9 +45,10 @@ def sample(
     import preftune
 
     is_main = os.environ.get("RANK", "0") == "0"
-    sampled = preftune.sample(
+    count = preftune.sample_file(
         model,
         prompts,
+        output,
         n=n,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -57,8 +58,7 @@ def sample(
         engine=engine,
         price=price,
         max_cost=max_cost,
-        output=output,
         progress=is_main,
     )
     if is_main:
-        typer.echo(f"Done: {len(sampled)} prompts in {output}")
+        typer.echo(f"Done: {count} prompts in {output}")

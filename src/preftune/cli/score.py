@@ -67,35 +67,31 @@ def score(
     import preftune
 
     is_main = os.environ.get("RANK", "0") == "0"
-    scored = preftune.score(
+    count = preftune.score_file(
         data,
+        output,
         reward or [],
         prior=prior,
         split=split,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
-        output=output,
         progress=is_main,
     )
     if is_main:
-        typer.echo(f"Done: {len(scored)} rows in {output}")
+        typer.echo(f"Done: {count} rows in {output}")
 
 
 def _print_sources() -> None:
-    from collections.abc import Mapping
-
     from rich.console import Console
     from rich.table import Table
 
-    from preftune.rewards.measures import MEASURES, RewardOption
+    from preftune.cli.tables import list_options
+    from preftune.rewards.measures import MEASURES
     from preftune.rewards.sources import SOURCES
-
-    def listed(options: Mapping[str, RewardOption]) -> str:
-        return "\n".join(f"{key}: {option.summary}; {option.rule}" for key, option in options.items())
 
     scorers = Table("source", "what", "options")
     for prefix, source in SOURCES.items():
-        scorers.add_row(f"{prefix}:NAME", source.summary, listed(source.options))
+        scorers.add_row(f"{prefix}:NAME", source.summary, list_options(source.options))
     scorers.add_row("column:NAME", "a column of the data, with --prior", "")
     scorers.add_row("MODULE:FUNCTION", "your function(prompts, completions, **columns) -> list[float]", "")
     measures = Table("name", "what", "range", "goal", "options")
@@ -106,6 +102,6 @@ def _print_sources() -> None:
             measure.summary,
             f"{'' if low is None else f'{low:g}'} .. {'' if high is None else f'{high:g}'}".strip(),
             measure.goal or "give a target",
-            listed(measure.options),
+            list_options(measure.options),
         )
     Console().print(scorers, measures)

@@ -1,9 +1,20 @@
-"""Figures of benchmarks on a terminal."""
+"""Tables on a terminal: figures of benchmarks, and what there is to choose from."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from preftune.api.evaluate import Scores
+    from preftune.objectives import Option
+
+
+def list_options(options: "Mapping[str, Option]") -> str:
+    """A line for each option: what it is, its default, its rule."""
+    return "\n".join(
+        f"{key}: {option.summary}{'' if option.default is None else f' ({option.default})'}; "
+        f"{option.rule.text}"
+        for key, option in options.items()
+    )
 
 
 def print_scores(scores: "Scores") -> None:

@@ -7,6 +7,26 @@ from typing import Annotated
 import typer
 
 
+def _print_methods(wanted: bool) -> None:
+    if not wanted:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from preftune.cli.tables import list_options
+    from preftune.objectives import METHODS, PRIORS, options_of
+
+    methods = Table("method", "what", "options", "priors", "source")
+    for name, method in METHODS.items():
+        options = list_options(options_of(method))
+        methods.add_row(name, method.summary, options, ", ".join(method.priors), method.source)
+    priors = Table("prior", "what")
+    for name, prior in PRIORS.items():
+        priors.add_row(name, prior.summary)
+    Console().print(methods, priors)
+    raise typer.Exit
+
+
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.", show_default=False)],
     overrides: Annotated[
@@ -23,6 +43,15 @@ def train(
             "--dry-run", help="Check everything, print the resolved run and its cost, train nothing."
         ),
     ] = False,
+    list_methods: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            help="Show the methods with their options, and the priors, and exit.",
+            callback=_print_methods,
+            is_eager=True,
+        ),
+    ] = False,
 ) -> None:
     """Tune a model on preference pairs, labelled responses or rewards.
 
@@ -31,7 +60,7 @@ def train(
     - `model=PATH_OR_HUB_NAME` the model to tune
     - `data.train=FILE_OR_HUB_NAME` pairs to train on
     - `data.evaluation=FILE_OR_HUB_NAME` held-out pairs
-    - `objective.method=dpo` or ipo, simpo, cpo, hinge, kto; bradley_terry for a reward model
+    - `objective.method=dpo` or another of `preftune train --list`
     - `objective.beta=0.1` how far the policy may move
     - `objective.prior=reward_gap` weight the rejected response by how much worse it is (MaPPO)
     - `objective.auxiliary.weight=0.1` also make likelier what `rewards` want (HPO)

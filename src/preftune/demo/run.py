@@ -30,9 +30,9 @@ from preftune.models import (
 )
 from preftune.report import write_report
 from preftune.rewards.instructions import instruction_score
-from preftune.rewards.reading import reading_grade
+from preftune.rewards.measures.reading import reading_grade
 from preftune.sampling.sampler import sample_responses
-from preftune.storage.files import write_json
+from preftune.storage.files import REPORT_FILE, write_json
 
 # The verifier's scores lie in [0, 1] already.
 PRIOR: dict[str, Any] = {"prior": {"calibration": "identity"}}
@@ -132,7 +132,7 @@ def run_demo(output: Path, model: str | None = None) -> None:
     console = Console()
     console.rule(f"preftune demo: {TITLE}")
     model = model or str(demo_model_dir())
-    for name in ("summary.json", "report.html"):
+    for name in ("summary.json", REPORT_FILE):
         (output / name).unlink(missing_ok=True)
     train, held_out = demo_rows("train")[:TRAINING_PROMPTS], demo_rows("held_out")
     # Held-out pairs need no other responses, and evaluation is quicker without them.
@@ -152,7 +152,7 @@ def run_demo(output: Path, model: str | None = None) -> None:
     _write(output, summary, samples)
     console.print(_table(summary))
     console.print(
-        f"{output / 'report.html'} shows it; finished in {time.perf_counter() - started:.0f} seconds",
+        f"{output / REPORT_FILE} shows it; finished in {time.perf_counter() - started:.0f} seconds",
         soft_wrap=True,
     )
 
@@ -228,7 +228,7 @@ def _write(output: Path, summary: dict[str, dict[str, Any]], samples: dict[str, 
         for index in shown
     ]
     write_report(
-        output / "report.html",
+        output / REPORT_FILE,
         TITLE,
         {name: output / name for name in summary},
         rewards=rewards,

@@ -54,24 +54,6 @@ def evaluate_reward(
         ]
         for own in scores
     ]
-    tallies = [tally(own) for own in ratings]
-    own_mean = mean(tallies[0])
-    results: Results = {
-        "protocol": "reward",
-        "model": models[0].model,
-        "baseline": models[1].model if baseline else None,
-        "reward": scoring.name,
-        "n": len(questions),
-        "mean_reward": own_mean.value,
-        **own_mean.results(),
-    }
-    if baseline:
-        compared = difference(tallies[0], tallies[1])
-        results["baseline_mean_reward"] = mean(tallies[1]).value
-        results["difference"] = {
-            "to": models[1].model,
-            **compared.results("mean_reward"),
-        }
     rows = (
         {
             "question": rating.question,
@@ -83,8 +65,29 @@ def evaluate_reward(
         for rating in own
     )
     write_lines(output / "items.jsonl", rows)
+    results = _figures([each.model for each in models], ratings, scoring.name)
     write_json(output / "results.json", [results])
     return [results]
+
+
+def _figures(models: Sequence[str], ratings: Sequence[Sequence[Rating]], reward: str) -> Results:
+    """Of a model, and of its baseline where there is one."""
+    tallies = [tally(own) for own in ratings]
+    own_mean = mean(tallies[0])
+    results: Results = {
+        "protocol": "reward",
+        "model": models[0],
+        "baseline": models[1] if len(models) > 1 else None,
+        "reward": reward,
+        "n": len(ratings[0]),
+        "mean_reward": own_mean.value,
+        **own_mean.results(),
+    }
+    if len(models) > 1:
+        compared = difference(tallies[0], tallies[1])
+        results["baseline_mean_reward"] = mean(tallies[1]).value
+        results["difference"] = {"to": models[1], **compared.results("mean_reward")}
+    return results
 
 
 def _score(

@@ -79,15 +79,8 @@ class AdvantageLikelihood:
     cap: float | None = None
     standardization: Standardization = Standardization()
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "auxiliary"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Auxiliary rewards and their value."""
-        return _NEEDS
+    name = "auxiliary"
+    needs = _NEEDS
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response in nats, and the factor of each."""
@@ -124,15 +117,8 @@ class ValueRegression:
     expectile: float
     standardization: Standardization = Standardization()
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "value"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Auxiliary rewards and their value."""
-        return _NEEDS
+    name = "value"
+    needs = _NEEDS
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response; R, V and A on the scale of R, and A's square on that scale squared."""

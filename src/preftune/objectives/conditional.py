@@ -22,15 +22,8 @@ class ConditionalLikelihood:
     With log pi = -4 on 2 tokens and -6 on 4 the loss is 10 / 6.
     """
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "likelihood"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Labels, by which c was chosen."""
-        return frozenset({"labels"})
+    name = "likelihood"
+    needs = frozenset[Need]({"labels"})
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response in nats, the loss per token of each, and log-probabilities by label."""

@@ -49,15 +49,8 @@ class ProspectUtility:
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "preference"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The reference's log-probabilities, labels, and the estimate of the divergence from it."""
-        return frozenset({"reference", "labels", "divergence"})
+    name = "preference"
+    needs = frozenset[Need]({"reference", "labels", "divergence"})
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response; rewards and log-probabilities by label, margins by pair where there are."""

@@ -53,15 +53,8 @@ class ClippedSurrogate:
     clip: float
     standardization: Standardization
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "policy"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The reference's log-probabilities, auxiliary rewards and their value."""
-        return _NEEDS
+    name = "policy"
+    needs = _NEEDS
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response, its ratio, and whether clipping holds it; h by pair where there are."""
@@ -100,10 +93,7 @@ class LeftoverLikelihood:
     reference_free: bool
     standardization: Standardization
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "policy"
+    name = "policy"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -145,15 +135,8 @@ class RewardRegression:
     tau: float
     standardization: Standardization
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "policy"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The reference's log-probabilities, auxiliary rewards and their value."""
-        return _NEEDS
+    name = "policy"
+    needs = _NEEDS
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response; tau h by pair where there are."""
@@ -182,15 +165,8 @@ class SoftValueRegression:
     tau: float
     standardization: Standardization
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "value"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The reference's log-probabilities, auxiliary rewards and their value."""
-        return _NEEDS
+    name = "value"
+    needs = _NEEDS
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response; R, V, A and its square as `ValueRegression` reports them."""
@@ -221,15 +197,8 @@ class RewardMargin:
     preference_weight: float
     standardization: Standardization
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "preference"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Pairs, the reference's log-probabilities and auxiliary rewards."""
-        return frozenset({"pairs", "reference", "auxiliary"})
+    name = "preference"
+    needs = frozenset[Need]({"pairs", "reference", "auxiliary"})
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per pair, the implicit rewards beta h, which R leaves alone, and R per response."""

@@ -1,13 +1,17 @@
-"""Options as fields of a frozen dataclass: default, rule and help are there, and one check serves all."""
+"""Options as fields of a frozen dataclass or parameters of a function, and one check for all.
 
+Default, rule and help stand at the field or parameter.
+"""
+
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Annotated, Any, cast, get_origin
 
 Value = float | bool | str
-"""What an option can be set to."""
+"""What an option of a method can be set to."""
 
 
 @dataclass(frozen=True)
@@ -18,36 +22,50 @@ class Constraint:
     holds: Callable[[object], bool]
 
 
-def _is_number(value: object) -> bool:
+def is_finite_number(value: object) -> bool:
+    """Whether it is an int or a float, not a bool, NaN or infinite."""
     # Not isfinite, which refuses whole numbers that no float can hold.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-POSITIVE = Constraint("a finite number > 0", lambda value: _is_number(value) and cast(float, value) > 0)
-BELOW_ONE = Constraint("a number > 0 and < 1", lambda value: _is_number(value) and 0 < cast(float, value) < 1)
-SHARE = Constraint("a number > 0 and <= 1", lambda value: _is_number(value) and 0 < cast(float, value) <= 1)
-NOT_NEGATIVE = Constraint("a finite number >= 0", lambda value: _is_number(value) and cast(float, value) >= 0)
-SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
-REDUCTION = Constraint(
-    "'token_mean' or 'sum'", lambda value: isinstance(value, str) and value in ("token_mean", "sum")
+POSITIVE = Constraint("a finite number > 0", lambda value: is_finite_number(value) and cast(float, value) > 0)
+BELOW_ONE = Constraint(
+    "a number > 0 and < 1", lambda value: is_finite_number(value) and 0 < cast(float, value) < 1
 )
+SHARE = Constraint(
+    "a number > 0 and <= 1", lambda value: is_finite_number(value) and 0 < cast(float, value) <= 1
+)
+NOT_NEGATIVE = Constraint(
+    "a finite number >= 0", lambda value: is_finite_number(value) and cast(float, value) >= 0
+)
+SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
+
+
+def one_of(*names: str) -> Constraint:
+    """One of some words."""
+    return Constraint(f"{', '.join(names[:-1])} or {names[-1]}", lambda value: value in names)
+
+
+REDUCTION = one_of("token_mean", "sum")
 
 
 @dataclass(frozen=True)
 class Option:
-    """A field's setting.
+    """What one can be set.
 
     Attributes:
         default: the value when it is not given; None for an option that is then absent.
         rule: which values it takes.
         summary: one line for people.
         instead_of: the option that must not be given beside this one.
+        is_required: whether it must be given.
     """
 
-    default: Value | None
+    default: Value | int | None
     rule: Constraint
     summary: str
     instead_of: str | None = None
+    is_required: bool = False
 
 
 def option(default: Value | None, rule: Constraint, summary: str, *, instead_of: str | None = None) -> Any:
@@ -66,12 +84,24 @@ class Options:
         for key, option in options_of(type(self)).items():
             value = getattr(self, key)
             if value is not None or option.default is not None:
-                _checked(key, value, option)
+                _check(key, value, option)
 
 
 def options_of(*owners: type[Options]) -> dict[str, Option]:
     """Options of one or more dataclasses, by name."""
     return {each.name: each.metadata["option"] for owner in owners for each in fields(cast(Any, owner))}
+
+
+def parameter_options(function: Callable[..., object]) -> dict[str, Option]:
+    """Options of a function or class: its parameters with the hint `Annotated[type, rule, help]`."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if get_origin(parameter.annotation) is Annotated:
+            rule, summary = parameter.annotation.__metadata__
+            is_required = parameter.default is parameter.empty
+            default = None if is_required else parameter.default
+            found[name] = Option(default, rule, summary, is_required=is_required)
+    return found
 
 
 def resolve_options(
@@ -81,7 +111,31 @@ def resolve_options(
     prefix: str = "",
     others: Iterable[str] = (),
 ) -> dict[str, Value]:
-    """Every option with its value, given or default.
+    """Every option with its value, given or default, whole numbers as floats; see `check_options`."""
+    # An option without a default is absent when None, as a fully written configuration has it.
+    given = {
+        key: value
+        for key, value in settings.items()
+        if not (value is None and key in options and options[key].default is None)
+    }
+    check_options(given, options, owner, prefix, others)
+    replaced = {options[key].instead_of for key in given}
+    found = {
+        key: given.get(key, option.default)
+        for key, option in options.items()
+        if key in given or (option.default is not None and key not in replaced)
+    }
+    return {key: float(value) if type(value) is int else cast(Value, value) for key, value in found.items()}
+
+
+def check_options(
+    settings: Mapping[Any, object],
+    options: Mapping[str, Option],
+    owner: str,
+    prefix: str = "",
+    others: Iterable[str] = (),
+) -> None:
+    """Hold what is given against the options there are.
 
     Args:
         settings: what is given.
@@ -91,32 +145,26 @@ def resolve_options(
         others: keys that stand beside them, for suggestions.
 
     Raises:
-        ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
+        ValueError: a key or a value is not allowed, or a key is missing; the message names it, the rule and
+            the fix.
     """
-    for key in settings:
+    for key, value in settings.items():
         if key not in options:
             raise ValueError(
-                f"{prefix + str(key)!r} is not an option of {owner}, which takes {', '.join(options)}: "
+                f"{prefix}{key} = {value!r} is not an option of {owner}, which takes {', '.join(options)}: "
                 f"{nearest(key, (*others, *options)) or 'remove it'}"
             )
-    # An option without a default is absent when None, as a fully written configuration has it.
-    given = {
-        key: value for key, value in settings.items() if not (value is None and options[key].default is None)
-    }
-    resolved: dict[str, Value] = {}
-    replaced = {options[key].instead_of: key for key in given}
     for key, option in options.items():
-        if key in given and key in replaced:
-            other = replaced[key]
+        if key not in settings:
+            if option.is_required:
+                raise ValueError(f"{prefix}{key} is missing, {option.summary}: set it to {option.rule.text}")
+            continue
+        if (other := option.instead_of) in settings:
             raise ValueError(
-                f"{key} = {given[key]!r} and {other} = {given[other]!r} are two ways to set the same "
-                "number: remove one of them"
+                f"{prefix}{key} = {settings[key]!r} and {prefix}{other} = {settings[other]!r} are two "
+                "ways to set the same: remove one of them"
             )
-        if key in given:
-            resolved[key] = _checked(prefix + key, given[key], option)
-        elif option.default is not None and key not in replaced:
-            resolved[key] = option.default
-    return resolved
+        _check(prefix + key, settings[key], option)
 
 
 def nearest(word: object, candidates: Iterable[str], names_elsewhere: Mapping[str, str] | None = None) -> str:
@@ -133,10 +181,9 @@ def nearest(word: object, candidates: Iterable[str], names_elsewhere: Mapping[st
     return f"did you mean {matches[0]!r}?" if matches else ""
 
 
-def _checked(key: str, value: object, option: Option) -> Value:
-    if option.rule.holds(value):
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else cast(Value, value)
-    raise ValueError(f"{key} = {value!r} must be {option.rule.text}: {_fix(key, value, option)}")
+def _check(key: str, value: object, option: Option) -> None:
+    if not option.rule.holds(value):
+        raise ValueError(f"{key} = {value!r} must be {option.rule.text}: {_fix(key, value, option)}")
 
 
 def _fix(key: str, value: object, option: Option) -> str:
@@ -147,6 +194,8 @@ def _fix(key: str, value: object, option: Option) -> str:
         number = None
     if number is not None and option.rule.holds(number):
         return f"it is text; write {key}: {number!r} without quotes and with a decimal point"
+    if option.is_required:
+        return "set a value that is"
     if option.default is None:
         return f"set such a value, or remove {key}"
     return f"set such a value, or remove {key} to use {option.default!r}"

@@ -68,13 +68,10 @@ class Margin:
     reward: Score | None = None
     data_margin: bool = False
 
+    name = "preference"
+
     def __post_init__(self) -> None:
         _ = self.needs
-
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "preference"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -111,15 +108,8 @@ class ChosenLikelihood:
     weight: float
     reduction: Reduction = "token_mean"
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "chosen_likelihood"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Nothing beyond the policy."""
-        return frozenset()
+    name = "chosen_likelihood"
+    needs = frozenset[Need]()
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per pair, in nats, and as a metric the pair's loss in the reduction's own measure."""
@@ -144,15 +134,8 @@ class Centring:
 
     weight: float
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "centring"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Pairs, and scores of a reward model."""
-        return frozenset({"pairs", "score"})
+    name = "centring"
+    needs = frozenset[Need]({"pairs", "score"})
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per pair."""

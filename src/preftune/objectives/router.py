@@ -21,15 +21,8 @@ class RouterBalance:
 
     weight: float
 
-    @property
-    def name(self) -> str:
-        """The term's name."""
-        return "router"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The routers' loss."""
-        return frozenset({"router_loss"})
+    name = "router"
+    needs = frozenset[Need]({"router_loss"})
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The batch's loss once for each response token; as a metric, once for each response."""

@@ -11,7 +11,7 @@ from preftune.measuring.statistics import ends_of
 from preftune.measuring.tradeoff import START, SweepPoint
 from preftune.online.evaluation import ANSWERS_FILE
 from preftune.online.training import RUN_FOLDER
-from preftune.storage.files import read_lines, write_json
+from preftune.storage.files import REPORT_FILE, read_lines, write_json
 from preftune.storage.manifest import Figures
 
 NOTES = (
@@ -61,7 +61,7 @@ def write_outcome(
     }
     if not measured:
         # An earlier configuration's, if there is one.
-        (output / "report.html").unlink(missing_ok=True)
+        (output / REPORT_FILE).unlink(missing_ok=True)
         return
     notes = list(NOTES)
     if outcome.stopped:
@@ -81,7 +81,7 @@ def write_outcome(
         notes=notes,
         points=[_point(name, figures) for name, (_, figures) in every.items()],
     )
-    pages.comparison(output / "report.html", comparison)
+    pages.comparison(output / REPORT_FILE, comparison)
 
 
 def _point(name: str, figures: Figures) -> SweepPoint:

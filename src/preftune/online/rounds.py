@@ -27,7 +27,7 @@ from preftune.online.training import RECORDS, RUN_FOLDER, WORKS, steps_taken, tr
 from preftune.online.view import View
 from preftune.rewards.sources import rewards_content
 from preftune.sampling.settings import SamplingSettings
-from preftune.storage.files import as_lines, read_lines, replaced, write_json, write_whole
+from preftune.storage.files import MODEL_FOLDER, as_lines, read_lines, replaced, write_json, write_whole
 from preftune.storage.hashing import hash_file, hash_json
 from preftune.storage.locks import locked
 from preftune.storage.manifest import Figures, Finished, Stage, finish
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 TIMING_FILE = "timing.jsonl"
 OF_STAGES = (stages.SAMPLES_FILE, *(f"{name}.manifest.json" for name in ("sample", "score", "pair")))
 """What a round that was begun stage by stage leaves, when it is made batch by batch instead."""
-MODEL = "model"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -113,9 +112,9 @@ class _Rounds:
 
     def _name_model(self) -> None:
         """Let `model` name the last good round's; where no round was good, nothing."""
-        link, last = self._plan.output / MODEL, self._outcome.last_good
+        link, last = self._plan.output / MODEL_FOLDER, self._outcome.last_good
         if last:
-            _point(link, self._plan.folder(last) / MODEL)
+            _point(link, self._plan.folder(last) / MODEL_FOLDER)
         else:
             link.unlink(missing_ok=True)
 
@@ -125,7 +124,7 @@ class _Rounds:
         folder = plan.folder(number)
         train = self._train_by_batch if plan.config.update_every == "batch" else self._train_by_stage
         trained = train(number, before, start)
-        model = Model(str(folder / MODEL), trained.content)
+        model = Model(str(folder / MODEL_FOLDER), trained.content)
         evaluated = self._evaluate(number, model, start)
         figures["evaluation"] = evaluated.figures
         if reason := policy_beyond_bounds(plan.config.guards, evaluated.figures):
@@ -207,7 +206,9 @@ class _Rounds:
         return self._finish(
             number,
             stage,
-            lambda: train_round(config, folder / MODEL, plan.config.launch, write_page=self._pages.run),
+            lambda: train_round(
+                config, folder / MODEL_FOLDER, plan.config.launch, write_page=self._pages.run
+            ),
             progress.of_training(folder / RUN_FOLDER, config.training),
         )
 
@@ -231,7 +232,7 @@ class _Rounds:
                 "reference": plan.config.reference,
                 **_without_places(config),
             },
-            outputs=(MODEL,),
+            outputs=(MODEL_FOLDER,),
             works=(*WORKS, SCALE_FILE),
             records=RECORDS,
         )
@@ -269,7 +270,7 @@ class _Rounds:
                 if live.missing(steps_taken(folder / RUN_FOLDER)):
                     # Training begins anew, and comes by the steps that are missing.
                     shutil.rmtree(folder / RUN_FOLDER, ignore_errors=True)
-                training = train_round(config, folder / MODEL, (), live, self._pages.run)
+                training = train_round(config, folder / MODEL_FOLDER, (), live, self._pages.run)
             return live.figures() | {"training": training}
 
         trained = self._finish(

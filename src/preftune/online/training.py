@@ -13,12 +13,12 @@ import yaml
 
 from preftune.models import load_language_model, load_tokenizer
 from preftune.models.allocator import free_memory
-from preftune.storage.files import write_json, write_whole
+from preftune.storage.files import MODEL_FOLDER, write_json, write_whole
 from preftune.storage.manifest import Figures
 from preftune.storage.processes import run_verb
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.preparation import CHECKPOINT_FOLDER, with_objective_defaults
-from preftune.training.run import MODEL_FOLDER, LiveData, last_checkpoint, run_training
+from preftune.training.run import LiveData, last_checkpoint, run_training
 
 logger = logging.getLogger(__name__)
 

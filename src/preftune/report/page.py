@@ -12,9 +12,7 @@ from preftune.measuring.samples import SampleRewards, SideBySide
 from preftune.measuring.tradeoff import START, SweepPoint
 from preftune.report.evaluation import Evaluated, read_evaluations
 from preftune.report.folders import RunRecord, read_run
-from preftune.storage.files import write_whole
-
-REPORT_FILE = "report.html"
+from preftune.storage.files import REPORT_FILE, write_whole
 
 
 def write_report(

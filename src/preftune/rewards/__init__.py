@@ -4,7 +4,7 @@ Here live measures, reward models, judges, users' own functions, and the calibra
 objectives, data, serving, storage and models. Calibration imports no torch.
 """
 
-from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards, combine, measure
+from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards, combine
 from preftune.rewards.calibration import (
     CALIBRATIONS,
     Calibration,
@@ -32,7 +32,6 @@ __all__ = [
     "auxiliary_rewards",
     "combine",
     "fit_calibration",
-    "measure",
     "measure_groups",
     "with_margins",
 ]

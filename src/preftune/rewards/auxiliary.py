@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from preftune.data.groups import Text
 from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
+from preftune.objectives.options import Constraint, Option, check_options, is_finite_number, one_of
 from preftune.rewards.functions import (
     REFERENCE,
     DatasetColumns,
@@ -23,14 +24,16 @@ from preftune.rewards.functions import (
     function_name,
     import_function,
 )
-from preftune.rewards.measures import MEASURES, Goal, RewardOption, TextMeasure, is_finite_number
+from preftune.rewards.measures import MEASURES, Goal, TextMeasure
 
 if TYPE_CHECKING:
     import transformers
 
 COLUMN_PREFIX = "column:"
 Where = Callable[[int], str]
-"""Names the completion at an index, for messages."""
+"""Names a completion by its place, for messages."""
+Measuring = Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]
+"""Prompts, completions (text or lists of messages) and columns to a number for each completion."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class AuxiliaryReward:
 
     Attributes:
         name: its name in the configuration and in reports.
-        measure: from prompts, completions (text or messages) and columns to a number for each completion.
+        measure: what measures.
         weight: w_k.
         goal: whether a higher or a lower measurement is better; None if there is a target.
         target: lowest and highest ideal measurement.
@@ -48,7 +51,7 @@ class AuxiliaryReward:
     """
 
     name: str
-    measure: Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]
+    measure: Measuring
     weight: float = 1.0
     goal: Goal | None = "maximise"
     target: tuple[float, float] | None = None
@@ -148,31 +151,6 @@ def _finite(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def measure(
-    rewards: Sequence[AuxiliaryReward],
-    prompts: Sequence[Text],
-    completions: Sequence[Text],
-    columns: DatasetColumns,
-    where: Where = "completion {}".format,
-) -> dict[str, Float64[np.ndarray, "completions"]]:
-    """Raw measurements of completions, such as sampled text, by the name of the reward.
-
-    Args:
-        rewards: the rewards to measure.
-        prompts: one for each completion.
-        completions: the texts to measure.
-        columns: other columns of the data, with a value for each completion.
-        where: names a completion in messages.
-
-    Raises:
-        InputError: a measure fails on a completion, or needs a column that is missing.
-    """
-    return {
-        reward.name: np.array(reward.measurements(prompts, completions, columns, where), dtype=np.float64)
-        for reward in rewards
-    }
-
-
 def combine(
     rewards: Sequence[AuxiliaryReward], measurements: Mapping[str, Float64[np.ndarray, "responses"]]
 ) -> Float64[np.ndarray, "responses"]:
@@ -225,7 +203,7 @@ def resolve_reward(
     if not callable(own):
         _check_source(path, source)
     known = MEASURES[source].options if source in MEASURES else {}
-    check_options(path, source, options, {**OF_EVERY_REWARD, **known})
+    check_reward_options(path, source, options, {**OF_EVERY_REWARD, **known})
     goal, target = _aim(path, source, options)
     clip = options.get("clip")
     return AuxiliaryReward(
@@ -250,38 +228,24 @@ def _check_source(path: str, source: str) -> None:
         )
 
 
-def check_options(
-    path: str, source: str, options: Mapping[str, Any], known: Mapping[str, RewardOption]
+def check_reward_options(
+    path: str, source: str, options: Mapping[str, Any], known: Mapping[str, Option]
 ) -> None:
-    """Check options against those that a source takes; `path` is their key, for messages.
+    """Hold options against what a source takes; `path` is where they stand, for messages.
 
     Raises:
         InputError: an option is unknown, has a wrong value or is missing.
     """
-    for key, value in options.items():
-        if key not in known:
-            raise InputError(
-                f"{path}.{key}={value!r}: {source} has no such option{suggest(str(key), list(known))}. "
-                f"Use one of {', '.join(known)}"
-            )
-        if not known[key].holds(value):
-            raise InputError(
-                f"{path}.{key}={value!r} must be {known[key].rule}: correct the value, or remove the key"
-            )
-    for key, option in known.items():
-        if option.is_required and key not in options:
-            raise InputError(f"{path}.{key} is missing ({option.summary}): set it to {option.rule}")
+    try:
+        check_options(options, known, source, f"{path}.")
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _aim(
     path: str, source: str, options: Mapping[str, Any]
 ) -> tuple[Goal | None, tuple[float, float] | None]:
     """The goal or the target."""
-    if "goal" in options and "target" in options:
-        raise InputError(
-            f"{path}.goal={options['goal']!r} and {path}.target={options['target']!r} exclude each other: "
-            "remove one"
-        )
     if "target" in options:
         target = options["target"]
         low, high = (target, target) if is_finite_number(target) else target
@@ -300,8 +264,8 @@ def _measure(
     source: str,
     options: Mapping[str, Any],
     tokenizer: "transformers.PreTrainedTokenizerBase | None",
-) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
-    """The measure of an AuxiliaryReward: a column, a built-in measure or the user's function."""
+) -> Measuring:
+    """What AuxiliaryReward calls: a column, a built-in measure or the user's function."""
     if source.startswith(COLUMN_PREFIX):
         return lambda _, completions, columns: columns[source.removeprefix(COLUMN_PREFIX)]
     try:
@@ -318,15 +282,11 @@ def _measure(
         raise InputError(f"{path}: {error}") from error.__cause__
 
 
-def _of_function(
-    function: RewardFunction,
-) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
+def _of_function(function: RewardFunction) -> Measuring:
     return lambda prompts, completions, columns: call_function(function, prompts, completions, columns)
 
 
-def _of_text(
-    text_measure: TextMeasure,
-) -> Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[Any]]:
+def _of_text(text_measure: TextMeasure) -> Measuring:
     return lambda prompts, completions, columns: text_measure([_plain(text) for text in completions])
 
 
@@ -345,23 +305,28 @@ def _is_band(value: object) -> bool:
     return False
 
 
-def _is_target(value: object) -> bool:
-    return is_finite_number(value) or _is_band(value)
+BAND = Constraint("[low, high] with low <= high", _is_band)
 
-
-OF_EVERY_REWARD: Mapping[str, RewardOption] = {
-    "measure": RewardOption(
-        "a measure's name, or a function",
-        lambda value: isinstance(value, str) or callable(value),
+OF_EVERY_REWARD: Mapping[str, Option] = {
+    "measure": Option(
+        None,
+        Constraint(
+            "a measure's name, or a function", lambda value: isinstance(value, str) or callable(value)
+        ),
         "what is measured (the name)",
     ),
-    "weight": RewardOption(
-        "a finite number that is not 0", lambda value: is_finite_number(value) and value != 0, "w_k (1)"
+    "weight": Option(
+        1.0,
+        Constraint("a finite number that is not 0", lambda value: is_finite_number(value) and value != 0),
+        "w_k",
     ),
-    "goal": RewardOption(
-        "maximise or minimise", lambda value: value in ("maximise", "minimise"), "the measure's own"
+    "goal": Option(None, one_of("maximise", "minimise"), "the measure's own"),
+    "target": Option(
+        None,
+        Constraint(f"a number, or {BAND.text}", lambda value: is_finite_number(value) or _is_band(value)),
+        "instead of a goal",
+        instead_of="goal",
     ),
-    "target": RewardOption("a number, or [low, high] with low <= high", _is_target, "instead of a goal"),
-    "clip": RewardOption("[low, high] with low <= high", _is_band, "clip measurements to this range (none)"),
+    "clip": Option(None, BAND, "measurements beyond count as these (none)"),
 }
 """Options that go with any measure."""

@@ -1,13 +1,14 @@
 """`policy:` the implicit reward of a tuned model: log pi_theta(y given x) - log pi_ref(y given x)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Annotated
 
 from preftune.data import LengthLimits, RowReport, RowRules, TokenizedGroup, tokenize_groups
 from preftune.errors import InputError
-from preftune.models.content import Precision, model_content, scoring_precision
+from preftune.models.content import model_content, scoring_precision
+from preftune.rewards.rules import COUNT, MODEL, ScoringPrecision, TemplateSettings
 from preftune.rewards.scoring import Answer, ScoreUnits, ScoringUnit, one_by_one
 
 TRUNCATED = RowRules({"prompt_too_long": "truncate", "response_too_long": "truncate"})
@@ -23,12 +24,12 @@ class ImplicitReward:
         self,
         model: str,
         *,
-        reference: str,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        max_length: int = 1024,
-        max_prompt_length: int | None = None,
-        precision: Precision | None = None,
-        row_tokens: int = 4096,
+        reference: Annotated[str, MODEL, "what it was tuned from"],
+        chat_template_kwargs: TemplateSettings = None,
+        max_length: Annotated[int, COUNT, "prompt + response in tokens"] = 1024,
+        max_prompt_length: Annotated[int | None, COUNT, "the prompt's tokens (max_length's)"] = None,
+        precision: ScoringPrecision = None,
+        row_tokens: Annotated[int, COUNT, "tokens in a packed row"] = 4096,
     ) -> None:
         """Read both configurations and tokenizers.
 

@@ -5,10 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated
 
 from preftune.data.groups import Text
 from preftune.data.rules import shorten
 from preftune.errors import InputError
+from preftune.objectives.options import NOT_NEGATIVE, Constraint
+from preftune.rewards.rules import COUNT
 from preftune.rewards.scoring import Answer, KeepScores, ScoreUnits, ScoringUnit
 from preftune.serving.asking import Request
 from preftune.serving.endpoint import SLOW, Endpoint, Limits
@@ -74,6 +77,8 @@ DOUBT = re.compile(
     re.IGNORECASE,
 )
 """Words in a sentence without a colon after which the number may not be the rating."""
+TEMPERATURE = Constraint("a number >= 0, or null", lambda value: value is None or NOT_NEGATIVE.holds(value))
+PRICE = Constraint("IN,OUT in dollars", lambda value: isinstance(value, str) and bool(value.strip()))
 ATTEMPTS = 3
 """Most replies that are requested until one has a rating."""
 
@@ -85,11 +90,11 @@ class Judge:
         self,
         model: str,
         *,
-        temperature: float | None = 0.0,
-        workers: int = 8,
-        max_tokens: int | None = None,
-        price: str | None = None,
-        max_cost: int | float | None = None,
+        temperature: Annotated[float | None, TEMPERATURE, "of sampling; null uses the endpoint's"] = 0.0,
+        workers: Annotated[int, COUNT, "concurrent requests in each process"] = 8,
+        max_tokens: Annotated[int | None, COUNT, "longest reply (the endpoint's)"] = None,
+        price: Annotated[str | None, PRICE, "what a million tokens of prompts and replies cost"] = None,
+        max_cost: Annotated[int | float | None, NOT_NEGATIVE, "a process stops before it spends more"] = None,
     ) -> None:
         """Check that there is a key; nothing is asked yet.
 

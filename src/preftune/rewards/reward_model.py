@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from preftune.data import RULES, ChatTemplate, LengthLimits, RowReport, tokenize_groups
 from preftune.data.rules import BadRow, shorten
 from preftune.errors import InputError
-from preftune.models.content import TEMPLATE_KEY, Precision, model_content, scoring_precision
+from preftune.models.content import TEMPLATE_KEY, model_content, scoring_precision
+from preftune.objectives.options import one_of
+from preftune.rewards.rules import COUNT, LABEL, SETTINGS, ScoringPrecision
 from preftune.rewards.scoring import Answer, ScoreUnits, ScoringUnit, one_by_one
 
 if TYPE_CHECKING:
@@ -37,13 +39,19 @@ class RewardModelScorer:
         self,
         model: str,
         *,
-        label: int | str | None = None,
-        tokens: str | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        max_length: int | None = None,
-        truncation: Truncation = "start",
-        precision: Precision | None = None,
-        batch_tokens: int = 16_384,
+        label: Annotated[int | str | None, LABEL, "the score (the only output)"] = None,
+        tokens: Annotated[
+            str | None,
+            one_of("template", "training"),
+            "the whole chat template, or as in training (what the model says, else template)",
+        ] = None,
+        chat_template_kwargs: Annotated[
+            Mapping[str, Any] | None, SETTINGS, "passed to its chat template (as in training, or none)"
+        ] = None,
+        max_length: Annotated[int | None, COUNT, "longest conversation in tokens (the model's)"] = None,
+        truncation: Annotated[Truncation, one_of("start", "end", "error"), "what longer ones lose"] = "start",
+        precision: ScoringPrecision = None,
+        batch_tokens: Annotated[int, COUNT, "tokens in a batch"] = 16_384,
         trust_remote_code: bool = False,
     ) -> None:
         """Read configuration and tokenizer.

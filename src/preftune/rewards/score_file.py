@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from preftune.data import Asked, LoadedGroups, load_groups, read_rows
 from preftune.data.columns import GROUP_COLUMNS
 from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
+from preftune.models import load_tokenizer
 from preftune.rewards.auxiliary import COLUMN_PREFIX
 from preftune.rewards.measures import MEASURES
 from preftune.rewards.scoring import Answer, score_missing, scored_content
 from preftune.rewards.sources import Scoring, Specification, resolve_source
 from preftune.storage.files import as_lines
-from preftune.storage.processes import launched_processes
-from preftune.storage.shards import Shards, refuse_existing, write_joined
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards, refuse_existing, write_shared
 
 logger = logging.getLogger(__name__)
 
@@ -65,28 +67,17 @@ def score_file(
         InputError: a specification, the data or the output is wrong.
     """
     refuse_existing(output)
-    processes = launched_processes()
-    loaded_tokenizer = None
-    if tokenizer is not None:
-        from preftune.models import load_tokenizer
-
-        loaded_tokenizer = load_tokenizer(tokenizer)
-    table = read_rows(data, split)
-
-    def resolve(flag: str, specification: Specification, name: str | None = None) -> Scoring:
-        return resolve_source(
-            flag,
-            specification,
-            name=name,
-            tokenizer=loaded_tokenizer,
-            locate=table.locate,
-            trust_remote_code=trust_remote_code,
-        )
-
     _check_rewards(rewards)
     _check_prior(prior)
+    table = read_rows(data, split)
+    resolve = partial(
+        resolve_source,
+        tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+        locate=table.locate,
+        trust_remote_code=trust_remote_code,
+    )
     scorings = [
-        resolve("--reward", specification, name)
+        resolve("--reward", specification, name=name)
         for specification, name in zip(rewards, names or repeat(None, len(rewards)), strict=True)
     ]
     loaded = load_groups(data, asked=Asked(needs_pairs=False), split=split, keep_columns=True)
@@ -97,21 +88,20 @@ def score_file(
     _check_columns(columns, table.columns, data)
     if loaded.report.dropped:
         logger.warning("%s", loaded.report.summary())
-
     answers = [Answer(group, place) for group in loaded.groups for place in range(len(group.responses))]
     content = scored_content(loaded.groups)
     shards = [Shards(output, _key(content, scoring)) for scoring in scorings]
-    # No process writes the output before all have checked that it does not exist.
-    processes.wait()
-    for scoring, finished in zip(scorings, shards, strict=True):
-        score_missing(scoring.scorer, answers, finished, processes, title=scoring.name, progress=progress)
-    processes.wait()
-    if processes.rank == 0:
+
+    def work(processes: Processes) -> None:
+        for scoring, finished in zip(scorings, shards, strict=True):
+            score_missing(scoring.scorer, answers, finished, processes, title=scoring.name, progress=progress)
+
+    def joined() -> str:
         scores = [finished.in_order(len(answers)) for finished in shards]
         plain = prior is not None and not _is_plain(loaded)
-        write_joined(output, as_lines(_rows(list(table), loaded, columns, scores, plain=plain)), shards)
-    # The output exists when any process returns.
-    processes.wait()
+        return as_lines(_rows(list(table), loaded, columns, scores, plain=plain))
+
+    write_shared(output, shards, work, joined)
     return len(loaded.groups)
 
 

@@ -5,7 +5,8 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,22 @@ import yaml
 from preftune.data.rules import suggest
 from preftune.errors import InputError
 from preftune.models.content import model_content
+from preftune.objectives.options import Option, parameter_options
 from preftune.rewards.auxiliary import (
     COLUMN_PREFIX,
     OF_EVERY_REWARD,
     AuxiliaryReward,
     Where,
-    check_options,
+    check_reward_options,
     resolve_reward,
 )
 from preftune.rewards.functions import function_content, function_name
 from preftune.rewards.implicit import ImplicitReward
 from preftune.rewards.judge import Judge
-from preftune.rewards.measures import MEASURES, RewardOption, is_finite_number
+from preftune.rewards.measures import MEASURES
 from preftune.rewards.measuring import GROUPS_PER_CALL, measure_groups
-from preftune.rewards.reward_model import TOKENS, RewardModelScorer
+from preftune.rewards.reward_model import RewardModelScorer
+from preftune.rewards.rules import COLUMN
 from preftune.rewards.scoring import Answer, Scorer, ScoreUnits, ScoringUnit, one_by_one
 
 if TYPE_CHECKING:
@@ -41,110 +44,32 @@ class Source:
     """A kind of scorer, specified by a prefix and a name.
 
     Attributes:
-        summary: one line of help.
-        build: from the name after the prefix and the options to the scorer.
-        options: its settings by name.
-        runs_code: whether `build` takes `trust_remote_code`.
+        build: the scorer, from what follows the prefix and its options.
+        summary: one line for people.
     """
 
-    summary: str
     build: Callable[..., Scorer]
-    options: Mapping[str, RewardOption] = field(default_factory=dict)
-    runs_code: bool = False
+    summary: str
 
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Its settings by name."""
+        return parameter_options(self.build)
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_temperature(value: object) -> bool:
-    return value is None or _is_cost(value)
-
-
-def _is_cost(value: object) -> bool:
-    return isinstance(value, int | float) and is_finite_number(value) and value >= 0
-
-
-def _is_settings(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-
-
-def _choice(*names: str) -> Callable[[object], bool]:
-    return lambda value: value in names
-
-
-NAME = RewardOption("a column's name", _is_name, "the column's name (the part after the last slash or colon)")
-TEMPLATE = RewardOption(
-    "a mapping, such as {enable_thinking: false}", _is_settings, "passed to its chat template"
-)
-PRECISION = RewardOption("fp32 or bf16", _choice("fp32", "bf16"), "of weights and products (bf16 if fast)")
 
 SOURCES: Mapping[str, Source] = {
-    "hf": Source(
-        "a reward model: folder or hub name of a sequence classification model",
-        RewardModelScorer,
-        {
-            "label": RewardOption(
-                "an output's number or name",
-                lambda value: _is_name(value) or value == 0 or _is_count(value),
-                "the score (the only output)",
-            ),
-            "tokens": RewardOption(
-                " or ".join(TOKENS),
-                _choice(*TOKENS),
-                "use the whole chat template, or tokenise as in training (the model's, else template)",
-            ),
-            "chat_template_kwargs": replace(
-                TEMPLATE, summary=f"{TEMPLATE.summary} (as in training, or none)"
-            ),
-            "max_length": RewardOption(
-                "an int >= 1", _is_count, "longest conversation in tokens (the model's)"
-            ),
-            "truncation": RewardOption(
-                "start, end or error",
-                _choice("start", "end", "error"),
-                "where longer ones are truncated (start)",
-            ),
-            "precision": PRECISION,
-            "batch_tokens": RewardOption("an int >= 1", _is_count, "tokens in a batch (16384)"),
-        },
-        runs_code=True,
-    ),
+    "hf": Source(RewardModelScorer, "a reward model: folder or hub name of a sequence classification model"),
     "judge": Source(
-        "a model at OPENAI_BASE_URL that rates from 1 to 10; key in OPENAI_API_KEY",
-        Judge,
-        {
-            "temperature": RewardOption(
-                "a number >= 0, or null",
-                _is_temperature,
-                "sampling temperature; null uses the endpoint's (0)",
-            ),
-            "workers": RewardOption("an int >= 1", _is_count, "concurrent requests in each process (8)"),
-            "max_tokens": RewardOption("an int >= 1", _is_count, "longest reply (the endpoint's)"),
-            "price": RewardOption("IN,OUT", _is_name, "what a million tokens of prompts and replies cost"),
-            "max_cost": RewardOption("a number >= 0", _is_cost, "a process stops before it spends more"),
-        },
+        Judge, "a model's name at OPENAI_BASE_URL, which rates from 1 to 10; key in OPENAI_API_KEY"
     ),
     "policy": Source(
-        "implicit reward of a tuned model: log-probability of the response minus the reference's",
         ImplicitReward,
-        {
-            "reference": RewardOption(
-                "a folder or hub name", _is_name, "the model it was tuned from", is_required=True
-            ),
-            "chat_template_kwargs": TEMPLATE,
-            "max_length": RewardOption("an int >= 1", _is_count, "prompt + response in tokens (1024)"),
-            "max_prompt_length": RewardOption("an int >= 1", _is_count, "the prompt's tokens"),
-            "precision": PRECISION,
-            "row_tokens": RewardOption("an int >= 1", _is_count, "tokens in a packed row (4096)"),
-        },
+        "implicit reward of a tuned model: log-probability of the response less the reference's",
     ),
 }
 """Scorers by prefix."""
+
+NAME = Option(None, COLUMN, "the column's name (what follows the last slash or colon)")
 
 
 @dataclass(frozen=True)
@@ -199,9 +124,10 @@ def resolve_source(
     prefix, _, rest = text.partition(":")
     if prefix in SOURCES and rest:
         source = SOURCES[prefix]
-        check_options(path, prefix, options, {"name": NAME, **source.options})
+        check_reward_options(path, prefix, options, {"name": NAME, **source.options})
         name = options.pop("name", rest.rstrip("/").rpartition("/")[2])
-        code = {"trust_remote_code": trust_remote_code} if source.runs_code else {}
+        own_code = "trust_remote_code" in signature(source.build).parameters
+        code = {"trust_remote_code": trust_remote_code} if own_code else {}
         scorer = source.build(rest, **options, **code)
     else:
         if text not in MEASURES and ":" not in text:

@@ -5,7 +5,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from preftune.data.messages import as_content
 from preftune.data.rules import BadRow
 from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
-from preftune.sampling.engine import Generated
+from preftune.sampling.engine import Generated, SamplingEngine
 from preftune.sampling.engines import build_engine
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.files import as_lines
-from preftune.storage.processes import launched_processes
-from preftune.storage.shards import Shards, refuse_existing, write_joined
+from preftune.storage.processes import Processes
+from preftune.storage.shards import Shards, refuse_existing, write_shared
 
 PROMPTS_PER_CHUNK = 64
 """Largest chunk: what a killed process loses."""
@@ -86,37 +85,47 @@ def sample_file(
     table = list(read_rows(prompts))
     check_prompts(table, prompts, output)
     sampling = build_engine(engine, model, rows, price=price, max_cost=max_cost)
-    processes = launched_processes()
     size = min(PROMPTS_PER_CHUNK, max(rows // n, math.ceil(len(table) / CHUNKS)))
-    starts = range(0, len(table), size)
     content = [sampling.identity, asdict(settings), size, table]
     shards = Shards(output, hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest())
-    repeated = repeats(table)
-    sampler = {**sampling.description, **asdict(settings)}
-    # No process writes the output before all have checked that it does not exist.
-    processes.wait()
-    finished = shards.rows()
-    with ExitStack() as stack:
-        sample = None
-        for start in starts[processes.rank :: processes.count]:
-            part = slice(start, start + size)
-            places = range(len(table))[part]
-            if finished.keys() >= set(places):
-                continue
-            sample = sample or stack.enter_context(sampling.ready(shards.replies))
-            groups = sample(
-                [row["prompt"] for row in table[part]], repeated[part], settings, progress=progress
-            )
-            rows_of_part = zip(places, table[part], groups, strict=True)
-            shards.append(
-                {place: answered(row, group, sampler) for place, row, group in rows_of_part}, processes.rank
-            )
-    processes.wait()
-    if processes.rank == 0:
-        write_joined(output, as_lines(shards.in_order(len(table))), [shards])
-    # The output exists when any process returns.
-    processes.wait()
+
+    def work(processes: Processes) -> None:
+        chunks = [slice(start, start + size) for start in range(0, len(table), size)]
+        share = chunks[processes.rank :: processes.count]
+        _sample_missing(sampling, table, share, settings, shards, processes.rank, progress)
+
+    write_shared(output, [shards], work, lambda: as_lines(shards.in_order(len(table))))
     return len(table)
+
+
+def _sample_missing(
+    sampling: SamplingEngine,
+    table: Sequence[Mapping[str, Any]],
+    chunks: Sequence[slice],
+    settings: SamplingSettings,
+    shards: Shards,
+    rank: int,
+    progress: bool,
+) -> None:
+    """Answer the chunks of prompts that no shard holds yet."""
+    repeated = repeats(table)
+    finished = shards.rows()
+    missing = [chunk for chunk in chunks if not finished.keys() >= set(range(len(table))[chunk])]
+    if not missing:
+        return
+    about = {**sampling.description, **asdict(settings)}
+    with sampling.ready(shards.replies) as ask:
+        for chunk in missing:
+            rows = table[chunk]
+            groups = ask([row["prompt"] for row in rows], repeated[chunk], settings, progress=progress)
+            places = range(len(table))[chunk]
+            shards.append(
+                {
+                    place: answered(row, group, about)
+                    for place, row, group in zip(places, rows, groups, strict=True)
+                },
+                rank,
+            )
 
 
 def answered(

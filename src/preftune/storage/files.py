@@ -8,6 +8,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+MODEL_FOLDER, REPORT_FILE = "model", "report.html"
+"""In the folder of a run, of rounds and of a sweep."""
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:

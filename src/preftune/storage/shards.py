@@ -4,12 +4,13 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from preftune.errors import InputError
 from preftune.storage.files import write_whole
+from preftune.storage.processes import Processes, launched_processes
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,33 @@ class Shards:
 
     def _files(self) -> list[Path]:
         return _matching(self.output.parent, rf"{re.escape(self._stem)}\.\d+\.part")
+
+
+def write_shared(
+    output: Path,
+    shards: Sequence[Shards],
+    work: Callable[[Processes], None],
+    content: Callable[[], str],
+) -> None:
+    """Write an output whose rows the launched processes make together; whoever returns finds it.
+
+    Args:
+        output: the file.
+        shards: of its rows.
+        work: brings this process's share into the shards.
+        content: joins the shards to the output's text, once all shares are there.
+
+    Raises:
+        InputError: as `write_joined`.
+    """
+    processes = launched_processes()
+    # Nobody writes the output before everybody has seen that there is none.
+    processes.wait()
+    work(processes)
+    processes.wait()
+    if processes.rank == 0:
+        write_joined(output, content(), shards)
+    processes.wait()
 
 
 def write_joined(output: Path, text: str, shards: Sequence[Shards]) -> None:

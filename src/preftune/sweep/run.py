@@ -24,18 +24,17 @@ from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_tabl
 from preftune.models.content import model_content
 from preftune.rewards.sources import rewards_content
 from preftune.sampling.settings import SamplingSettings
-from preftune.storage.files import as_lines, read_lines, write_json, write_whole
+from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, as_lines, read_lines, write_json, write_whole
 from preftune.storage.manifest import Figures, Stage, finish
 from preftune.sweep.evaluation import RewardedPrompts, measure_run, read_held_out
 from preftune.sweep.points import Point, Shard, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, read_run_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
-from preftune.training.run import MODEL_FOLDER, last_checkpoint
+from preftune.training.run import last_checkpoint
 
 START_FOLDER = "start"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
-REPORT_FILE = "report.html"
 POINTS_ACROSS = 4
 """Of a table, in a terminal of 80 columns."""
 
@@ -97,16 +96,7 @@ def run_sweep(
     Raises:
         InputError: a point, its data or its folder is wrong, before the first is trained; or training failed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("preftune sweep is one process and starts the others: run it without torchrun")
-    points = sweep_points(overrides)
-    configs = [(point, read_run_config(file, list(point.overrides))) for point in points]
-    _check_distinct(configs)
-    # Other shards' folders are not looked at: they may be writing them.
-    share = shard.of(configs) if shard else configs
-    planned = [_plan(point, config, overwrite) for point, config in share]
-    # Once more, with what preparing has resolved.
-    _check_distinct([(run.point, run.config) for run in planned])
+    planned = _plan_all(file, overrides, shard, overwrite)
     output = planned[0].folder.parent
     asked = read_held_out(planned[0].config, settings, planned[0].device, progress=True)
     console = Console()
@@ -124,11 +114,7 @@ def run_sweep(
     records = {}
     for place, run in enumerate(planned, 1):
         console.print(f"{place} of {len(planned)}: {run.point.name}")
-        trained, control = run.folder / MODEL_FOLDER, run.config.data.control
-        own = (
-            read_held_out(run.config, settings, run.device, control.good, progress=True) if control else asked
-        )
-        records[run.point.label] = _evaluate(run.folder, run, trained, own, started)
+        records[run.point.label] = _evaluate_trained(run, asked, settings, started)
     if shard is None or shard.is_last:
         console.print(START)
         start = _evaluate(output / START_FOLDER, planned[0], None, asked, started)
@@ -144,6 +130,20 @@ def run_sweep(
 
 
 # --- before training ---
+
+
+def _plan_all(file: Path, overrides: Sequence[str], shard: Shard | None, overwrite: bool) -> list[PlannedRun]:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
+    points = sweep_points(overrides)
+    configs = [(point, read_run_config(file, list(point.overrides))) for point in points]
+    _check_distinct(configs)
+    # Other shards' folders are not looked at: they may be writing them.
+    share = shard.of(configs) if shard else configs
+    planned = [_plan(point, config, overwrite) for point, config in share]
+    # Once more, with what preparing has resolved.
+    _check_distinct([(run.point, run.config) for run in planned])
+    return planned
 
 
 def _plan(point: Point, config: RunConfig, overwrite: bool) -> PlannedRun:
@@ -235,6 +235,15 @@ def _train(run: PlannedRun) -> None:
         raise InputError(
             f"training of {run.point.name} failed, see its message above; run the same sweep again to resume"
         )
+
+
+def _evaluate_trained(
+    run: PlannedRun, asked: RewardedPrompts, settings: SamplingSettings, started: str
+) -> Figures:
+    """The evaluation of a point; a model that was conditioned on a text is asked with it."""
+    if control := run.config.data.control:
+        asked = read_held_out(run.config, settings, run.device, control.good, progress=True)
+    return _evaluate(run.folder, run, run.folder / MODEL_FOLDER, asked, started)
 
 
 def _evaluate(

@@ -22,7 +22,7 @@ from preftune.models import PackedReader, Policy
 from preftune.models.allocator import keep_freed_memory
 from preftune.models.value_head import VALUE_HEAD_FILE
 from preftune.storage.cache import cache_dir
-from preftune.storage.files import write_json
+from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, write_json
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.policy import (
@@ -45,7 +45,6 @@ from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
 logger = logging.getLogger(__name__)
 
-MODEL_FOLDER = "model"
 REWARDS_FILE = "rewards.json"
 CALIBRATION_FILE = "calibration.json"
 
@@ -153,12 +152,25 @@ def run_training(
     if prepared.held_out and not trainer.has_evaluated():
         trainer.evaluate()
     policy.restore()
+    return _finish(prepared, policy, trainer, recorder, live, write_page)
+
+
+def _finish(
+    prepared: PreparedRun,
+    policy: PackedReader,
+    trainer: PackedTrainer,
+    recorder: Recorder,
+    live: LiveData | None,
+    write_page: Callable[[Path], None] | None,
+) -> Trained:
+    """Write what a trained run leaves."""
+    folder = Path(prepared.config.output)
     trainer.save_model(str(folder / MODEL_FOLDER))
     if live:
         prepared = replace(prepared, train=live.trained_on(prepared))
     summary = _summary(prepared, recorder, trainer, is_live=live is not None)
     trainer.save_value_head(folder)
-    if state.is_main_process:
+    if PartialState().is_main_process:
         write_json(folder / "summary.json", summary)
         if write_page:
             write_page(folder)
@@ -284,7 +296,7 @@ def last_checkpoint(folder: Path) -> str | None:
 def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not keep:
-        written = ("metrics.jsonl", "summary.json", "report.html")
+        written = ("metrics.jsonl", "summary.json", REPORT_FILE)
         for name in (*written, VALUE_HEAD_FILE, REWARDS_FILE, CALIBRATION_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in (CHECKPOINT_FOLDER, MODEL_FOLDER):

@@ -1,12 +1,16 @@
 """Lexical diversity and repetition of a text."""
 
 from collections import Counter
+from typing import Annotated
 
-from preftune.rewards.words import words
+from preftune.rewards.measures.measure import built_in
+from preftune.rewards.measures.words import words
+from preftune.rewards.rules import COUNT
 
 
-def lexical_diversity(text: str, window: int = 50) -> float:
-    """Distinct words / words, averaged over every run of `window` words; 0 for a text without words.
+@built_in("different words over words, averaged over every window", (0.0, 1.0), "maximise")
+def lexical_diversity(text: str, window: Annotated[int, COUNT, "words in a window"] = 50) -> float:
+    """Different words over words, averaged over every run of `window` words; 0 for a text without words.
 
     The moving average does not fall with the length of the text, as a plain ratio does (M. Covington and
     J. McFall, "Cutting the Gordian knot: the moving-average type-token ratio", 2010). A text shorter than the
@@ -26,8 +30,9 @@ def lexical_diversity(text: str, window: int = 50) -> float:
     return different / window / (len(found) - window + 1)
 
 
-def repetition(text: str, n: int = 4) -> float:
-    """Share of the runs of `n` words that occur earlier in the text; 0 if it has fewer than n words.
+@built_in("share of runs of n words that stood in the text before", (0.0, 1.0), "minimise")
+def repetition(text: str, n: Annotated[int, COUNT, "words in a run"] = 4) -> float:
+    """Share of the runs of `n` words that stood in the text before; 0 where it has fewer than n words.
 
     The `seq-rep-n` of S. Welleck and others, arXiv 1908.04319: 1 - distinct runs / runs.
     """

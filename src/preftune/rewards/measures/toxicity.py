@@ -1,12 +1,14 @@
 """Toxicity of a text, by a short list of words or by a classifier."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from preftune.errors import InputError
-from preftune.rewards.words import sentences, words
+from preftune.rewards.measures.measure import TextMeasure, built_in
+from preftune.rewards.measures.words import sentences, words
+from preftune.rewards.rules import LABEL_NAME, MODEL
 
 if TYPE_CHECKING:
     import transformers
@@ -16,6 +18,7 @@ TOXIC_LABELS = ("toxic", "toxicity")
 """Default labels, in lower case."""
 
 
+@built_in("share of sentences with a word from a short list of profanity and insults", (0.0, 1.0), "minimise")
 def toxicity_words(text: str) -> float:
     """Share of the sentences with a word of the list, in [0, 1]; 0 for a text without words.
 
@@ -30,10 +33,14 @@ def toxicity_words(text: str) -> float:
 @cache
 def profanity() -> frozenset[str]:
     """The words of the list, in lower case."""
-    return frozenset(files("preftune.rewards").joinpath("profanity.txt").read_text("utf-8").split())
+    return frozenset(files(__package__).joinpath("profanity.txt").read_text("utf-8").split())
 
 
-def toxicity_classifier(model: str, label: str | None = None) -> Callable[[Sequence[str]], list[float]]:
+@built_in("probability of a label by a text classifier", (0.0, 1.0), "minimise")
+def toxicity(
+    model: Annotated[str, MODEL, "the classifier"],
+    label: Annotated[str | None, LABEL_NAME, "its only one, or toxic or toxicity"] = None,
+) -> TextMeasure:
     """The probability of a label by a text classifier; 0 for a blank text.
 
     Configuration and tokenizer are read at once, the weights (safetensors only) with the first text.

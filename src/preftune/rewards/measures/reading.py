@@ -4,12 +4,14 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from preftune.rewards.words import sentences, words
+from preftune.rewards.measures.measure import built_in
+from preftune.rewards.measures.words import sentences, words
 
 VOWELS = re.compile(r"[aeiouy]+")
 SILENT_E = re.compile(r"[^aeiouyl]e$|[aeiouy]le$|[^aeiouytd]ed$|[^aeiouycghlsxz]es$|[aeiouy]les$")
 
 
+@built_in("Flesch-Kincaid grade: school years needed to read the text", (-3.4, None), "minimise")
 def reading_grade(text: str) -> float:
     """0.39 words per sentence + 11.8 syllables per word - 15.59; 0 for a text without words.
 
@@ -20,6 +22,7 @@ def reading_grade(text: str) -> float:
     return 0.39 * rates[0] + 11.8 * rates[1] - 15.59 if rates else 0.0
 
 
+@built_in("Flesch reading ease: 60 to 70 is plain English, 0 to 30 for graduates", (None, 121.22), "maximise")
 def reading_ease(text: str) -> float:
     """206.835 - 1.015 words per sentence - 84.6 syllables per word; 0 for a text without words.
 

@@ -4,9 +4,11 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
-from preftune.rewards.words import sentences
+from preftune.rewards.measures.measure import built_in
+from preftune.rewards.measures.words import sentences
 
 
+@built_in("VADER's compound score, averaged over sentences", (-1.0, 1.0), "maximise")
 def sentiment(text: str) -> float:
     """VADER's compound score, averaged over sentences, in [-1, 1]; 0 for a text without words.
 
