@@ -20,8 +20,9 @@ from preftune.training.policy import (
     has_other_reference,
     with_reference_logps,
 )
-from preftune.training.preparation import EVALUATION, PreparedData, PreparedRun, prepare
+from preftune.training.preparation import EVALUATION, PreparedRun, prepare
 from preftune.training.rows import RowDataset
+from preftune.training.splits import PreparedData
 from preftune.training.trainer import PackedTrainer
 
 if TYPE_CHECKING:

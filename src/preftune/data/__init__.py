@@ -4,6 +4,7 @@ from preftune.data.columns import Asked
 from preftune.data.control import ControlTexts, set_control
 from preftune.data.groups import Group, Message, Pair, Response, Text, TokenizedGroup
 from preftune.data.mismatch import mismatched
+from preftune.data.mixture import MixtureSource, hold_out, load_mixture
 from preftune.data.pairing import PAIR_RULES, Pairing
 from preftune.data.rules import RULES, RowReport, RowRules
 from preftune.data.shapes import LoadedGroups, fingerprint_rows, load_groups
@@ -27,6 +28,7 @@ __all__ = [
     "LengthLimits",
     "LoadedGroups",
     "Message",
+    "MixtureSource",
     "Pair",
     "Pairing",
     "Response",
@@ -38,7 +40,9 @@ __all__ = [
     "end_tokens",
     "fingerprint_groups",
     "fingerprint_rows",
+    "hold_out",
     "load_groups",
+    "load_mixture",
     "mismatched",
     "read_rows",
     "set_control",

@@ -119,6 +119,7 @@ class RowReport:
         dropped: rows no longer in the data.
         counts: (rule, action) to a number; responses for `response_too_long=truncate`, else rows.
         notes: what else was done to rows or found in them, and how often.
+        sources: rows read and groups used of each source of a mixture.
     """
 
     locate: Callable[[int], str] = "row {}".format
@@ -126,6 +127,7 @@ class RowReport:
     dropped: int = 0
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
     _errors: dict[str, list[str]] = field(default_factory=dict)
 
     def settle(self, bad: BadRow, row: int, rules: RowRules, *, times: int = 1) -> str:
@@ -194,4 +196,8 @@ class RowReport:
             unit = "responses" if (rule, action) == ("response_too_long", "truncate") else "rows"
             lines.append(f"  {rule}: {count:,} {unit} {PAST[action]} ({RULES[rule].what})")
         lines += [f"  {note}: {count:,}" for note, count in self.notes.items()]
+        lines += [
+            f"  {name}: {counts['rows']:,} rows, {counts['groups']:,} groups"
+            for name, counts in self.sources.items()
+        ]
         return "\n".join(lines)

@@ -45,8 +45,9 @@ from preftune.storage.manifest import Figures
 from preftune.storage.shards import Shards
 from preftune.training.batches import StepSampler, StepSize, fill
 from preftune.training.policy import training_precision
-from preftune.training.preparation import PreparedData, PreparedRun
+from preftune.training.preparation import PreparedRun
 from preftune.training.rows import Batch, Counts, Step
+from preftune.training.splits import PreparedData
 from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
 SCALE_FILE = "scale.jsonl"

@@ -86,13 +86,31 @@ class ControlSection(_Section):
         return self
 
 
+ColumnMapping = dict[str, str | list[str]]
+"""The data's column, or columns, for a name such as prompt."""
+
+
+class SourceSection(_Section):
+    """One of several sources that are trained on together."""
+
+    source: LocalOrHub
+    name: str | None = Field(None, description="for messages and counts; the source unless given")
+    split: str = "train"
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="how often each row is used")
+    limit: int | None = Field(None, gt=0, description="most rows that are used, drawn by pair_seed")
+    columns: ColumnMapping = Field(default_factory=dict, description="as data.columns, of this source")
+
+
 class DataSection(_Section):
     """Where the pairs come from and what becomes of them."""
 
-    train: LocalOrHub
+    train: LocalOrHub | list[SourceSection] = Field(min_length=1)
     train_split: str = "train"
-    evaluation: LocalOrHub | None = None
+    evaluation: LocalOrHub | dict[str, LocalOrHub] | None = None
     evaluation_split: str = "train"
+    evaluation_fraction: float | None = Field(
+        None, gt=0, lt=1, description="share of the training prompts that is held out, in place of evaluation"
+    )
     pair_rule: str = "best_worst"
     evaluation_pair_rule: str | None = Field(None, description="of held-out data; pair_rule unless given")
     pairs_per_prompt: int | None = Field(None, gt=0, description="for max_margin_topk")
@@ -102,7 +120,7 @@ class DataSection(_Section):
     )
     max_length: int = Field(1024, ge=2, description="tokens of prompt and response together")
     max_prompt_length: int | None = Field(None, ge=1, description="tokens of the prompt alone")
-    columns: dict[str, str | list[str]] = Field(
+    columns: ColumnMapping = Field(
         default_factory=dict, description="column of the data for a name such as prompt: docs/data.md"
     )
     rules: dict[str, str] = Field(default_factory=dict, description="what to do with bad rows: docs/data.md")
@@ -119,15 +137,36 @@ class DataSection(_Section):
 
     @model_validator(mode="after")
     def _is_held_out(self) -> "DataSection":
-        if self.evaluation and (_identity(self.train), self.train_split) == (
-            _identity(self.evaluation),
-            self.evaluation_split,
-        ):
+        trained = {(_identity(each.source), each.split) for each in self.sources}
+        named = self.evaluation if isinstance(self.evaluation, dict) else {"evaluation": self.evaluation}
+        for name, source in named.items():
+            if source and (_identity(source), self.evaluation_split) in trained:
+                raise ValueError(
+                    f"{name}={source} must differ from the training data: give another file, or set "
+                    "evaluation_split=NAME"
+                )
+        if self.evaluation and self.evaluation_fraction:
             raise ValueError(
-                f"evaluation={self.evaluation} must differ from the training data: give another file, or set "
-                "evaluation_split=NAME"
+                f"evaluation={self.evaluation} and evaluation_fraction={self.evaluation_fraction} exclude "
+                "each other: remove one"
             )
         return self
+
+    @model_validator(mode="after")
+    def _sources_have_their_own(self) -> "DataSection":
+        if not isinstance(self.train, str) and (self.columns or self.train_split != "train"):
+            raise ValueError(
+                "columns and train_split belong to each source if train is a list: set them there"
+            )
+        return self
+
+    @property
+    def sources(self) -> list[SourceSection]:
+        """What is trained on, as a list of one or more."""
+        if isinstance(self.train, str):
+            one = {"source": self.train, "split": self.train_split, "columns": self.columns}
+            return [SourceSection.model_validate(one)]
+        return self.train
 
     @model_validator(mode="after")
     def _pairs_are_counted(self) -> "DataSection":
@@ -368,6 +407,7 @@ def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
         "lora": LoraSection,
         "data": DataSection,
         "data.control": ControlSection,
+        "data.train": SourceSection,
         "batches": BatchesSection,
         "prior": PriorSection,
         "value_head": ValueHeadSection,

@@ -29,7 +29,8 @@ from preftune.models import (
 from preftune.storage.cache import cache_dir
 from preftune.training.configuration import RunConfig
 from preftune.training.given import NOTHING_GIVEN, Given
-from preftune.training.preparation import PreparedData, PreparedRun
+from preftune.training.preparation import PreparedRun
+from preftune.training.splits import PreparedData
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

@@ -3,11 +3,9 @@
 import copy
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
-from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,34 +19,18 @@ from transformers.training_args import OptimizerNames
 
 from preftune import objectives
 from preftune.data import (
-    Asked,
     ChatTemplate,
-    Group,
-    LengthLimits,
-    Pairing,
     RowReport,
-    RowRules,
     TokenizedGroup,
-    fingerprint_groups,
-    load_groups,
-    mismatched,
-    set_control,
-    tokenize_groups,
+    hold_out,
 )
-from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
 from preftune.models import has_fast_bfloat16, own_router_loss_weight
 from preftune.objectives import Standardization
 from preftune.rewards import (
     AuxiliaryReward,
     Calibration,
-    PriorReport,
-    RewardReport,
-    apply_prior,
     auxiliary_rewards,
-    fit_calibration,
-    measure_groups,
-    with_margins,
 )
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
@@ -57,11 +39,11 @@ from preftune.training.configuration import (
     TRL_KEYS,
     ControlSection,
     DataSection,
-    PriorSection,
     RunConfig,
     unknown_key,
 )
 from preftune.training.given import NOTHING_GIVEN, Given
+from preftune.training.splits import PreparedData, SplitReader
 
 logger = logging.getLogger(__name__)
 
@@ -83,74 +65,6 @@ LARGEST_SHARE = 0.25
 """Of a reward's variance, in one response."""
 FEWEST_RESPONSES = 50
 """From which on that is much: of 50 normal numbers the most extreme has a tenth."""
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """One split, ready to pack, and what happened to its rows on the way.
-
-    Attributes:
-        groups: what is trained or evaluated on.
-        rows: what became of the source's rows.
-        prior: of the pairs, where the objective has one.
-        rewards: what the auxiliary rewards measured, where the objective has some.
-    """
-
-    groups: list[TokenizedGroup]
-    rows: RowReport
-    prior: PriorReport | None = None
-    rewards: RewardReport | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an epoch, each prompt counted once."""
-        return sum(group.packed_tokens for group in self.groups)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """What is trained on, in short; hashing a large split takes seconds, so it is done once."""
-        return fingerprint_groups(self.groups)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt with its response."""
-        return max(len(g.prompt) + len(response) for g in self.groups for response in g.responses)
-
-    @cached_property
-    def auxiliary(self) -> Float64[np.ndarray, "responses"]:
-        """Auxiliary reward R of every response; empty if the objective uses none."""
-        found = [
-            group.per_response["auxiliary"] for group in self.groups if "auxiliary" in group.per_response
-        ]
-        return np.concatenate(found).astype(np.float64) if found else np.empty(0)
-
-    @property
-    def labels(self) -> dict[str, int] | None:
-        """Number of responses by label, where the objective learns from labels."""
-        found = [group.per_response["labels"] for group in self.groups if "labels" in group.per_response]
-        if not found:
-            return None
-        labels = np.concatenate(found)
-        return {"desirable": int(labels.sum()), "undesirable": int((~labels).sum())}
-
-    def summary(self) -> dict[str, Any]:
-        """Counts for summary.json and --dry-run."""
-        return {
-            "groups": len(self.groups),
-            "pairs": sum(len(group.pairs) for group in self.groups),
-            "responses": sum(len(group.packed) for group in self.groups),
-            "tokens": self.tokens,
-            "rows": {
-                "read": self.rows.rows,
-                "dropped": self.rows.dropped,
-                **{f"{rule}/{action}": count for (rule, action), count in self.rows.counts.items()},
-                **({"notes": dict(self.rows.notes)} if self.rows.notes else {}),
-            },
-            "prior": asdict(self.prior) if self.prior else None,
-            "labels": self.labels,
-            "rewards": asdict(self.rewards) if self.rewards else None,
-            "fingerprint": self.fingerprint,
-        }
 
 
 @dataclass(frozen=True)
@@ -255,7 +169,7 @@ def prepare(
     config = with_objective_defaults(config, given)
     objective = given.objective or objectives.build(config.objective)
     if given.arguments is None:
-        arguments = training_arguments(config, bool(config.data.evaluation or given.held_out))
+        arguments = training_arguments(config, bool(_is_evaluated(config.data, given)))
     else:
         arguments = own_arguments(given.arguments)
     _check_precision(config, arguments)
@@ -267,14 +181,23 @@ def prepare(
     splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, context, progress)
     data = config.data
     source = data.train if given.train is None else given.train
-    train, calibration = splits.read(source, data.train_split, data.pair_rule)
+    loaded = splits.load(source, data.train_split, data.pair_rule)
+    if data.evaluation_fraction:
+        kept, held = hold_out(loaded.groups, data.evaluation_fraction, data.pair_seed)
+        loaded.report.notes[f"groups held out by data.evaluation_fraction={data.evaluation_fraction}"] = len(
+            held
+        )
+        loaded = replace(loaded, groups=kept)
+    train, calibration = splits.finish(source, loaded.groups, loaded.report)
     # What is fitted, is fitted on the training data alone.
     rule = data.evaluation_pair_rule or data.pair_rule
-    sources = given.held_out or ({EVALUATION: data.evaluation} if data.evaluation else {})
     held_out = {
         name: splits.read(other, data.evaluation_split, rule, calibration)[0]
-        for name, other in sources.items()
+        for name, other in _held_out_sources(data, given).items()
     }
+    if data.evaluation_fraction:
+        report = RowReport(loaded.report.locate, rows=len(held))
+        held_out[EVALUATION], _ = splits.finish("data.evaluation_fraction", held, report, calibration)
     standardization = _standardization(train) if rewards else None
     objective = given.objective or objectives.build(config.objective, standardization)
     prepared = PreparedRun(
@@ -576,135 +499,14 @@ def _check_tail(rewards: Float64[np.ndarray, "responses"], mean: float) -> None:
         )
 
 
-@dataclass(frozen=True)
-class SplitReader:
-    """Reads splits the same way: rows, prior, auxiliary rewards, tokens."""
-
-    config: RunConfig
-    needs: frozenset[objectives.Need]
-    tokenizer: PreTrainedTokenizerBase
-    rewards: tuple[AuxiliaryReward, ...]
-    seed: int
-    context: int | None
-    progress: bool
-
-    def read(
-        self, source: Any, split: str, pair_rule: str, calibration: Calibration | None = None
-    ) -> tuple[PreparedData, Calibration | None]:
-        """A split, and the calibration of its scores: the one given, or else one fitted here."""
-        config = self.config
-        groups, report = self._load(source, split, pair_rule)
-        prior = measured = None
-        with _naming(source):
-            if "prior_gap" in self.needs:
-                calibration = calibration or fit_calibration(
-                    config.prior.calibration, config.prior.temperature, groups
-                )
-                groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
-            if "margin" in self.needs:
-                groups = with_margins(groups)
-        if prior:
-            self._describe(prior)
-        elif config.prior != PriorSection():
-            logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
-        if self.rewards:
-            missing = RowRules(config.data.rules)["missing_reward"]
-            found = measure_groups(groups, self.rewards, report.locate, missing, progress=self.progress)
-            groups, measured = found.groups, found.report
-            report.drop("missing_reward", measured.dropped)
-        tokenized = self._tokenized(groups, report)
-        (logger.warning if report.dropped else logger.info)("%s: %s", _title(source), report.summary())
-        self._note_unlabelled(groups, tokenized)
-        if "divergence" in self.needs:
-            with _naming(source):
-                tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
-        return PreparedData(tokenized, report, prior, measured), calibration
-
-    def _tokenized(self, groups: Sequence[Group], report: RowReport) -> list[TokenizedGroup]:
-        data, control = self.config.data, self.config.data.control
-        if control:
-            # A model that was trained so before brings its text along.
-            set_control(self.tokenizer, "")
-        try:
-            return tokenize_groups(
-                groups,
-                self.tokenizer,
-                LengthLimits(data.max_length, data.max_prompt_length),
-                RowRules(data.rules),
-                report,
-                progress=self.progress,
-                needs_pairs="pairs" in self.needs,
-                chat_template_kwargs=data.chat_template_kwargs,
-                today=data.template_date,
-                control={True: control.good, False: control.bad} if control else None,
-            )
-        finally:
-            if control:
-                # Whoever asks the saved model through its template asks for good responses.
-                set_control(self.tokenizer, control.good)
-
-    def _load(self, source: Any, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
-        data = self.config.data
-        loaded = load_groups(
-            source,
-            split=split,
-            asked=Asked(
-                needs_prior=not self.needs.isdisjoint({"prior_gap", "margin"}),
-                needs_pairs="pairs" in self.needs,
-                needs_labels="labels" in self.needs,
-                label_methods=objectives.methods_without_pairs(),
-                mapping=data.columns,
-            ),
-            pairing=Pairing(pair_rule, data.pairs_per_prompt, data.pair_seed, data.length_penalty),
-            keep_columns=bool(self.rewards),
-            rules=RowRules(data.rules),
-        )
-        logger.info("read %s", loaded.read_as)
-        if loaded.unused_columns:
-            logger.info("%s: columns not used: %s", _title(source), ", ".join(loaded.unused_columns))
-        return loaded.groups, loaded.report
-
-    def _note_unlabelled(self, groups: Sequence[Group], tokenized: Sequence[TokenizedGroup]) -> None:
-        """A method of labels leaves out responses without one, from the auxiliary terms too."""
-        if self.rewards and "labels" in self.needs:
-            before = sum(len(group.responses) for group in groups)
-            after = sum(len(group.responses) for group in tokenized)
-            if after < before:
-                logger.warning(
-                    "%d of %d responses are not trained on: they have no label, and the objective learns "
-                    "from labels",
-                    before - after,
-                    before,
-                )
-
-    def _most_tokens(self, groups: Sequence[TokenizedGroup]) -> int:
-        """Tokens that a prompt and a foreign response may have: what the model reads and the run allows."""
-        longest = max(len(group.prompt) + len(response) for group in groups for response in group.responses)
-        context = self.context or self.config.data.max_length
-        # Own rows that are longer than the context are refused later, by their own message.
-        return min(self.config.data.max_length, max(context, longest))
-
-    def _describe(self, prior: PriorReport) -> None:
-        logger.info(
-            "prior: %d pairs, mean gap %.3f; %d had a negative gap (%s)",
-            prior.pairs,
-            prior.mean_gap,
-            prior.negative,
-            prior.negative_gap,
-        )
-        if prior.warning:
-            logger.warning(prior.warning)
+def _is_evaluated(data: DataSection, given: Given) -> bool:
+    return bool(given.held_out or data.evaluation or data.evaluation_fraction)
 
 
-@contextmanager
-def _naming(source: Any) -> Iterator[None]:
-    """Say which file an error about a row is about."""
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(f"{_title(source)}: {error}") from None
-
-
-def _title(source: Any) -> str:
-    """A source by its name, where it has one."""
-    return str(source) if isinstance(source, str | Path) else GIVEN_ROWS
+def _held_out_sources(data: DataSection, given: Given) -> Mapping[str, Any]:
+    """Held-out sets by name; a single one is named "evaluation"."""
+    if given.held_out:
+        return given.held_out
+    if isinstance(data.evaluation, dict):
+        return data.evaluation
+    return {EVALUATION: data.evaluation} if data.evaluation else {}

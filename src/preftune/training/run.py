@@ -35,12 +35,12 @@ from preftune.training.policy import (
 from preftune.training.preparation import (
     CHECKPOINT_FOLDER,
     EVALUATION,
-    PreparedData,
     PreparedRun,
     prepare,
     with_objective_defaults,
 )
 from preftune.training.recording import ConsoleProgress, Recorder, environment
+from preftune.training.splits import PreparedData
 from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,142 @@
+"""Several sources as one, each with its share; and a part of a source held out by prompt."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from preftune.data.columns import Asked
+from preftune.data.groups import Group
+from preftune.data.pairing import Pairing
+from preftune.data.rules import RowReport, RowRules
+from preftune.data.shapes import LoadedGroups, load_groups
+from preftune.errors import InputError
+
+
+@dataclass(frozen=True)
+class MixtureSource:
+    """One of several sources that are trained on together.
+
+    Attributes:
+        name: for messages and counts.
+        source: see `read_rows`.
+        split: the split to read.
+        weight: how often each group is used: 2 uses all twice, 0.5 half of them, drawn by the seed.
+        limit: most groups that are used before the weight, drawn by the seed; None uses all.
+        mapping: see `Asked`.
+    """
+
+    name: str
+    source: Any
+    split: str = "train"
+    weight: float = 1.0
+    limit: int | None = None
+    mapping: Mapping[str, str | Sequence[str]] | None = None
+
+
+def load_mixture(
+    sources: Sequence[MixtureSource],
+    *,
+    asked: Asked,
+    pairing: Pairing,
+    keep_columns: bool = False,
+    rules: RowRules | None = None,
+    seed: int = 0,
+) -> LoadedGroups:
+    """Read several sources, one after the other, as one.
+
+    Args:
+        sources: with different names.
+        asked: see `load_groups`; each source's mapping is its own.
+        pairing: see `load_groups`.
+        keep_columns: see `load_groups`.
+        rules: see `load_groups`.
+        seed: decides what a limit or a weight leaves out.
+
+    Raises:
+        InputError: two sources have one name, or a source cannot be used.
+    """
+    names = [source.name for source in sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"data.train: two sources have the name {twice[0]!r}. Set another name for one.")
+    loaded = [
+        load_groups(
+            source.source,
+            split=source.split,
+            asked=replace(asked, mapping=source.mapping),
+            pairing=pairing,
+            keep_columns=keep_columns,
+            rules=rules,
+        )
+        for source in sources
+    ]
+    return _joined(sources, loaded, seed)
+
+
+def _joined(sources: Sequence[MixtureSource], loaded: Sequence[LoadedGroups], seed: int) -> LoadedGroups:
+    starts = np.cumsum([0, *(each.report.rows for each in loaded)]).tolist()
+    report = RowReport(_locate([each.report for each in loaded], starts), rows=starts[-1])
+    groups: list[Group] = []
+    for number, (source, each) in enumerate(zip(sources, loaded, strict=True)):
+        report.dropped += each.report.dropped
+        report.counts.update(each.report.counts)
+        report.notes.update(each.report.notes)
+        drawn = _drawn(each.groups, source, np.random.default_rng([seed, number]))
+        groups += [replace(group, row=group.row + starts[number]) for group in drawn]
+        report.sources[source.name] = {"rows": each.report.rows, "groups": len(drawn)}
+    unused = tuple(dict.fromkeys(name for each in loaded for name in each.unused_columns))
+    read_as = "\n".join(
+        f"{source.name}: {each.read_as}" for source, each in zip(sources, loaded, strict=True)
+    )
+    return LoadedGroups(groups, report, loaded[0].columns, unused, read_as)
+
+
+def _drawn(groups: Sequence[Group], source: MixtureSource, random: np.random.Generator) -> list[Group]:
+    """Groups in their order, as often as the weight says."""
+    order = np.arange(len(groups))
+    if source.limit is not None and source.limit < len(groups):
+        order = np.sort(random.permutation(len(groups))[: source.limit])
+    whole, part = divmod(source.weight, 1)
+    extra = np.sort(random.permutation(order)[: round(part * len(order))])
+    return [groups[place] for place in (*np.tile(order, int(whole)), *extra)]
+
+
+def _locate(reports: Sequence[RowReport], starts: Sequence[int]) -> Callable[[int], str]:
+    def locate(row: int) -> str:
+        number = max(place for place, start in enumerate(starts[:-1]) if start <= row)
+        return reports[number].locate(row - starts[number])
+
+    return locate
+
+
+def hold_out(groups: Sequence[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:
+    """Split groups in two by their prompts: the same prompt is never in both parts.
+
+    A prompt's text and the seed decide, so that more rows change nothing for those that were there.
+
+    Args:
+        groups: of a source.
+        fraction: about this share of the prompts is held out.
+        seed: another one holds out others.
+
+    Returns:
+        What stays, and what is held out.
+
+    Raises:
+        InputError: one of the two is empty.
+    """
+    kept: list[Group] = []
+    held: list[Group] = []
+    for group in groups:
+        text = json.dumps([seed, group.prompt], sort_keys=True).encode()
+        place = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
+        (held if place < fraction else kept).append(group)
+    if not kept or not held:
+        raise InputError(
+            f"data.evaluation_fraction={fraction}: of {len(groups)} groups {len(held)} would be held out and "
+            f"{len(kept)} trained on. Give more data, another fraction, or data.evaluation=FILE."
+        )
+    return kept, held
