@@ -407,7 +407,7 @@ def test_a_measurement_that_is_no_number_names_reward_and_row(name: str, here: P
 
 def test_a_column_says_nothing_of_new_text() -> None:
     """Sampled text has no column, and the message says what to do."""
-    with pytest.raises(InputError, match=r"'column:kind' reads the column 'kind'.*leave it out"):
+    with pytest.raises(InputError, match=r"'column:kind' reads the column 'kind'.*remove this reward"):
         one(name="column:kind").measurements(["ask"], ["answer"], {})
 
 

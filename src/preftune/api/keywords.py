@@ -151,6 +151,8 @@ def _source_name(keyword: str, source: NamedOrRows) -> str | None:
     """A source's name for the configuration; of rows in memory, what they are."""
     if source is None or isinstance(source, str | Path):
         return None if source is None else str(source)
+    if type(source) is dict:
+        return f"<{keyword}: {len(source)} sources>"
     size = f", {len(source):,} rows" if hasattr(source, "__len__") else ""
     return f"<{keyword}: {type(source).__name__}{size}>"
 

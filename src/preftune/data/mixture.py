@@ -32,7 +32,7 @@ class MixtureSource:
     name: str
     source: Any
     split: str = "train"
-    weight: float = 1.0
+    weight: int | float = 1.0
     limit: int | None = None
     mapping: Mapping[str, str | Sequence[str]] | None = None
 

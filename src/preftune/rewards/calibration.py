@@ -75,8 +75,9 @@ def _identity_reward(score: float, temperature: float, fitted: Fitted) -> float:
 
 
 def _minmax_reward(score: float, temperature: float, fitted: Fitted) -> float:
-    low, high = fitted["low"][0], fitted["high"][0]
-    return min(max((score - low) / (high - low), 0.0), 1.0)
+    # Halves, since the difference of two huge numbers can be beyond float64.
+    low, high = fitted["low"][0] / 2, fitted["high"][0] / 2
+    return min(max((score / 2 - low) / (high - low), 0.0), 1.0)
 
 
 def _quantile_reward(score: float, temperature: float, fitted: Fitted) -> float:
@@ -292,7 +293,9 @@ def apply_prior(
             f"{negative_gap!r}): check that the chosen column is right and that a higher score is better"
         )
     against_labels = reliability(np.array(given, dtype=np.float64))
-    return with_gaps, _report(gaps, negative_gap, negative, len(groups) - len(with_gaps), against_labels)
+    report = _report(gaps, negative_gap, negative, len(groups) - len(with_gaps), against_labels)
+    squeezed = _squeezed(groups, calibration, report.mean_gap)
+    return with_gaps, replace(report, warning=squeezed or report.warning)
 
 
 def with_margins(groups: Sequence[Group]) -> list[Group]:
@@ -368,6 +371,26 @@ def _report(
         share_above_95=float((gaps > 0.95).mean()),
         warning=_warning(mean, float((gaps < 0.05).mean())),
         reliability=against_labels,
+    )
+
+
+def _squeezed(groups: Sequence[Group], calibration: Calibration, mean_gap: float) -> str | None:
+    """Warn if the default calibration meets scores that need none."""
+    if (calibration.kind, calibration.temperature) != ("sigmoid", 1):
+        return None
+    both = [
+        (group.responses[pair.chosen], group.responses[pair.rejected])
+        for group in groups
+        for pair in group.pairs
+    ]
+    scores = np.array([[response.score for response in pair] for pair in both], dtype=np.float64)
+    # A missing score is NaN, and lies nowhere.
+    if not ((scores >= 0) & (scores <= 1)).all():
+        return None
+    return (
+        f"all scores are in [0, 1], and calibration 'sigmoid' shrinks their differences: the mean reward gap "
+        f"is {mean_gap:.2f}, and {np.abs(scores[:, 0] - scores[:, 1]).mean():.2f} with 'identity'; set "
+        "prior.calibration=identity if the scores are rewards already"
     )
 
 

@@ -61,8 +61,8 @@ def read_held_out(
         InputError: there are fewer than two distinct prompts, one does not fit the model's context, or a
             reward is wrong.
     """
-    if config.data.evaluation is None:
-        raise InputError("a sweep compares its points on held-out prompts; set data.evaluation=FILE")
+    if not isinstance(config.data.evaluation, str):
+        raise InputError("a sweep compares its points on one held-out set: set data.evaluation=FILE")
     tokenizer = load_tokenizer(config.model)
     set_control(tokenizer, control)
     rewards = _of_any_response(auxiliary_rewards(config.rewards, tokenizer))

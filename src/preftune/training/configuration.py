@@ -139,6 +139,9 @@ class DataSection(_Section):
     def _is_held_out(self) -> "DataSection":
         trained = {(_identity(each.source), each.split) for each in self.sources}
         named = self.evaluation if isinstance(self.evaluation, dict) else {"evaluation": self.evaluation}
+        wrong = [name for name in named if name == "train" or not re.fullmatch(r"\w[\w-]*", name)]
+        if wrong:
+            raise ValueError(f"evaluation.{wrong[0]}: a name must be a word, and other than train: rename it")
         for name, source in named.items():
             if source and (_identity(source), self.evaluation_split) in trained:
                 raise ValueError(
@@ -399,6 +402,11 @@ def _explain(problem: Any) -> str:
         return unknown_key(path, _keys_beside(problem["loc"]))
     if problem["type"] == "missing":
         return f"the configuration has no '{path}': add it to the file, or pass {path}=VALUE"
+    if problem["type"] in ("model_type", "dict_type"):
+        return (
+            f"{path}={problem['input']!r} must be a mapping of keys to values: write {path}.KEY=VALUE, or "
+            f"remove {path} to use its defaults"
+        )
     return f"{path}={problem['input']!r}: {problem['msg']}"
 
 

@@ -1,0 +1,103 @@
+"""Several sources as one, and a part that is held out by prompt."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preftune.data import Asked, Group, MixtureSource, Pairing, hold_out, load_mixture
+from preftune.errors import InputError
+
+
+def rows(name: str, count: int) -> list[dict[str, Any]]:
+    """Pairs whose prompts say where they come from."""
+    return [{"prompt": f"{name}{number}", "chosen": "good", "rejected": "bad"} for number in range(count)]
+
+
+def load(*sources: MixtureSource, seed: int = 0) -> Any:
+    """Load a mixture of pairs."""
+    return load_mixture(sources, asked=Asked(), pairing=Pairing(), seed=seed)
+
+
+def prompts(groups: list[Group]) -> list[Any]:
+    """The groups' prompts."""
+    return [group.prompt for group in groups]
+
+
+def test_weights_and_limits_say_how_often_a_row_is_used() -> None:
+    """Weight 2 uses each twice, 1.5 each once and half again, 0.5 half; a limit comes before the weight."""
+    loaded = load(
+        MixtureSource("a", rows("a", 2), weight=2),
+        MixtureSource("b", rows("b", 4), weight=1.5),
+        MixtureSource("c", rows("c", 6), limit=4, weight=0.5),
+    )
+    found = prompts(loaded.groups)
+    assert found[:4] == ["a0", "a1", "a0", "a1"]
+    assert found[4:8] == ["b0", "b1", "b2", "b3"]
+    assert len(set(found[8:10])) == 2
+    assert len(set(found[10:])) == len(found[10:]) == 2
+    assert loaded.report.sources == {
+        "a": {"rows": 2, "groups": 4},
+        "b": {"rows": 4, "groups": 6},
+        "c": {"rows": 6, "groups": 2},
+    }
+
+
+def test_a_mixture_depends_on_its_seed_alone() -> None:
+    """The same draw every time, another by another seed, and a message names the source's own row."""
+    source = MixtureSource("a", rows("a", 40), limit=5)
+    once, again, other = load(source), load(source), load(source, seed=1)
+    assert prompts(once.groups) == prompts(again.groups) != prompts(other.groups)
+    loaded = load(MixtureSource("a", rows("a", 3)), MixtureSource("b", rows("b", 3)))
+    assert loaded.groups[4].prompt == "b1"
+    assert loaded.report.locate(loaded.groups[4].row).endswith("row 1")
+
+
+def test_each_source_has_columns_of_its_own() -> None:
+    """A mapping holds for its source; two sources of one name are refused."""
+    other = [{"frage": "was nun?", "chosen": "gut", "rejected": "böse"}]
+    loaded = load(MixtureSource("a", rows("a", 1)), MixtureSource("b", other, mapping={"prompt": "frage"}))
+    assert prompts(loaded.groups) == ["a0", "was nun?"]
+    with pytest.raises(InputError, match=r"two sources have the name 'a'"):
+        load(MixtureSource("a", other), MixtureSource("a", other))
+
+
+def test_a_prompt_is_on_one_side_whatever_else_there_is() -> None:
+    """The prompt decides, by the seed: equal prompts stay together, and more rows move none."""
+    groups = [Group(f"p{number % 50}", (), ()) for number in range(100)]
+    kept, held = hold_out(groups, 0.3, seed=0)
+    assert not set(prompts(kept)) & set(prompts(held))
+    assert len(kept) + len(held) == 100
+    assert 5 <= len(set(prompts(held))) <= 25
+    _, fewer = hold_out(groups[:40], 0.3, seed=0)
+    assert set(prompts(fewer)) <= set(prompts(held))
+    assert prompts(hold_out(groups, 0.3, seed=1)[1]) != prompts(held)
+    with pytest.raises(InputError, match=r"of 1 groups"):
+        hold_out(groups[:1], 0.5, seed=0)
+
+
+def test_a_run_trains_on_a_mixture_and_holds_prompts_out(
+    config: dict[str, Any], train: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Through the command line: counts by source in the summary, and figures of what was held out."""
+    for name, count in (("a", 12), ("b", 12)):
+        text = "".join(json.dumps(row) + "\n" for row in rows(name, count))
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    config["data"] = {
+        "train": [
+            {"source": str(tmp_path / "a.jsonl"), "name": "first"},
+            {"source": str(tmp_path / "b.jsonl"), "name": "second", "limit": 6, "weight": 2},
+        ],
+        "evaluation_fraction": 0.3,
+    }
+    config["objective"] = {"method": "dpo"}
+    config.pop("prior", None)
+    config["training"] |= {"max_steps": 1, "save_strategy": "no"}
+    folder = train(config, f"output={tmp_path / 'run'}")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["train"]["sources"]["first"] == {"rows": 12, "groups": 12}
+    assert summary["train"]["sources"]["second"] == {"rows": 12, "groups": 12}
+    assert summary["train"]["groups"] + summary["evaluation"]["groups"] == 24
+    assert summary["evaluation"]["groups"] > 0
