@@ -202,11 +202,11 @@ def test_classifier_gives_the_labels_probability(
 def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_dir: Path) -> None:
     """An unknown label, and a folder without a model, are named at once."""
     (classifier_dir / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"label=rude is none of the labels.*fine, Toxic, threat"):
+    with pytest.raises(InputError, match=r"label=rude is not a label of.*fine, Toxic, threat"):
         toxicity(str(classifier_dir), label="rude")
-    with pytest.raises(InputError, match=r"model=.* needs a label: set label to one of LABEL_0, LABEL_1"):
+    with pytest.raises(InputError, match=r"model=.* has several labels: set label to one of LABEL_0, LABEL_1"):
         toxicity(str(tiny_model_dir))
-    with pytest.raises(InputError, match="nothing is neither a folder with a whole text classifier"):
+    with pytest.raises(InputError, match="nothing cannot be loaded: it must be a folder with a complete text classifier"):
         toxicity(str(classifier_dir / "nothing"))
 
 
