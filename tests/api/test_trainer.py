@@ -245,7 +245,7 @@ def test_a_model_by_name_brings_its_tokenizer(make: Make, tiny_model_dir: Path, 
         ({"data": {"max_length": 1}}, r'data={"max_length": 1}'),
         ({"args": {"learning_rat": 1}}, "unknown key 'args.learning_rat': did you mean 'learning_rate'"),
         ({"args": {"output_dir": "x"}}, "args.output_dir is set by preftune"),
-        ({"model": "no/such/folder"}, "model=no/such/folder is no folder"),
+        ({"model": "no/such/folder"}, "model=no/such/folder is not a folder"),
     ],
 )
 def test_errors_speak_of_keywords(make: Make, changed: dict[str, Any], message: str) -> None:

@@ -244,7 +244,7 @@ def test_what_no_reward_model_can_start_from(tmp_path: Path, tiny_model_dir: Pat
         load_reward_model(str(tmp_path / "three"), torch.float32, 0)
     mamba = transformers.MambaConfig(hidden_size=48, num_hidden_layers=1, vocab_size=200)
     transformers.MambaForCausalLM(mamba).save_pretrained(tmp_path / "mamba")
-    with pytest.raises(InputError, match="a mamba, of which transformers has no sequence classification"):
+    with pytest.raises(InputError, match="a mamba: transformers has no sequence classification"):
         load_reward_model(str(tmp_path / "mamba"), torch.float32, 0)
     with pytest.raises(ValueError, match="one label and a padding token"):
         RewardModel(load_language_model(str(tiny_model_dir), torch.float32))
