@@ -13,6 +13,8 @@ import yaml
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
+from preftune.objectives import METHODS, PRIORS
+
 CommandLine = Callable[..., tuple[int, str]]
 
 
@@ -96,3 +98,12 @@ def test_dry_run_prints_the_run_and_writes_nothing(config: dict[str, Any], tmp_p
     assert "beta: 0.3" in done.stdout
     assert '"steps": 4' in done.stdout
     assert not Path(config["output"]).exists()
+
+
+def test_train_lists_every_method_and_prior() -> None:
+    """`--list` needs no configuration, and shows all that the registries hold."""
+    done = subprocess.run(
+        [sys.executable, "-m", "preftune", "train", "--list"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in (*METHODS, *PRIORS))

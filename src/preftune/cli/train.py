@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 
-def _print_methods(wanted: bool) -> None:
+def _print_methods(wanted: bool) -> bool:
     if not wanted:
-        return
+        return False
     from rich.console import Console
     from rich.table import Table
 
