@@ -25,7 +25,7 @@ from preftune.online.quiet import quiet
 from preftune.online.stages import PAIRS_FILE, PairSettings
 from preftune.online.training import RUN_FOLDER
 from preftune.rewards.policy_reward import PolicyReward
-from preftune.rewards.sources import rewards_content
+from preftune.rewards.sources import Specification, rewards_content
 from preftune.sampling.engines import build_engine
 from preftune.storage.hashing import hash_json
 from preftune.storage.locks import LOCK_FILE
@@ -127,11 +127,12 @@ class Plan:
         )
 
 
-def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
+def make_plan(config: IterateConfig, *, overwrite: bool = False, reward: Specification | None = None) -> Plan:
     """Check everything that can be checked without weights.
 
     Args:
         config: what is asked for.
+        reward: a function in place of the configuration's reward.
         overwrite: resume in a folder of other rounds, and keep only what stays the same.
 
     Raises:
@@ -164,10 +165,10 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False) -> Plan:
     if config.sampling.engine != "transformers":
         build_engine(config.sampling.engine, config.model, config.sampling.rows)
     needs = _needs(tried)
-    reward = PolicyReward(config.reward, tokenizer)
+    scored_by = PolicyReward(reward or config.reward, tokenizer)
     prompts = read_prompts(config, tokenizer, tried.data.longest_prompt)
     start = Model(config.model, model_content(config.model))
-    plan = Plan(config, tokenizer, prompts, reward, start, needs)
+    plan = Plan(config, tokenizer, prompts, scored_by, start, needs)
     _check_context(plan, getattr(model_config.get_text_config(), "max_position_embeddings", None))
     _try_training(plan)
     _check_folder(plan, overwrite)

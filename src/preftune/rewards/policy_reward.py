@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from preftune.data.groups import Group, Response, as_answer, as_text
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import COLUMN_PREFIX
+from preftune.rewards.functions import function_name
 from preftune.rewards.measures import MEASURES
 from preftune.rewards.scoring import Answer, ScoreUnits, score_missing
-from preftune.rewards.sources import Scoring, resolve_source
+from preftune.rewards.sources import Scoring, Specification, resolve_source
 from preftune.storage.hashing import hash_json
 from preftune.storage.processes import Processes
 from preftune.storage.shards import Shards
@@ -32,18 +33,18 @@ class PolicyReward:
         identity: everything that decides its scores.
     """
 
-    def __init__(self, specification: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, specification: Specification, tokenizer: PreTrainedTokenizerBase) -> None:
         """Resolve the specification; weights are loaded later.
 
         Args:
-            specification: as in `preftune score --prior`, or a built-in measure with a goal. A measure to
-                minimise is negated.
+            specification: as in `preftune score --prior`, a built-in measure with a goal (a measure to
+                minimise is negated), or a function.
             tokenizer: the policy's.
 
         Raises:
             InputError: the source does not exist, reads columns of the data, or has no goal.
         """
-        self.specification = specification
+        self.specification = specification if isinstance(specification, str) else function_name(specification)
         self._scoring: Scoring = resolve_source("reward", specification, tokenizer=tokenizer)
         name = str(self._scoring.content[0])
         if name.startswith(COLUMN_PREFIX):
