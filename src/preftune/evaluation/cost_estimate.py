@@ -98,10 +98,11 @@ class DryRun:
 
     def ask(self, requests: Sequence[Request], title: str) -> list[Reply]:
         """Known replies and stand-ins."""
-        unknown = self.client.unknown(requests)
+        by_key = {self.client.key(request): request for request in requests}
+        unknown = [request for key, request in by_key.items() if key not in self.client.cache]
         self.calls += unknown
         self.known += len(requests) - len(unknown)
-        replies = [self.client.known(request) for request in requests]
+        replies = [self.client.cache.get(self.client.key(request)) for request in requests]
         self.seconds += [reply.seconds for reply in replies if reply and reply.seconds]
         return [reply or Reply(self.stand_in) for reply in replies]
 

@@ -137,23 +137,13 @@ class Interview:
                 logger.warning("%s: %d of %d new replies are %s", title, count, len(places), trouble)
         return [self.cache[key] for key in keys]
 
-    def unknown(self, requests: Sequence[Request]) -> list[Request]:
-        """Those that asking would cost something for."""
-        by_key = {self.key(request): request for request in requests}
-        return [request for key, request in by_key.items() if key not in self.cache]
-
-    def known(self, request: Request) -> Reply | None:
-        """The reply, where the cache has it."""
-        return self.cache.get(self.key(request))
-
     def key(self, request: Request) -> str:
         """A hash of all that decides the reply."""
-        return hash_of([self.respondent.identity, self.version, _asked(request)])
-
-
-def _asked(request: Request) -> Mapping[str, Any]:
-    """The request without what only people read, and without what it lacks."""
-    return {name: value for name, value in asdict(request).items() if name != "name" and value is not None}
+        fields = asdict(request)
+        # Its name is for people.
+        del fields["name"]
+        asked = {name: value for name, value in fields.items() if value is not None}
+        return hash_of([self.respondent.identity, self.version, asked])
 
 
 def hash_of(content: Any) -> str:

@@ -7,19 +7,22 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx2
 
 from preftune.data.rules import shorten
 from preftune.errors import InputError
+from preftune.serving.replies import Reply
+
+if TYPE_CHECKING:
+    import openai
 
 OPENAI = "https://api.openai.com/v1"
-HEADERS = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-"""What OpenAI's own clients send besides the key, and the variables that it stands in."""
 SHORTEST_SECRET = 8
 LARGEST_REPLY = 2**26
 """Bytes: more than 16,000 tokens with 20 alternatives each take."""
@@ -28,10 +31,12 @@ LONGEST_WAIT = 60.0
 """Seconds, whatever a server asks for."""
 VERSION_SECONDS = 5.0
 MOST_REDIRECTS = 3
+MANY = 1000
 UNREADABLE = 2
 """How often a request is sent again whose reply cannot be read."""
 
 
+@dataclass(eq=False)
 class Fault(Exception):  # noqa: N818  # one try of several; what the user may see is an InputError
     """One try that failed.
 
@@ -42,28 +47,61 @@ class Fault(Exception):  # noqa: N818  # one try of several; what the user may s
         wait: seconds to wait before the next, where the server says so.
     """
 
-    def __init__(self, why: str, fix: str, more_tries: int = 1000, wait: float | None = None) -> None:
-        super().__init__(why)
-        self.why, self.fix, self.more_tries, self.wait = why, fix, more_tries, wait
+    why: str
+    fix: str
+    more_tries: int = MANY
+    wait: float | None = None
 
 
-@dataclass(frozen=True)
+class _Http(httpx2.AsyncClient):
+    """What openai sends with. It limits the size of a reply and follows redirects within the same origin."""
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request; the reply has its whole content, and may be a redirect that must not be followed.
+
+        Raises:
+            Fault: the reply is too long.
+        """
+        for name in [name for name in request.headers if name.startswith("x-stainless")]:
+            # These tell about this machine.
+            del request.headers[name]
+        for _ in range(MOST_REDIRECTS + 1):
+            content = bytearray()
+            async with aclosing(await super().send(request, **options | {"stream": True})) as response:
+                async for piece in response.aiter_bytes():
+                    content += piece
+                    if len(content) > LARGEST_REPLY:
+                        raise Fault(
+                            f"the reply is longer than {LARGEST_REPLY >> 20} MB",
+                            "See what stands at OPENAI_BASE_URL: no completion is that long",
+                            more_tries=0,
+                        )
+            target = response.next_request
+            if (
+                not target
+                or target.url.origin != request.url.origin
+                or response.status_code not in (307, 308)
+            ):
+                break
+            request = target
+        # The content is decoded already.
+        response.headers.pop("Content-Encoding", None)
+        whole = httpx2.Response(
+            response.status_code, headers=response.headers, content=bytes(content), request=response.request
+        )
+        whole.next_request = target
+        return whole
+
+
 class Server:
-    """An endpoint. Secrets stand in no representation of it.
+    """An endpoint.
 
     Attributes:
         address: without a name and password.
-        key: what it knows the caller by.
-        login: name and password that stood in the address; empty where there were none.
     """
 
-    address: str
-    key: str = field(repr=False)
-    login: tuple[str, ...] = field(default=(), repr=False)
-
-    @classmethod
-    def from_environment(cls, who: str) -> "Server":
-        """What OPENAI_BASE_URL and OPENAI_API_KEY name.
+    def __init__(self, who: str) -> None:
+        """Read what OPENAI_BASE_URL and OPENAI_API_KEY name.
 
         Args:
             who: needs it, for messages.
@@ -71,7 +109,7 @@ class Server:
         Raises:
             InputError: there is no key, or one of them cannot be used.
         """
-        key, given = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL") or OPENAI
+        key, given = os.environ.get("OPENAI_API_KEY"), (os.environ.get("OPENAI_BASE_URL") or OPENAI).strip()
         if not key:
             raise InputError(
                 f"{who} needs OPENAI_API_KEY in the environment (any text for a server without keys) and "
@@ -83,11 +121,11 @@ class Server:
                 "OPENAI_API_KEY holds a blank, a line break or a character outside ASCII, and a key has none "
                 "of these: set it again"
             )
-        parts = urlsplit(given.strip())
-        host = parts.netloc.rpartition("@")[2]
         try:
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
+            url = httpx2.URL(given)
+            usable = url.scheme in ("http", "https") and bool(url.host) and url.port != 0
+            self.address = _bare(given).rstrip("/")
+        except (httpx2.InvalidURL, ValueError):
             usable = False
         if not usable:
             shown = given.rpartition("@")[2].partition("?")[0]
@@ -95,149 +133,148 @@ class Server:
                 f"OPENAI_BASE_URL={shown}: it must be the address of an API, such as "
                 "http://localhost:8000/v1: set it again"
             )
-        login = tuple(unquote(part or "") for part in (parts.username, parts.password) if parts.username)
-        return cls(urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")), key, login)
+        self._key, self._login = key, (url.username, url.password) if url.username else ()
 
-    def connect(self) -> httpx2.AsyncClient:
-        """A connection; it sets no limit of its own to what runs at the same time."""
-        named = {header: os.environ.get(variable) for header, variable in HEADERS.items()}
-        headers = {header: value for header, value in named.items() if value}
-        return httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **headers},
-            auth=httpx2.BasicAuth(*self.login) if self.login else None,
+    def connect(self) -> "openai.AsyncOpenAI":
+        """A client; it sets no limit of its own to what runs at the same time."""
+        import openai
+
+        http = _Http(
+            auth=httpx2.BasicAuth(*self._login) if self._login else None,
             timeout=httpx2.Timeout(None, connect=SECONDS_TO_CONNECT),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
         )
+        return openai.AsyncOpenAI(base_url=self.address, api_key=self._key, max_retries=0, http_client=http)
 
     async def post(
-        self, http: httpx2.AsyncClient, path: str, body: Mapping[str, Any], seconds: float
-    ) -> dict[str, Any]:
+        self, client: "openai.AsyncOpenAI", path: str, body: Mapping[str, Any], seconds: float
+    ) -> Reply:
         """Send one request once.
 
         Args:
-            http: of `connect`.
+            client: of `connect`.
             path: behind the address.
             body: JSON.
             seconds: until the last byte of the reply.
 
         Returns:
-            A completion with at least one choice, without secrets.
+            The first choice, without secrets.
 
         Raises:
             Fault: there is none.
         """
+        import openai
+
+        started = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
-                status, headers, content = await self._send(http, self.address + path, body)
+                # Half a surrogate pair goes out escaped.
+                response = await client.post(path, content=json.dumps(body).encode(), cast_to=httpx2.Response)
         except TimeoutError:
             raise Fault(
                 f"no whole reply came within {seconds:g} seconds",
                 "Give it more time, ask for less at the same time, or see whether the server is at work",
             ) from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        except openai.APIStatusError as error:
+            raise self._refusal(error) from None
+        except (openai.OpenAIError, ValueError) as error:
+            cause = error.__cause__ or error
             raise Fault(
-                f"the connection failed ({self.masked(str(error)) or type(error).__name__})",
+                f"the connection failed ({self._masked(str(cause)) or type(cause).__name__})",
                 "Start the server, or correct OPENAI_BASE_URL",
             ) from None
-        try:
-            reply = self.masked(json.loads(content))
-        except (ValueError, RecursionError):
-            reply = None
-        if status >= 400:
-            raise _refusal(status, headers, reply or self.masked(content.decode("utf-8", "replace")))
-        if isinstance(reply, dict) and isinstance(reply.get("choices"), list) and reply["choices"]:
-            return reply
-        if reply is None:
-            why = f"the reply is not JSON: {shorten(self.masked(content.decode('utf-8', 'replace')), 200)}"
-        else:
-            why = f"the reply has no choices: {shorten(reply, 200)}"
-        fix = "See that OPENAI_BASE_URL is the address of its API, which mostly ends in /v1"
-        raise Fault(why, fix, UNREADABLE, _wait(headers))
+        return self._read(response, time.monotonic() - started)
 
     async def version(self) -> str:
         """What a server answers at /version, as vLLM's does; "unknown" where it has no such address."""
+        import openai
+
         if self.address == OPENAI:
             return "unknown"
         try:
-            async with asyncio.timeout(VERSION_SECONDS), self.connect() as http:
-                _, _, content = await self._send(http, urljoin(self.address, "/version"))
-            return str(self.masked(json.loads(content))["version"])
-        except (TimeoutError, Fault, httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError):
+            async with asyncio.timeout(VERSION_SECONDS), self.connect() as client:
+                response = await client.get(urljoin(self.address, "/version"), cast_to=httpx2.Response)
+            return str(self._masked(response.json())["version"])
+        except (TimeoutError, Fault, openai.OpenAIError, ValueError, LookupError, TypeError):
             return "unknown"
 
-    async def _send(
-        self, http: httpx2.AsyncClient, url: str, body: Mapping[str, Any] | None = None
-    ) -> tuple[int, httpx2.Headers, bytes]:
-        """Status, headers and content of the reply, after redirects within the same origin."""
-        # Half a surrogate pair goes out escaped.
-        asked = ("GET", None) if body is None else ("POST", json.dumps(body))
-        for _ in range(MOST_REDIRECTS + 1):
-            content = bytearray()
-            async with http.stream(asked[0], url, content=asked[1]) as response:
-                async for piece in response.aiter_bytes():
-                    content += piece
-                    if len(content) > LARGEST_REPLY:
-                        raise Fault(
-                            f"the reply is longer than {LARGEST_REPLY >> 20} MB",
-                            "See what stands at OPENAI_BASE_URL: no completion is that long",
-                            more_tries=0,
-                        )
-            if not response.is_redirect:
-                return response.status_code, response.headers, bytes(content)
-            target = urljoin(url, response.headers.get("Location", ""))
-            if not _may_follow(url, target, response.status_code):
-                break
-            url = target
-        raise Fault(
-            f"{url} redirects to {self.masked(_shown(target))} ({response.status_code}), and requests with "
-            "the key go to OPENAI_BASE_URL alone",
-            "Set OPENAI_BASE_URL to the new address if you trust it",
-            more_tries=0,
-        )
+    def _read(self, response: httpx2.Response, seconds: float) -> Reply:
+        """The first choice."""
+        said, trouble = response.text, " is not JSON"
+        try:
+            said, trouble = self._masked(response.json()), " has no choices"
+            choice, trouble = said["choices"][0], "'s choice has no text"
+            text = (choice["message"].get("content") if "message" in choice else choice["text"]) or ""
+            counts = said.get("usage") or {}
+            prompt_tokens, completion_tokens = counts.get("prompt_tokens"), counts.get("completion_tokens")
+            return Reply(
+                # Half of a surrogate pair, such as a cut emoji, is no text that can be written.
+                text=text.encode("utf-8", "replace").decode(),
+                finish_reason=str(choice.get("finish_reason") or ""),
+                log_probs=[dict(token) for token in (choice.get("logprobs") or {}).get("content") or ()]
+                or None,
+                prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else None,
+                completion_tokens=completion_tokens if isinstance(completion_tokens, int) else None,
+                seconds=round(seconds, 3),
+            )
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            raise Fault(
+                f"the reply{trouble}: {shorten(self._masked(said), 200)}",
+                "See that OPENAI_BASE_URL is the address of its API, which mostly ends in /v1, and that the "
+                "model replies with text",
+                UNREADABLE,
+                _wait(response.headers),
+            ) from None
 
-    def masked(self, content: Any) -> Any:
+    def _refusal(self, error: "openai.APIStatusError") -> Fault:
+        """What an error status means; a content filter's refusal is one of the 400s."""
+        import openai
+
+        body, more_tries, response = self._masked(error.body), 0, error.response
+        match error:
+            case _ if response.next_request:
+                why = (
+                    f"{_bare(str(response.url))} redirects to "
+                    f"{self._masked(_bare(str(response.next_request.url)))}, and requests with the key go to "
+                    "OPENAI_BASE_URL alone"
+                )
+                fix = "Set OPENAI_BASE_URL to the new address if you trust it"
+            case openai.AuthenticationError() | openai.PermissionDeniedError():
+                why, fix = "the key is refused", "Set OPENAI_API_KEY to a key that may use this model"
+            case openai.NotFoundError():
+                why = "there is no such model or address"
+                fix = "Correct the model's name, or OPENAI_BASE_URL, which mostly ends in /v1"
+            case openai.RateLimitError():
+                why, more_tries = "it is busy or a quota is used up", MANY
+                fix = "Ask for less at the same time, see your quota, or wait"
+            case (
+                openai.InternalServerError() | openai.ConflictError() | openai.APIStatusError(status_code=408)
+            ):
+                why, fix, more_tries = "the server fails", "See its log, or wait", MANY
+            case _ if "content_filter" in str(body) or "content_policy" in str(body):
+                why, fix = "its content filter refuses this", "Leave the row out, or ask another model"
+            case _:
+                why, fix = "the request is refused", "Change what it names"
+        said = shorten(body.get("message", body) if isinstance(body, dict) else body, 400)
+        return Fault(f"{why} ({error.status_code}): {said}", fix, more_tries, _wait(response.headers))
+
+    def _masked(self, content: Any) -> Any:
         """What a server says, with `***` for the secrets in it: some repeat what they are sent."""
         if isinstance(content, str):
-            login = base64.b64encode(":".join(self.login).encode()).decode()
-            for secret in (self.key, login, *self.login[1:]):
+            login = base64.b64encode(":".join(self._login).encode()).decode()
+            for secret in (self._key, login, *self._login[1:]):
                 # A stand-in for servers without keys may be a letter, and stands in every word.
                 content = content.replace(secret, "***") if len(secret) >= SHORTEST_SECRET else content
             return content
         if isinstance(content, dict):
-            return {self.masked(key): self.masked(value) for key, value in content.items()}
-        return [self.masked(each) for each in content] if isinstance(content, list) else content
+            return {self._masked(key): self._masked(value) for key, value in content.items()}
+        return [self._masked(each) for each in content] if isinstance(content, list) else content
 
 
-def _may_follow(url: str, target: str, status: int) -> bool:
-    """Whether a redirect stays at the origin, and keeps the request as it is."""
-    here, there = httpx2.URL(url), httpx2.URL(target)
-    return here.origin == there.origin and status in (307, 308)
-
-
-def _shown(url: str) -> str:
+def _bare(url: str) -> str:
     """An address without what may be secret in it."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _refusal(status: int, headers: Mapping[str, str], reply: Any) -> Fault:
-    """What an error status means; a content filter's refusal is one of the 400s."""
-    error = reply.get("error", reply) if isinstance(reply, dict) else reply
-    said = error.get("message", error) if isinstance(error, dict) else error
-    says = f"({status}): {shorten(said, 400)}"
-    if status in (401, 403):
-        return Fault(f"the key is refused {says}", "Set OPENAI_API_KEY to a key that may use this model", 0)
-    if status == 404:
-        fix = "Correct the model's name, or OPENAI_BASE_URL, which mostly ends in /v1"
-        return Fault(f"there is no such model or address {says}", fix, 0)
-    if status == 429:
-        fix = "Ask for less at the same time, see your quota, or wait"
-        return Fault(f"it is busy or a quota is used up {says}", fix, wait=_wait(headers))
-    if status in (408, 409) or status >= 500:
-        return Fault(f"the server fails {says}", "See its log, or wait", wait=_wait(headers))
-    if "content_filter" in str(error) or "content_policy" in str(error):
-        return Fault(f"its content filter refuses this {says}", "Leave the row out, or ask another model", 0)
-    return Fault(f"the request is refused {says}", "Change what it names", 0)
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:

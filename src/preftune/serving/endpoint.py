@@ -6,21 +6,21 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx2
 from anyio.from_thread import start_blocking_portal
 
-from preftune.data.rules import shorten
 from preftune.errors import InputError
 from preftune.serving.asking import Keep, Request, hash_of
-from preftune.serving.client import UNREADABLE, Fault, Server
-from preftune.serving.prices import Budget, Price, Usage, most_prompt_tokens
+from preftune.serving.client import Fault, Server
+from preftune.serving.prices import TOKENS_OF_A_MESSAGE, Budget, Price, Usage
 from preftune.serving.replies import Reply
+
+if TYPE_CHECKING:
+    import openai
 
 logger = logging.getLogger(__name__)
 
-RETRIES = 6
 SLOW = 600.0
 """Seconds for a reply of which nobody said how long it may take."""
 FIRST_WAIT, LAST_WAIT = 0.5, 8.0
@@ -42,7 +42,7 @@ class Limits:
     concurrency: int = 8
     requests_per_minute: float | None = None
     timeout: float = 180.0
-    retries: int = RETRIES
+    retries: int = 6
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -64,7 +64,7 @@ class _Run:
     """What the workers of one call share.
 
     Attributes:
-        http: the connection.
+        client: openai's.
         failure: the first; who sees it starts nothing more.
         underway: requests that were sent and are not back.
         settled: told whenever one is back.
@@ -72,7 +72,7 @@ class _Run:
         logged: kinds of faults that the log has.
     """
 
-    http: httpx2.AsyncClient
+    client: "openai.AsyncOpenAI"
     failure: Exception | None = None
     underway: int = 0
     settled: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -109,7 +109,7 @@ class Endpoint:
             InputError: key or address cannot be used, or there is a budget and no price.
         """
         self._title = title or model
-        self._server = Server.from_environment(self._title)
+        self._server = Server(self._title)
         if budget and budget.max_cost is not None and price is None:
             raise InputError(
                 f"--max-cost {budget.max_cost:g} needs the price of {model}: give what a million tokens "
@@ -136,8 +136,8 @@ class Endpoint:
 
     async def _reply(self, requests: Sequence[Request], keep: Keep) -> None:
         waiting = iter(enumerate(requests))
-        async with self._server.connect() as http:
-            run = _Run(http)
+        async with self._server.connect() as client:
+            run = _Run(client)
 
             async def work() -> None:
                 for index, request in waiting:
@@ -160,11 +160,10 @@ class Endpoint:
         parameters = self.parameters(request)
         worst = self._worst(request, parameters)
         async with run.settled:
-            while not self.budget.fits(worst):
+            while not self.budget.reserve(worst):
                 if not run.underway:
                     raise self._too_dear(worst)
                 await run.settled.wait()
-            self.budget.reserve(worst)
             run.underway += 1
         cost = 0.0
         try:
@@ -197,10 +196,8 @@ class Endpoint:
         body = {"model": self.name, **given, **parameters}
         tried = 0
         while True:
-            started = time.monotonic()
             try:
-                completion = await self._server.post(run.http, path, body, self.limits.timeout)
-                return _read(completion, time.monotonic() - started)
+                return await self._server.post(run.client, path, body, self.limits.timeout)
             except Fault as fault:
                 if run.failure or tried >= min(fault.more_tries, self.limits.retries):
                     raise self._failed(request, fault, tried + 1) from None
@@ -241,7 +238,9 @@ class Endpoint:
                 f"--max-cost: {self.name} is asked without max_tokens, so nothing bounds what a reply costs: "
                 "give max_completion_tokens"
             )
-        return self.price.of(most_prompt_tokens(texts), max(longest, default=0))
+        # No tokenizer makes more of a text: a token is at least a byte.
+        most = sum(len(text.encode("utf-8", "replace")) + TOKENS_OF_A_MESSAGE for text in texts)
+        return self.price.of(most, max(longest, default=0))
 
     def _cost(self, reply: Reply, worst: float) -> float:
         """What a reply cost. A server that does not count tokens is taken to have used as many as it may."""
@@ -265,34 +264,3 @@ class Endpoint:
             f"{self.name} may cost {worst:.4g}. What is finished is kept: start again with more, and it asks "
             "for the rest"
         )
-
-
-def _read(completion: Mapping[str, Any], seconds: float) -> Reply:
-    """The first choice.
-
-    Raises:
-        Fault: it has another form.
-    """
-    try:
-        choice, usage = completion["choices"][0], completion.get("usage") or {}
-        text = (choice["message"].get("content") if "message" in choice else choice["text"]) or ""
-        log_probs = [dict(token) for token in (choice.get("logprobs") or {}).get("content") or ()]
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        text = None
-    if not isinstance(text, str):
-        raise Fault(
-            f"the reply's choice has no text: {shorten(completion, 200)}",
-            "Ask a model that replies with text",
-            UNREADABLE,
-        )
-    prompt_tokens, completion_tokens = (count if isinstance(count, int) else None for count in counts)
-    return Reply(
-        # Half of a surrogate pair, such as a cut emoji, is no text that can be written.
-        text=text.encode("utf-8", "replace").decode(),
-        finish_reason=str(choice.get("finish_reason") or ""),
-        log_probs=log_probs or None,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        seconds=round(seconds, 3),
-    )

@@ -1,6 +1,5 @@
 """What asking costs: prices by the million tokens, a limit that is never passed, and what was used."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from preftune.errors import InputError
@@ -45,42 +44,34 @@ class Price:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
-def most_prompt_tokens(texts: Iterable[str]) -> int:
-    """No tokenizer makes more of what is asked, as messages or a text: a token is at least a byte."""
-    return sum(len(text.encode("utf-8", "replace")) + TOKENS_OF_A_MESSAGE for text in texts)
-
-
+@dataclass
 class Budget:
     """A limit on what is spent: a request is sent only where its worst case still fits.
 
     Attributes:
         max_cost: never passed; None is no limit.
         spent: so far.
+        reserved: for requests under way.
     """
 
-    def __init__(self, max_cost: int | float | None = None) -> None:
-        """Start with nothing spent.
+    max_cost: int | float | None = None
+    spent: float = 0.0
+    reserved: float = 0.0
 
-        Raises:
-            InputError: the limit is negative or no number.
-        """
-        if max_cost is not None and not max_cost >= 0:
-            raise InputError(f"--max-cost {max_cost:g}: it must be at least 0")
-        self.max_cost = max_cost
-        self.spent = 0.0
-        self._reserved = 0.0
+    def __post_init__(self) -> None:
+        """Check the limit."""
+        if self.max_cost is not None and not self.max_cost >= 0:
+            raise InputError(f"--max-cost {self.max_cost:g}: it must be at least 0")
 
-    def fits(self, worst: float) -> bool:
-        """Whether a request that may cost so much can be sent beside those under way."""
-        return self.max_cost is None or self.spent + self._reserved + worst <= self.max_cost
-
-    def reserve(self, worst: float) -> None:
-        """A request is sent."""
-        self._reserved += worst
+    def reserve(self, worst: float) -> bool:
+        """Set aside what a request may cost, where that fits beside those under way."""
+        fits = self.max_cost is None or self.spent + self.reserved + worst <= self.max_cost
+        self.reserved += worst if fits else 0.0
+        return fits
 
     def settle(self, worst: float, cost: float) -> None:
-        """It is back, and has cost so much."""
-        self._reserved -= worst
+        """The request is back, and has cost so much."""
+        self.reserved -= worst
         self.spent += cost
 
 

@@ -38,8 +38,8 @@ class Reply:
         return "empty, cut by max_tokens" if self.finish_reason == "length" else "empty"
 
 
-class ReplyCache:
-    """A file with one reply a line, after the hash of all that decided it.
+class ReplyCache(dict[str, Reply]):
+    """Replies by the hash of all that decided them, and the file that has each on a line.
 
     Lines are only ever added, each in one write, so that several runs may share the file. One that was cut
     when its process died is no JSON and is passed over.
@@ -47,8 +47,8 @@ class ReplyCache:
 
     def __init__(self, path: Path | None) -> None:
         """Read what is there; the file is made with the first reply. None keeps replies in memory alone."""
+        super().__init__()
         self.path = path
-        self._replies: dict[str, Reply] = {}
         self._cut = False
         if path and path.exists():
             content = path.read_bytes()
@@ -56,23 +56,13 @@ class ReplyCache:
             for line in content.split(b"\n"):
                 try:
                     row: Mapping[str, Any] = json.loads(line)
-                    self._replies[row["key"]] = Reply(**row["reply"])
+                    self[row["key"]] = Reply(**row["reply"])
                 except (ValueError, KeyError, TypeError):
                     continue
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._replies
-
-    def __getitem__(self, key: str) -> Reply:
-        return self._replies[key]
-
-    def get(self, key: str) -> Reply | None:
-        """The reply; None where it is not known."""
-        return self._replies.get(key)
-
     def add(self, key: str, reply: Reply) -> None:
         """Keep a reply; it is in the file when this returns."""
-        self._replies[key] = reply
+        self[key] = reply
         if self.path is None:
             return
         line = json.dumps({"key": key, "reply": asdict(reply)}, ensure_ascii=False) + "\n"
