@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from preftune.data import load_groups, tokenize_groups
 from preftune.errors import InputError, NothingLeftError
 
-from .odd_rows import LAYOUTS, PLAIN, Case, layout_case, layout_cases
+from .odd_rows import LAYOUTS, PLAIN, Case, layout_case, layout_cases, odd_cases
 
 
 def check(case: Case, tokenizer: PreTrainedTokenizerBase, source: Any = None) -> None:
@@ -46,14 +46,18 @@ def check(case: Case, tokenizer: PreTrainedTokenizerBase, source: Any = None) ->
 def _read(case: Case, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     loaded = load_groups(rows, asked=case.asked)
     pairs = case.asked.needs_pairs
-    return tokenize_groups(
-        loaded.groups, tokenizer, report=loaded.report, needs_pairs=pairs
-    ), loaded.report
+    return tokenize_groups(loaded.groups, tokenizer, report=loaded.report, needs_pairs=pairs), loaded.report
 
 
 @pytest.mark.parametrize("case", list(layout_cases()), ids=lambda case: case.name)
 def test_layouts_with_odd_texts(case: Case, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
     """Whatever the texts hold, the prompt is what was asked, and what is trained is what was answered."""
+    check(case, smollm2_tokenizer)
+
+
+@pytest.mark.parametrize("case", list(odd_cases()), ids=lambda case: case.name)
+def test_odd_rows(case: Case, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    """What is trained is right, or the row is counted as dropped, or one error says what is wrong and where."""
     check(case, smollm2_tokenizer)
 
 
