@@ -9,9 +9,11 @@ from preftune.data.layouts import (
     ALPACA_ANSWER,
     ALPACA_RANKING,
     LAYOUTS,
+    RANKED,
     Columns,
     conversation_layout,
 )
+from preftune.data.messages import structured
 from preftune.data.rules import suggest
 from preftune.data.sources import Row
 from preftune.errors import InputError
@@ -95,16 +97,26 @@ Peek = Callable[[str], Iterator[Any]]
 
 
 def map_columns(row: Row, mapping: Mapping[str, str | Sequence[str]]) -> Row:
-    """The row with mapped columns under their new names; several texts are joined by line breaks."""
+    """The row with mapped columns under their new names; several are joined, texts by line breaks."""
     renamed = {}
     for name, source in mapping.items():
         if isinstance(source, str):
             renamed[name] = row.get(source)
         else:
-            parts = [row.get(each) for each in source]
-            texts = [part for part in parts if part not in (None, "")]
-            renamed[name] = "\n".join(texts) if all(isinstance(text, str) for text in texts) else parts
+            renamed[name] = _joined_cells(name, [row.get(each) for each in source])
     return {**row, **renamed}
+
+
+def _joined_cells(name: str, parts: list[Any]) -> Any:
+    """Texts as one, messages as one conversation, responses and scores as a list."""
+    if name in ("responses", "scores"):
+        return parts
+    given = [part for part in parts if part not in (None, "", [])]
+    if all(isinstance(part, list) for part in given):
+        return [message for part in given for message in part] or None
+    if all(isinstance(part, str) for part in given):
+        return "\n".join(given)
+    return parts
 
 
 def check_mapping(mapping: Mapping[str, str | Sequence[str]], found: Sequence[str]) -> None:
@@ -162,7 +174,7 @@ def _detect(found: Sequence[str], asked: Asked, peek: Peek) -> Columns:
     layout = None if is_plain or is_shared else _layout(found, asked)
     if layout and layout.shape == "groups":
         return (
-            _of_two(layout, found)
+            _of_two(layout, found, asked)
             if len(layout.responses) > 1 and not layout.scores
             else _joined(layout, asked)
         )
@@ -189,19 +201,23 @@ def _joined(layout: Columns, asked: Asked) -> Columns:
     return layout if is_joined else replace(layout, shape="labelled", by_prompt=False)
 
 
-def _of_two(layout: Columns, found: Sequence[str]) -> Columns:
-    """Two responses, and the column that says which is better.
+def _of_two(layout: Columns, found: Sequence[str], asked: Asked) -> Columns:
+    """Two responses, and the column that says which is better, where that is needed.
 
     Raises:
-        InputError: several columns say it, or none does.
+        InputError: several columns say it, or none does; or a prior is needed.
     """
     if layout.preference:
         return layout
+    if asked.needs_prior:
+        raise _no_scores(found)
     if "better" in found:
         return replace(layout, better="better")
     saying = [name for name in BETTER_COLUMNS if name in found]
     if len(saying) == 1:
         return replace(layout, better=saying[0])
+    if asked.needs_neither:
+        return layout
     keys = " or ".join(f"data.columns.better={name}" for name in saying or ("COLUMN",))
     how = f"{listed(saying)} both say" if saying else "no column that is known says"
     raise InputError(
@@ -219,7 +235,7 @@ def _single(found: Sequence[str], asked: Asked, peek: Peek) -> Columns:
     if {"prompt", "completion"} <= set(found):
         columns = Columns("labelled", "prompt", ("completion",), label=label)
     elif {"instruction", "output"} <= set(found):
-        if any(isinstance(value, list | tuple) for value in peek("output")):
+        if _is_ranking(list(peek("output"))):
             if asked.needs_prior:
                 raise _no_scores(found)
             return ALPACA_RANKING
@@ -241,6 +257,16 @@ def _single(found: Sequence[str], asked: Asked, peek: Peek) -> Columns:
             "labels. Add a column `label`, or set data.columns.label=COLUMN."
         )
     return columns
+
+
+def _is_ranking(outputs: Sequence[Any]) -> bool:
+    """Whether Alpaca's outputs are lists, or JSON texts that are all lists of two texts."""
+    if any(isinstance(output, list | tuple) for output in outputs):
+        return True
+    lists = [found for output in outputs if isinstance(found := structured(output), list)]
+    return 0 < len(lists) == len(outputs) and all(
+        len(found) == len(RANKED) and all(isinstance(text, str) for text in found) for found in lists
+    )
 
 
 def _layout(found: Sequence[str], asked: Asked) -> Columns | None:

@@ -1,11 +1,15 @@
 """The column layouts of public preference sets, and how a row of each is written in a plain shape."""
 
+import numbers
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
-from preftune.data.messages import transcript, turns
+from preftune.data.messages import ROLES, as_message, structured, transcript, turns
+from preftune.data.rules import BadRow
 from preftune.data.sources import Row
 
 HELPSTEER_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
@@ -97,16 +101,45 @@ def _listed(names: str | Sequence[str], sources: Mapping[str, str]) -> str:
 # --- texts to messages ---
 
 
-def _user(text: Any, system: Any = None) -> Any:
-    """A user's message, after a system message where there is one; what is no text stays for its rule."""
-    if not isinstance(text, str):
-        return text
-    before = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
-    return [*before, {"role": "user", "content": text}]
+def _user(text: Any) -> Any:
+    """A user's message; what is no text stays for its rule."""
+    return [{"role": "user", "content": text}] if isinstance(text, str) else text
+
+
+def _text_beside(row: Row, column: str) -> str:
+    """Text that goes with the prompt; nothing where the cell is null or blank.
+
+    Raises:
+        BadRow: it is anything else.
+    """
+    value = row.get(column)
+    if value is not None and not isinstance(value, str):
+        raise BadRow("missing_field", column, value, "it must be text, or null")
+    return value if value and value.strip() else ""
+
+
+def _after_system(row: Row, messages: Any) -> Any:
+    """The messages after the row's system message; what is no list stays for its rule.
+
+    Raises:
+        BadRow: the row's system is no text, or the messages begin with another one.
+    """
+    system = _text_beside(row, "system")
+    if not system or not isinstance(messages, list):
+        return messages
+    first = messages[0] if messages and isinstance(messages[0], Mapping) else {}
+    role = first.get("role") or first.get("from")
+    if not isinstance(role, str) or ROLES.get(role.strip().lower()) != "system":
+        return [{"role": "system", "content": system}, *messages]
+    if as_message(first, "system", Counter())["content"].strip() != system.strip():
+        why = "the conversation has a system message of its own that differs from it. Keep one of them"
+        raise BadRow("prompt_mismatch", "system", system, why)
+    return messages
 
 
 def _each(items: Any, key: str) -> Any:
     """What every item of a list has under `key`; what is no such list stays for its rule."""
+    items = structured(items)
     if not isinstance(items, list):
         return items
     return [item.get(key) if isinstance(item, dict) else None for item in items]
@@ -117,7 +150,7 @@ def _each(items: Any, key: str) -> Any:
 
 def _asking(prompt: str) -> Callable[[Row], Row]:
     """The prompt's text as a user's message, after the row's system message."""
-    return lambda row: {**row, prompt: _user(row.get(prompt), row.get("system"))}
+    return lambda row: {**row, prompt: _after_system(row, _user(row.get(prompt)))}
 
 
 def _ultrafeedback(row: Row) -> Row:
@@ -146,50 +179,63 @@ def _nectar(row: Row) -> Row:
     ranks = _each(answers, "rank")
     if isinstance(ranks, list):
         # Rank 1 is the best.
-        ranks = [-rank if isinstance(rank, int | float) else rank for rank in ranks]
+        ranks = [-rank if isinstance(rank, numbers.Real | Decimal) else rank for rank in ranks]
     return {**row, "prompt": messages, "answers": _each(answers, "answer"), "rank": ranks}
 
 
 def _alpaca(row: Row) -> Row:
-    """Instruction and input, after the system's text and earlier turns; the output may list two responses."""
+    """Instruction and input, after the system's text and earlier turns."""
     instruction = row.get("instruction")
     if not isinstance(instruction, str):
-        return row
-    asked = [text for text in (instruction, row.get("input")) if isinstance(text, str) and text]
-    history = row.get("history")
-    earlier = [
+        raise BadRow("missing_field", "instruction", instruction, "it must be text")
+    asked = [text for text in (instruction, _text_beside(row, "input")) if text]
+    return {**row, "instruction": _after_system(row, [*_earlier(row), *_user("\n".join(asked))])}
+
+
+def _earlier(row: Row) -> list[dict[str, str]]:
+    """The messages of Alpaca's `history`: pairs of what was asked and answered.
+
+    Raises:
+        BadRow: it is anything else.
+    """
+    history = structured(row.get("history") or [])
+    is_list = isinstance(history, list) and all(isinstance(pair, list | tuple) for pair in history)
+    if not is_list or not all(len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in history):
+        why = "it must be a list of pairs of texts: what was asked, and what was answered"
+        raise BadRow("missing_field", "history", row.get("history"), why)
+    return [
         {"role": role, "content": text}
-        for pair in (history if isinstance(history, list) else [])
-        for role, text in zip(("user", "assistant"), pair, strict=False)
+        for pair in history
+        for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    *before, last = _user("\n".join(asked), row.get("system"))
-    return {**row, "instruction": [*before, *earlier, last]}
 
 
 def _alpaca_ranking(row: Row) -> Row:
-    output = row.get("output")
-    chosen, rejected = output if isinstance(output, list) and len(output) == 2 else (output, None)
-    return {**_alpaca(row), "chosen": chosen, "rejected": rejected}
+    output = structured(row.get("output"))
+    if not isinstance(output, list) or len(output) != len(RANKED):
+        raise BadRow("missing_field", "output", row.get("output"), "it must be a list of two responses")
+    return {**_alpaca(row), **dict(zip(RANKED, output, strict=True))}
 
 
 def _with_system(conversation: str) -> Callable[[Row], Row]:
     """The conversation after the row's system message."""
 
     def rewrite(row: Row) -> Row:
-        messages, system = row.get(conversation), row.get("system")
-        if not isinstance(messages, list) or not isinstance(system, str) or not system.strip():
-            return row
-        return {**row, conversation: [{"role": "system", "content": system}, *messages]}
+        found = structured(row.get(conversation))
+        messages = transcript(found) or found
+        if not isinstance(messages, list):
+            raise BadRow("missing_field", conversation, messages, "it must be a list of messages")
+        return {**row, conversation: _after_system(row, messages)}
 
     return rewrite
 
 
 def _openai(row: Row) -> Row:
-    asked = row.get("input")
-    messages, tools = (
-        (asked.get("messages"), asked.get("tools")) if isinstance(asked, Mapping) else (asked, None)
-    )
-    return {**row, "input": messages, "tools": tools}
+    asked = structured(row.get("input"))
+    if not isinstance(asked, Mapping):
+        return row
+    tools = row.get("tools") if asked.get("tools") is None else asked["tools"]
+    return {**row, "input": structured(asked.get("messages")), "tools": tools}
 
 
 def conversation_layout(found: Sequence[str], label: str | None) -> Columns | None:
@@ -201,11 +247,13 @@ def conversation_layout(found: Sequence[str], label: str | None) -> Columns | No
     return Columns("labelled", None, (name,), label=label, beside=beside, rewrite=_with_system(name))
 
 
+RANKED = ("output[0]", "output[1]")
+"""The better and the worse response that Alpaca's `output` lists."""
 ALPACA = Columns("pairwise", "instruction", ("chosen", "rejected"), beside=ALPACA_BESIDE, rewrite=_alpaca)
 ALPACA_RANKING = Columns(
     "pairwise",
     "instruction",
-    ("chosen", "rejected"),
+    RANKED,
     beside=("output", *ALPACA_BESIDE),
     rewrite=_alpaca_ranking,
 )
@@ -237,7 +285,9 @@ LAYOUTS: dict[tuple[str, ...], Columns] = {
         "pairwise", "question", ("response_j", "response_k"), rewrite=_asking("question")
     ),
     # PKU-Alignment/PKU-SafeRLHF
-    ("prompt", "response_0", "response_1"): Columns("groups", "prompt", ("response_0", "response_1")),
+    ("prompt", "response_0", "response_1"): Columns(
+        "groups", "prompt", ("response_0", "response_1"), rewrite=_asking("prompt")
+    ),
     ("question", "response_0", "response_1"): Columns(
         "groups", "question", ("response_0", "response_1"), rewrite=_asking("question")
     ),

@@ -11,7 +11,7 @@ from preftune.data.rules import BadRow
 
 ROLES: dict[str, str] = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "observation", "function_response", "function"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
@@ -33,33 +33,65 @@ WEIGHT = "loss_weight"
 WEIGHTS = (WEIGHT, "weight")
 KEPT = ("tool_calls", "tool_call_id", "name", *REASONING)
 
+HALF = re.compile(r"[\ud800-\udfff]")
+"""Half a surrogate pair; a whole pair is one character to Python."""
+
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):")
 """How a turn begins in hh-rlhf and Nectar."""
 
 
-def as_content(value: Any, column: str, notes: Counter[str] | None = None) -> Text:
+def as_content(
+    value: Any, column: str, notes: Counter[str] | None = None, *, reads_json: bool = True
+) -> Text:
     """Text, or messages, of a cell: text, a message, a list of messages, or either as JSON.
 
     Args:
         value: of the cell.
         column: for messages.
         notes: counts what was done, for the report.
+        reads_json: whether text that is messages as JSON is read as messages.
 
     Raises:
         BadRow: it is none of these.
     """
     notes = Counter() if notes is None else notes
     if isinstance(value, str):
-        found = _messages_in_json(value)
+        found = messages_in_json(value) if reads_json else None
         if found is None:
-            return value
+            return _whole(value, column)
         notes[f"`{column}`: JSON text read as messages"] += 1
         value = found
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list | tuple):
         raise BadRow("missing_field", column, value)
-    return tuple(as_message(item, column, notes) for item in value)
+    messages = tuple(as_message(item, column, notes) for item in value)
+    _whole(json.dumps(messages, ensure_ascii=False, default=str), column)
+    return messages
+
+
+def _whole(text: str, column: str) -> str:
+    """The text.
+
+    Raises:
+        BadRow: it holds half a surrogate pair, which no tokenizer reads.
+    """
+    if half := HALF.search(text):
+        said = text[max(half.start() - 20, 0) : half.end() + 20]
+        raise BadRow(
+            "missing_field", column, said, "it has half a surrogate pair (a cut emoji): repair the text"
+        )
+    return text
+
+
+def structured(value: Any) -> Any:
+    """A list or a mapping that a cell holds as JSON text, as CSV files do; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def as_message(item: Any, column: str, notes: Counter[str]) -> Message:
@@ -78,8 +110,8 @@ def as_message(item: Any, column: str, notes: Counter[str]) -> Message:
     calls = item.get("tool_calls") or item.get("function_call")
     if name in CALLING_ROLES:
         calls, content = content, ""
-    if calls:
-        message["tool_calls"] = _calls(calls, column)
+    if calls := _calls(calls, column):
+        message["tool_calls"] = calls
     message |= {key: item[key] for key in KEPT if key != "tool_calls" and item.get(key) not in (None, "")}
     message["content"] = _text(content, column, is_optional=bool(calls))
     weight = next((item[key] for key in WEIGHTS if item.get(key) is not None), None)
@@ -144,10 +176,10 @@ def as_tools(value: Any, column: str) -> tuple[Mapping[str, Any], ...]:
     Raises:
         BadRow: it is neither.
     """
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return ()
     if isinstance(value, str):
-        value = _parsed(value, "bad_tools", column)
+        value = _parsed(_whole(value, column), "bad_tools", column)
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
@@ -164,14 +196,9 @@ def _writing(item: Any) -> tuple[str, str] | None:
     return None
 
 
-def _messages_in_json(text: str) -> list[Any] | None:
-    """Messages that a cell holds as JSON text, as CSV files do."""
-    if text.lstrip()[:1] not in ("[", "{"):
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
+def messages_in_json(text: str) -> list[Any] | None:
+    """Messages that a cell holds as JSON text; None where it is any other text."""
+    found = structured(text)
     items = found if isinstance(found, list) else [found]
     return items if items and all(map(_writing, items)) else None
 
@@ -198,10 +225,12 @@ def _text(content: Any, column: str, *, is_optional: bool) -> str:
 
 def _calls(calls: Any, column: str) -> list[dict[str, Any]]:
     """Calls of tools as chat templates read them: a name, and arguments as a mapping."""
-    if isinstance(calls, str):
+    if isinstance(calls, str) and calls.strip():
         calls = _parsed(calls, "bad_tools", column)
     result = []
-    for call in [calls] if isinstance(calls, Mapping) else calls:
+    calls = [calls] if isinstance(calls, Mapping) else calls or []
+    # What is no list is no call either, and the loop says so.
+    for call in calls if isinstance(calls, list | tuple) else [calls]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             why = 'a call must have a name and arguments: {"name": ..., "arguments": {...}}'

@@ -86,7 +86,7 @@ class Pairing:
 
     def choose(self, prompt: Text, contents: Sequence[Text], scores: Sequence[float]) -> Indices:
         """Pairs as (chosen, rejected); none where all scores, with their penalty, are equal."""
-        text = json.dumps([prompt, list(contents)], sort_keys=True).encode()
+        text = json.dumps([prompt, list(contents)], sort_keys=True, default=str).encode()
         random = np.random.default_rng([self.seed, *hashlib.sha256(text).digest()])
         penalised = [
             score - self.length_penalty * _characters(content)

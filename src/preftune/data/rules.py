@@ -24,7 +24,7 @@ RULES: dict[str, Rule] = {
     "missing_field": Rule("a prompt or response is null or neither text nor messages", ("error", "drop")),
     "bad_tools": Rule("a tool or a call of one cannot be read", ("error", "drop")),
     "bad_weight": Rule("a message's loss weight is neither 0 nor 1", ("error", "drop")),
-    "prompt_mismatch": Rule("the messages do not begin with the row's prompt", ("error", "drop")),
+    "prompt_mismatch": Rule("the responses do not begin with the row's prompt", ("error", "drop")),
     "empty_prompt": Rule("the prompt is empty or only whitespace", ("error", "drop")),
     "nothing_trained": Rule("a response has no message of the model that is trained", ("error", "drop")),
     "missing_score": Rule("a score is null", ("error", "drop")),

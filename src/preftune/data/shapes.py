@@ -6,7 +6,7 @@ import math
 import numbers
 import os.path
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
@@ -15,7 +15,18 @@ from typing import Any
 from preftune.data.columns import SHARED_BEGINNING, Asked, check_mapping, detect_columns, map_columns
 from preftune.data.groups import Group, Message, Pair, Response, Text
 from preftune.data.layouts import Columns
-from preftune.data.messages import WEIGHT, as_content, as_tools, is_blank, split_weights, transcript
+from preftune.data.messages import (
+    CALLING_ROLES,
+    ROLES,
+    WEIGHT,
+    as_content,
+    as_tools,
+    is_blank,
+    messages_in_json,
+    split_weights,
+    structured,
+    transcript,
+)
 from preftune.data.pairing import Pairing
 from preftune.data.rules import BadRow, RowReport, RowRules
 from preftune.data.sources import Row, Rows, read_rows
@@ -31,6 +42,11 @@ LABELS: dict[bool | int | float | str, bool] = {
     "-1": False,
 }
 """How a label is written; True is 1 to Python, and text is compared in lower case."""
+
+OWN_ROLES = [name for name, role in ROLES.items() if role == "assistant" and name not in CALLING_ROLES]
+BY_CHANCE = "rows whose responses all begin with their prompt, left so: others of the first rows do not"
+MAPPED_TEXTS = ("prompt", "chosen", "rejected", "responses", "completion", "tools")
+"""Mapped names whose columns hold text, even where it looks like numbers."""
 
 PEEKED = 20
 """First rows in which a column is looked at, to see what it holds."""
@@ -83,12 +99,14 @@ def load_groups(
             no row is left.
     """
     rules, asked = rules or RowRules(), asked or Asked()
-    rows = read_rows(source, split, unreadable_line=rules["unreadable_line"])
+    mapping = dict(asked.mapping or {})
+    sources = {name: [each] if isinstance(each, str) else list(each) for name, each in mapping.items()}
+    texts = {each for name, every in sources.items() if name in MAPPED_TEXTS for each in every}
+    rows = read_rows(source, split, unreadable_line=rules["unreadable_line"], texts=texts)
     report = RowReport(locate=rows.locate, rows=len(rows))
     report.require_rows(len(rows))
     report.drop("unreadable_line", len(rows.unreadable))
     report.require_rows(len(rows) - len(rows.unreadable))
-    mapping = dict(asked.mapping or {})
     check_mapping(mapping, rows.columns)
     is_shared = mapping.pop("prompt", None) if mapping.get("prompt") == SHARED_BEGINNING else None
     found = [name for name in rows.columns if not (is_shared and name == "prompt")]
@@ -97,17 +115,15 @@ def load_groups(
         asked,
         lambda name: (row.get(name) for row in islice(rows, PEEKED) if row.get(name) is not None),
     )
-    sources = {name: [each] if isinstance(each, str) else list(each) for name, each in mapping.items()}
-    read = {each for name in columns.used for each in (name, *sources.get(name, ()))}
+    read = {each for name in columns.used for each in (sources[name] if name in mapping else (name,))}
     kept = tuple(name for name in rows.columns if name not in columns.texts) if keep_columns else ()
-    numbered: Iterable[tuple[int, Row]] = _readable(rows)
-    if mapping:
-        numbered = ((number, map_columns(row, mapping)) for number, row in numbered)
+    numbered: Iterable[tuple[int, Row]] = _readable(rows, mapping)
+    habits = Habits.of((row for _, row in islice(_readable(rows, mapping), PEEKED)), columns)
     if columns.by_prompt:
         numbered = joined = list(_join_by_prompt(numbered, columns.prompt or ""))
         report.rows = len(joined) + len(rows.unreadable)
     build = _GroupBuilder(
-        columns, pairing or Pairing(), asked.needs_pairs or asked.needs_labels, report.notes
+        columns, pairing or Pairing(), asked.needs_pairs or asked.needs_labels, habits, report.notes
     )
     groups = list(_build_groups(numbered, build, kept, rules, report))
     report.require_no_errors()
@@ -121,10 +137,12 @@ def load_groups(
     )
 
 
-def _readable(rows: Rows) -> Iterator[tuple[int, Row]]:
-    """The rows with their numbers."""
+def _readable(rows: Rows, mapping: Mapping[str, str | Sequence[str]]) -> Iterator[tuple[int, Row]]:
+    """The rows with their numbers, and mapped columns under their new names."""
     unreadable = rows.unreadable
-    return ((number, row) for number, row in enumerate(rows) if number not in unreadable)
+    for number, row in enumerate(rows):
+        if number not in unreadable:
+            yield number, map_columns(row, mapping) if mapping else row
 
 
 def _join_by_prompt(rows: Iterable[tuple[int, Row]], prompt: str) -> Iterator[tuple[int, Row]]:
@@ -170,12 +188,58 @@ def _build_groups(
 
 
 @dataclass(frozen=True)
+class Habits:
+    """How a source writes its texts, as its first rows show: what a row does by chance is no habit.
+
+    Attributes:
+        json_columns: those whose texts are all messages, written as JSON.
+        repeats_prompt: whether all responses that are text begin with their prompt.
+    """
+
+    json_columns: frozenset[str] = frozenset()
+    repeats_prompt: bool = False
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], columns: Columns) -> "Habits":
+        """Look at the first rows."""
+        prompts: list[str] = []
+        answers: list[str] = []
+        repeating: list[bool] = []
+        for raw in rows:
+            try:
+                row = columns.rewrite(raw)
+            except BadRow:
+                continue  # is settled where the row is read
+            (prompt,) = _texts_in(row, [columns.prompt or ""]) or [""]
+            responses = _texts_in(row, columns.responses)
+            prompts += [prompt] if prompt else []
+            answers += responses
+            if prompt and responses:
+                repeating.append(all(text.startswith(prompt) for text in responses))
+        is_json = {
+            tuple(names): bool(texts) and all(map(messages_in_json, texts))
+            for names, texts in ((columns.responses, answers), ([columns.prompt or ""], prompts))
+        }
+        found = frozenset(name for names, all_are in is_json.items() if all_are for name in names)
+        return cls(found, bool(repeating) and all(repeating))
+
+
+def _texts_in(row: Row, names: Sequence[str]) -> list[str]:
+    """The texts of columns, or in the lists that they hold, but for blank ones."""
+    cells = [row.get(name) for name in names]
+    if len(names) == 1 and isinstance(listed := structured(cells[0]), list):
+        cells = listed
+    return [cell for cell in cells if isinstance(cell, str) and cell.strip()]
+
+
+@dataclass(frozen=True)
 class _GroupBuilder:
     """Builds a group of a row, or says by a `BadRow` why there is none."""
 
     columns: Columns
     pairing: Pairing
     needs_pairs: bool
+    habits: Habits = field(default_factory=Habits)
     notes: Counter[str] = field(default_factory=Counter)
 
     def group(self, row: Row, number: int) -> Group:
@@ -191,16 +255,13 @@ class _GroupBuilder:
 
     def _read_group(self, row: Row, number: int) -> Group:
         columns = self.columns
-        prompt = self._text(row, columns.prompt or "")
+        prompt: Text | None = self._text(row, columns.prompt or "")
         items, names = _several(row, columns.responses, "missing_field")
-        contents = [as_content(item, name, self.notes) for item, name in zip(items, names, strict=True)]
+        contents = [self._content(item, name) for item, name in zip(items, names, strict=True)]
         if isinstance(prompt, str):
             prompt = self._shown_chat(row, prompt)
         scores = _group_scores(row, columns, len(contents))
-        _check_responses(contents, names)
-        prompt, contents = separate_prompt(prompt, contents, names, self.notes)
-        _check_prompt(prompt, columns)
-        _check_responses(contents, names)
+        prompt, contents = self._separated(prompt, contents, names)
         pairs = self._pairs(row, prompt, contents, scores)
         if self.needs_pairs and not pairs:
             distinct = {_key(content) for content in contents}
@@ -217,7 +278,7 @@ class _GroupBuilder:
             pairs = _preferred(_number(row.get(columns.preference), columns.preference))
         elif columns.better:
             better = row.get(columns.better)
-            if better not in (0, 1, "0", "1"):
+            if isinstance(better, bool) or better not in (0, 1, "0", "1"):
                 why = "it must be the number of the better response, 0 or 1"
                 raise BadRow("bad_label", columns.better, better, why)
             pairs = [Pair(int(better), 1 - int(better))]
@@ -245,7 +306,7 @@ class _GroupBuilder:
         shown = ("chosen", "rejected")
         if not set(shown) <= set(self.columns.beside) or not isinstance(row.get("chosen"), list):
             return prompt
-        messages, _ = separate_prompt(prompt, [self._text(row, name) for name in shown], shown, self.notes)
+        messages, _ = self._separated(prompt, [self._text(row, name) for name in shown], shown)
         return messages
 
     def _read_pair(self, row: Row, number: int) -> Group:
@@ -257,9 +318,7 @@ class _GroupBuilder:
             raise BadRow("equal_responses", columns.responses[1], contents[1])
         if prompt is None:
             contents = _read_transcripts(contents)
-        prompt, contents = separate_prompt(prompt, contents, columns.responses, self.notes)
-        _check_prompt(prompt, columns)
-        _check_responses(contents, columns.responses)
+        prompt, contents = self._separated(prompt, contents, columns.responses)
         scores = [_number(row.get(column), column) for column in columns.scores]
         margin = scores[0] if len(scores) == 1 else None
         both = [None, None] if len(scores) < 2 else scores  # a margin is one number
@@ -273,11 +332,10 @@ class _GroupBuilder:
         _check_responses([content], [name])
         if columns.prompt is None:
             prompt, content = self._split_conversation(content, name)
+            _check_prompt(prompt, columns)
+            _check_responses([content], [name])
         else:
-            prompt = self._text(row, columns.prompt)
-            prompt, (content,) = separate_prompt(prompt, [content], [name], self.notes)
-        _check_prompt(prompt, columns)
-        _check_responses([content], [name])
+            prompt, (content,) = self._separated(self._text(row, columns.prompt), [content], [name])
         score = next((_number(row.get(column), column) for column in columns.scores), None)
         label = _label(row, columns.label) if columns.label else None
         (response,) = _responses([content], [score], [name])
@@ -291,22 +349,36 @@ class _GroupBuilder:
         own = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         if not own:
             raise BadRow("nothing_trained", column, content)
-        weighed = [place for place in own if messages[place].get(WEIGHT) == 1]
+        # Where some messages have a weight, the model's own without one are trained too.
+        has_weights = any(WEIGHT in message for message in messages)
+        weighed = [place for place in own if has_weights and messages[place].get(WEIGHT, 1) == 1]
         start = weighed[0] if weighed else own[-1]
         if own[-1] < len(messages) - 1:
             self.notes[f"`{column}`: messages after the model's last one left out"] += 1
-        prompt, _ = (
-            split_weights(messages[:start], column)
-            if not weighed
-            else (
-                _without_weights(messages[:start]),
-                None,
-            )
+        prompt, _ = split_weights(messages[:start], column)
+        return prompt, tuple(messages[start : own[-1] + 1])
+
+    def _separated(
+        self, prompt: Text | None, contents: list[Text], names: Sequence[str]
+    ) -> tuple[Text, list[Text]]:
+        """Prompt and responses, none of which is blank."""
+        _check_responses(contents, names)
+        if prompt is not None:
+            _check_prompt(prompt, self.columns)
+        if isinstance(prompt, tuple):
+            split_weights(prompt, self.columns.prompt or names[0])
+        prompt, contents = separate_prompt(
+            prompt, contents, names, self.notes, repeats_prompt=self.habits.repeats_prompt
         )
-        return tuple(prompt), tuple(messages[start : own[-1] + 1])
+        _check_prompt(prompt, self.columns)
+        _check_responses(contents, names)
+        return prompt, contents
 
     def _text(self, row: Row, column: str) -> Text:
-        return as_content(row.get(column), column, self.notes)
+        return self._content(row.get(column), column)
+
+    def _content(self, value: Any, column: str) -> Text:
+        return as_content(value, column, self.notes, reads_json=column in self.habits.json_columns)
 
 
 def _without_weights(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -367,7 +439,7 @@ def _several(row: Row, columns: Sequence[str], rule: str) -> tuple[list[Any], li
     """What several columns hold, or the items of the list in one; and the column of each."""
     if len(columns) > 1:
         return [row.get(column) for column in columns], list(columns)
-    value = row.get(columns[0])
+    value = structured(row.get(columns[0]))
     if not isinstance(value, list) or not value:
         raise BadRow(rule, columns[0], value, "it must be a list with an item per response")
     return value, [columns[0]] * len(value)
@@ -389,14 +461,20 @@ def _number(value: Any, column: str) -> float:
     if value is None:
         raise BadRow("missing_score", column, value)
     is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
+    try:
+        number = float(value) if is_number else math.nan
+    except (OverflowError, ValueError):  # a whole number of 400 digits, a signalling NaN
+        number = math.nan
+    if not math.isfinite(number):
         raise BadRow("nan_score", column, value)
-    return float(value)
+    return number
 
 
 def _label(row: Row, column: str) -> bool:
     value = row.get(column)
     written = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(written, Decimal):
+        written = None if written.is_snan() else float(written)
     if not isinstance(written, bool | int | float | str) or written not in LABELS:
         raise BadRow("bad_label", column, value, "it must be true or false, 1 or 0, +1 or -1")
     return LABELS[written]
@@ -406,6 +484,10 @@ def _check_responses(contents: Sequence[Text], columns: Sequence[str]) -> None:
     for content, column in zip(contents, columns, strict=True):
         if is_blank(content):
             raise BadRow("empty_response", column, content)
+        if not isinstance(content, str) and all(message["role"] != "assistant" for message in content):
+            roles = ", ".join(repr(message["role"]) for message in content)
+            why = f"its roles are {roles}. The model's may be called {', '.join(OWN_ROLES)}"
+            raise BadRow("nothing_trained", column, content, why)
 
 
 def _check_prompt(prompt: Text, columns: Columns) -> None:
@@ -424,6 +506,8 @@ def separate_prompt(
     contents: list[Text],
     columns: Sequence[str],
     notes: Counter[str] | None = None,
+    *,
+    repeats_prompt: bool = False,
 ) -> tuple[Text, list[Text]]:
     """Give the prompt, and of each response only what follows it.
 
@@ -432,11 +516,13 @@ def separate_prompt(
         contents: the responses as written, with or without the prompt before them.
         columns: where each response comes from, for messages.
         notes: counts what was done.
+        repeats_prompt: whether responses that are text begin with the prompt.
 
     Raises:
-        BadRow: text and messages are mixed, the messages begin with another prompt, or the responses answer
-            different ones.
+        BadRow: text and messages are mixed, the responses begin with another prompt, or answer different
+            ones.
     """
+    notes = Counter() if notes is None else notes
     texts = [content for content in contents if isinstance(content, str)]
     chats = [content for content in contents if not isinstance(content, str)]
     if texts and chats:
@@ -446,9 +532,9 @@ def separate_prompt(
         is_repeated = len(chats) > 1 and any(_is_same(prompt, chat) for chat in chats)
         prompt = None if is_repeated else _without_weights(prompt)
     if texts:
-        return _of_texts(prompt, texts, notes)
+        return _of_texts(prompt, texts, columns, notes, repeats_prompt)
     if prompt is None:
-        return _shared_messages(chats, columns)
+        return _shared_messages(chats, columns, notes)
     asked = (_message("user", prompt),) if isinstance(prompt, str) else prompt
     if not isinstance(prompt, str) and all(_is_same(chat[: len(prompt)], prompt) for chat in chats):
         rests: list[Text] = [chat[len(prompt) :] for chat in chats]
@@ -456,7 +542,7 @@ def separate_prompt(
         return _require_answers(prompt, rests, columns)
     if all(chat[0]["role"] == "assistant" for chat in chats):
         return asked, list(chats)
-    own, rest = _shared_messages(chats, columns)
+    own, rest = _shared_messages(chats, columns, notes)
     said = {message["content"].strip() for message in own}
     if all(message["content"].strip() in said for message in asked):
         return own, rest
@@ -464,16 +550,27 @@ def separate_prompt(
     raise BadRow("prompt_mismatch", columns[0], contents[0], why)
 
 
-def _of_texts(prompt: Text | None, texts: list[str], notes: Counter[str] | None) -> tuple[Text, list[Text]]:
+def _of_texts(
+    prompt: Text | None,
+    texts: list[str],
+    columns: Sequence[str],
+    notes: Counter[str],
+    repeats_prompt: bool,
+) -> tuple[Text, list[Text]]:
     if prompt is None:
         return _shared_text(texts)
     if not isinstance(prompt, str):
         return prompt, [(_message("assistant", text),) for text in texts]
-    if prompt.strip() and all(text.startswith(prompt) for text in texts):
-        if notes is not None:
-            notes["the prompt stood before the responses too, and was taken off them"] += 1
-        return prompt, [text[len(prompt) :] for text in texts]
-    return prompt, list(texts)
+    if not repeats_prompt:
+        if all(text.startswith(prompt) for text in texts):
+            notes[BY_CHANCE] += 1
+        return prompt, list(texts)
+    for text, column in zip(texts, columns, strict=True):
+        if not text.startswith(prompt):
+            why = "it does not begin with its prompt, and the first rows repeat their prompt in all responses"
+            raise BadRow("prompt_mismatch", column, text, why)
+    notes["the prompt stood before the responses too, and was taken off them"] += 1
+    return prompt, [text[len(prompt) :] for text in texts]
 
 
 def _message(role: str, content: str) -> Message:
@@ -491,15 +588,20 @@ def _is_same(one: Sequence[Message], other: Sequence[Message]) -> bool:
 
 
 def _shared_messages(
-    chats: list[tuple[Message, ...]], columns: Sequence[str]
+    chats: list[tuple[Message, ...]], columns: Sequence[str], notes: Counter[str]
 ) -> tuple[tuple[Message, ...], list[Text]]:
-    """Split after the last message all chats share; each keeps at least one as its response."""
+    """Split after the last message all chats share; each keeps at least one of the model as its response."""
+    own = [[place for place, message in enumerate(chat) if message["role"] == "assistant"] for chat in chats]
+    most = min(places[-1] if places else len(chat) - 1 for places, chat in zip(own, chats, strict=True))
     shared = 0
-    while shared < min(map(len, chats)) - 1 and all(
+    while shared < most and all(
         _is_same(chat[shared : shared + 1], chats[0][shared : shared + 1]) for chat in chats
     ):
         shared += 1
-    return _require_answers(_without_weights(chats[0][:shared]), [chat[shared:] for chat in chats], columns)
+    prompt, flags = split_weights(chats[0][:shared], columns[0])
+    if any(flags or ()):
+        notes["messages with a loss weight of 1 that all responses share: part of the prompt"] += 1
+    return _require_answers(prompt, [chat[shared:] for chat in chats], columns)
 
 
 def _require_answers(

@@ -4,12 +4,15 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
@@ -32,7 +35,11 @@ SHARD = re.compile(r"-\d+(-of-\d+.*)?$")
 """How the name of a part of a split ends."""
 CSV_TEXT = (
     *("prompt", "chosen", "rejected", "completion", "instruction", "input", "output", "system", "question"),
-    *("response", "response_0", "response_1", "response_j", "response_k", "messages", "conversations"),
+    *("response", "response_0", "response_1", "response_2", "response1", "response2"),
+    *("response_j", "response_k", "chosen_response", "rejected_response", "human_ref_A", "human_ref_B"),
+    *("chosen_messages", "rejected_messages", "preferred_output", "non_preferred_output", "messages"),
+    *("conversations", "conversation", "history", "context", "tools", "responses", "completions"),
+    *("generations", "answers", "all_generated_responses"),
 )
 """CSV columns that stay text even where every cell looks like a number."""
 
@@ -140,7 +147,17 @@ def _place(written: str | None, default: int, count: int) -> int:
     return max(number + count, 0) if number < 0 else min(number, count)
 
 
-def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "error") -> Rows:
+@dataclass(frozen=True)
+class _Reading:
+    """How files are read; see `read_rows`."""
+
+    unreadable_line: str
+    texts: frozenset[str]
+
+
+def read_rows(
+    source: Any, split: str = "train", *, unreadable_line: str = "error", texts: Collection[str] = ()
+) -> Rows:
     """Read a source of preference data.
 
     Args:
@@ -152,24 +169,30 @@ def read_rows(source: Any, split: str = "train", *, unreadable_line: str = "erro
             one split, so its name is not asked.
         unreadable_line: stop with an `error` at a line of a JSON Lines file that is no JSON object, or
             `drop` it.
+        texts: columns that stay text where a CSV file's cells look like numbers, besides `CSV_TEXT`.
 
     Raises:
         InputError: the source does not exist, cannot be read, or has no such split.
     """
     if sliced := SLICED.fullmatch(split):
-        rows = read_rows(source, sliced["split"], unreadable_line=unreadable_line)
+        rows = read_rows(source, sliced["split"], unreadable_line=unreadable_line, texts=texts)
         return rows.sliced(sliced["start"], sliced["stop"])
+    if "[" in split:
+        raise InputError(
+            f"split={split}: this is no slice. Write it as train[:1000], train[-50:] or train[10%:20%]."
+        )
+    how = _Reading(unreadable_line, frozenset(texts))
     if not isinstance(source, str | Path):
         return Rows((_from_object(source, split),))
     path = Path(source).expanduser()
     folder, _, config = str(path).rpartition(":")
     if not path.exists() and folder and Path(folder).is_dir():
-        return _read_folder(Path(folder), split, unreadable_line, config)
+        return _read_folder(Path(folder), split, how, config)
     if path.is_dir():
-        return _read_folder(path, split, unreadable_line)
+        return _read_folder(path, split, how)
     if path.exists():
         _require_train(split, str(source))
-        return Rows((_read_file(path, unreadable_line),))
+        return Rows((_read_file(path, how),))
     hub_name = HUB_NAME.fullmatch(source) if isinstance(source, str) else None
     if hub_name is None or _suffix(path) in READERS:
         raise _no_such_path(path)
@@ -203,8 +226,20 @@ def _from_rows(rows: Sequence[Any]) -> SourcePart:
                 f"{GIVEN_ROWS}: row {number} is {shorten(row)}. Give a mapping of columns to values for "
                 "every row."
             )
-    columns = tuple(dict.fromkeys(str(column) for row in rows for column in row))
-    return SourcePart(GIVEN_ROWS, columns, rows)
+    plain = [_plain(row) for row in rows]
+    columns = tuple(dict.fromkeys(column for row in plain for column in row))
+    return SourcePart(GIVEN_ROWS, columns, plain)
+
+
+def _plain(value: Any) -> Any:
+    """The value as a JSON file would give it: Python's own numbers and lists for numpy's, and for tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _from_hub(name: str, config: str | None, split: str) -> SourcePart:
@@ -254,17 +289,17 @@ def _require_train(split: str, source: str) -> None:
         )
 
 
-def _read_file(path: Path, unreadable_line: str) -> SourcePart:
+def _read_file(path: Path, how: _Reading) -> SourcePart:
     reader = READERS.get(_suffix(path))
     if reader is None:
         raise InputError(
             f"{path}: files ending in {_suffix(path) or 'nothing'} cannot be read. "
             f"Convert it to one of {', '.join(READERS)}."
         )
-    return reader(path, unreadable_line)
+    return reader(path, how)
 
 
-def _read_folder(folder: Path, split: str, unreadable_line: str, config: str | None = None) -> Rows:
+def _read_folder(folder: Path, split: str, how: _Reading, config: str | None = None) -> Rows:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         import datasets
 
@@ -274,7 +309,7 @@ def _read_folder(folder: Path, split: str, unreadable_line: str, config: str | N
         if not any(_named_split(file.relative_to(folder)) for files in by_split.values() for file in files):
             _require_train(split, str(folder))
         raise _no_such_split(split, str(folder), sorted(by_split))
-    return Rows(tuple(_read_file(file, unreadable_line) for file in by_split[split]))
+    return Rows(tuple(_read_file(file, how) for file in by_split[split]))
 
 
 def _configured_files(folder: Path, config: str | None) -> dict[str, list[Path]]:
@@ -283,34 +318,63 @@ def _configured_files(folder: Path, config: str | None) -> dict[str, list[Path]]
     Raises:
         InputError: the card lists several configurations and none was asked for, or not the one that was.
     """
-    import yaml
-
     card = folder / "README.md"
-    front = card.read_text(encoding="utf-8").split("---\n")[1:2] if card.exists() else []
-    try:
-        listed = (yaml.safe_load(front[0]) or {}).get("configs") if front else None
-    except (yaml.YAMLError, AttributeError):
-        listed = None
-    configs = {
-        entry["config_name"]: entry.get("data_files") for entry in listed or [] if "config_name" in entry
-    }
+    entries = _listed_configs(card) if card.exists() else []
+    configs = {str(entry["config_name"]): entry for entry in entries if "config_name" in entry}
     if config is None and len(configs) == 1:
         (config,) = configs
     if config not in configs:
         if configs or config:
             names = " or ".join(f"{folder}:{name}" for name in configs)
-            raise InputError(f"{folder}: the card lists several configurations. Give {names or folder}.")
+            how = f"the card lists {len(configs)} configurations" if configs else "the card lists none"
+            raise InputError(f"{folder}: {how}, not {config!r}. Give {names or folder}.")
         return {}
-    files: Any = configs[config] or []
-    entries = files if isinstance(files, list) else [files]
+    below = folder / str(configs[config].get("data_dir") or "")
+    files: Any = configs[config].get("data_files")
+    if not files:
+        return _files_by_name(below) if below != folder else {}
     by_split: dict[str, list[Path]] = {}
-    for entry in entries:
-        name, patterns = (
-            (entry.get("split", "train"), entry["path"]) if isinstance(entry, dict) else ("train", entry)
+    for entry in files if isinstance(files, list) else [files]:
+        split, patterns = (
+            (str(entry.get("split", "train")), entry.get("path"))
+            if isinstance(entry, Mapping)
+            else ("train", entry)
         )
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            by_split.setdefault(name, []).extend(sorted(folder.glob(pattern)))
-    return {name: found for name, found in by_split.items() if found}
+        for pattern in patterns if isinstance(patterns, list) else [patterns]:
+            by_split.setdefault(split, []).extend(_matching(below, pattern, card))
+    return by_split
+
+
+def _listed_configs(card: Path) -> list[Mapping[str, Any]]:
+    """What the front matter of a card says of its configurations; nothing where it says nothing."""
+    import yaml
+
+    lines = card.read_text(encoding="utf-8", errors="replace").split("---\n")
+    try:
+        front = yaml.safe_load(lines[1]) if len(lines) > 1 else None
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"{card}: the front matter is not valid YAML: {error}. Mend or remove it."
+        ) from error
+    configs = front.get("configs") if isinstance(front, Mapping) else None
+    return [entry for entry in configs if isinstance(entry, Mapping)] if isinstance(configs, list) else []
+
+
+def _matching(folder: Path, pattern: Any, card: Path) -> list[Path]:
+    """Files that a card's pattern names, those of a folder included.
+
+    Raises:
+        InputError: there are none.
+    """
+    is_inside = isinstance(pattern, str) and pattern and not Path(pattern).is_absolute()
+    found = sorted(folder.glob(pattern)) if is_inside else []
+    files = [file for path in found for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    if files := [file for file in files if file.is_file() and _suffix(file) in READERS]:
+        return files
+    raise InputError(
+        f"{card}: path={pattern}: {folder} has no such file that can be read. Download it, mend the card, or "
+        "give the file itself."
+    )
 
 
 def _files_by_name(folder: Path) -> dict[str, list[Path]]:
@@ -333,7 +397,7 @@ def _files_by_name(folder: Path) -> dict[str, list[Path]]:
     if unnamed and named:
         others = ", ".join(str(file.relative_to(folder)) for found in named.values() for file in found)
         raise InputError(
-            f"{folder}: the name of {unnamed[0].relative_to(folder)} speaks of no split, and {others} do. "
+            f"{folder}: the name of {unnamed[0].relative_to(folder)} speaks of no split, and that of {others} does. "
             f"Give the file itself, such as {unnamed[0]}."
         )
     return {"train": unnamed} if unnamed else {str(name): found for name, found in named.items()}
@@ -352,7 +416,7 @@ def _named_split(file: Path) -> str | None:
     return None
 
 
-def _read_json(path: Path, unreadable_line: str) -> SourcePart:
+def _read_json(path: Path, how: _Reading) -> SourcePart:
     """Read JSON Lines, or a JSON list of objects: the first character tells them apart."""
     import pyarrow as pa
 
@@ -363,11 +427,13 @@ def _read_json(path: Path, unreadable_line: str) -> SourcePart:
                 start = file.read(1)
             file.seek(0)
             lines = (
-                _json_list(file, path) if start == b"[" else list(_json_lines(file, path, unreadable_line))
+                _json_list(file, path)
+                if start == b"["
+                else list(_json_lines(file, path, how.unreadable_line))
             )
-    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid) as error:
+    except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
         raise InputError(
-            f"{path}: the compressed file is damaged or cut ({error}). Write it again."
+            f"{path}: the file cannot be read: is it damaged or cut? ({error}) Write it again."
         ) from error
     rows = [line or {} for line in lines]
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
@@ -431,38 +497,42 @@ def _parse(data: bytes, where: str) -> Any:
             f"{where}: not valid JSON ({error.msg} at character {error.pos}). Is the file cut? "
             "Repair or remove it."
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists without an end
+        raise InputError(f"{where}: the JSON cannot be read ({error}). Repair or remove it.") from error
     return value
 
 
-def _read_csv(path: Path, _unreadable_line: str) -> SourcePart:
+def _read_csv(path: Path, how: _Reading) -> SourcePart:
     import pyarrow as pa
     from pyarrow import csv
 
-    text = csv.ConvertOptions(column_types=dict.fromkeys(CSV_TEXT, pa.string()))
+    text = csv.ConvertOptions(column_types=dict.fromkeys((*CSV_TEXT, *how.texts), pa.string()))
     delimiter = "\t" if _suffix(path).startswith(".tsv") else ","
     parsing = csv.ParseOptions(newlines_in_values=True, delimiter=delimiter)
     try:
         with _open(path) as file:
             table = csv.read_csv(file, parse_options=parsing, convert_options=text)
-    except (pa.ArrowInvalid, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (pa.ArrowInvalid, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: not a valid UTF-8 CSV file: {shorten(str(error), 300)}") from error
+    if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
+        raise InputError(f"{path}: the header has {twice[0]!r} twice. Rename one of the columns.")
     return SourcePart(str(path), tuple(table.column_names), table.to_pylist())
 
 
-def _read_parquet(path: Path, _unreadable_line: str) -> SourcePart:
+def _read_parquet(path: Path, _how: _Reading) -> SourcePart:
     import datasets
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         table = parquet.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a valid Parquet file: {shorten(str(error), 300)}") from error
     return _from_object(datasets.Dataset(table), "train", str(path))
 
 
 COMPRESSED = (".gz", ".zst")
-READERS: dict[str, Callable[[Path, str], SourcePart]] = {
+READERS: dict[str, Callable[[Path, _Reading], SourcePart]] = {
     **{
         suffix + compressed: reader
         for suffix, reader in {

@@ -102,7 +102,7 @@ class ChatTemplate:
             begun = messages[-1]["content"] + turns[0]["content"]
             messages, turns = messages[:-1], ({**turns[0], "content": begun}, *turns[1:])
         if len(turns) > 1:
-            return self._several(messages, prompt, turns, trained, tools)
+            return self._several(messages, prompt, turns, said, trained, tools)
         return [Segment(self._single(messages, prompt, turns[0], said, tools), is_trained=True)]
 
     def conversation(self, messages: Chat, tools: Tools = ()) -> str:
@@ -153,9 +153,12 @@ class ChatTemplate:
         return own + (full[slice(*self._closing(full))].strip() or self._eos())
 
     def _several(
-        self, messages: Chat, prompt: str, turns: Chat, trained: Sequence[bool], tools: Tools
+        self, messages: Chat, prompt: str, turns: Chat, said: Message, trained: Sequence[bool], tools: Tools
     ) -> list[Segment]:
-        """The parts of a response of several messages, of which the model's own are trained."""
+        """The parts of a response of several messages, of which the model's own are trained.
+
+        `said` is the first turn without what the prompt had begun.
+        """
         full = self._apply((*messages, *turns), tools)
         full = full[: self._closing(full)[1]] if self._closing(full)[1] else full + self._eos()
         segments: list[Segment] = []
@@ -166,7 +169,7 @@ class ChatTemplate:
                 stop = full
                 if number < len(turns) - 1:
                     stop = self._turn_stop(full, start, (*before, turn), tools)
-                missing = _missing(turn, stop[len(start) :])
+                missing = _missing(turn if number else said, stop[len(start) :])
                 if missing or not full.startswith(start) or not full.startswith(stop):
                     why = "the template writes this turn differently once others follow it"
                     raise BadRow("template_loses", "response", missing or turn["content"], why)
