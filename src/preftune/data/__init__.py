@@ -15,6 +15,7 @@ from preftune.data.tokenization import (
     end_tokens,
     fingerprint_groups,
     tokenize_groups,
+    whole_groups,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "read_rows",
     "set_control",
     "tokenize_groups",
+    "whole_groups",
 ]

@@ -25,6 +25,7 @@ from preftune.data import (
     ChatTemplate,
     Group,
     LengthLimits,
+    LoadedGroups,
     Pairing,
     RowReport,
     RowRules,
@@ -34,6 +35,7 @@ from preftune.data import (
     mismatched,
     set_control,
     tokenize_groups,
+    whole_groups,
 )
 from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
@@ -220,11 +222,14 @@ class PreparedRun:
         accumulated: int = self.arguments.gradient_accumulation_steps
         return ceil(len(plan_steps(self.train.groups, self.arguments, self.config.batches)) / accumulated)
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        most: int = self.arguments.max_steps
+        return most if most > 0 else ceil(self.steps_per_epoch * self.arguments.num_train_epochs)
+
     def summary(self) -> dict[str, Any]:
         """What would be trained, on what, for how long."""
-        steps = self.arguments.max_steps
-        if steps <= 0:
-            steps = ceil(self.steps_per_epoch * self.arguments.num_train_epochs)
         held_out = {name: data.summary() for name, data in self.held_out.items()}
         return {
             "train": self.train.summary(),
@@ -232,7 +237,7 @@ class PreparedRun:
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "standardization": asdict(self.standardization) if self.standardization else None,
             "label_balance": asdict(self.label_balance) if self.label_balance else None,
-            "steps": steps,
+            "steps": self.steps,
             "tokens_per_step": round(self.train.tokens / self.steps_per_epoch),
             "needs": sorted(self.objective.needs),
         }
@@ -265,16 +270,10 @@ def prepare(
     rewards = _rewards(config, objective, tokenizer)
     context = _context(model_config)
     splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, context, progress)
-    data = config.data
-    source = data.train if given.train is None else given.train
-    train, calibration = splits.read(source, data.train_split, data.pair_rule)
+    sources = split_sources(config.data, given)
+    train, calibration = splits.read(*sources.pop("train"))
     # What is fitted, is fitted on the training data alone.
-    rule = data.evaluation_pair_rule or data.pair_rule
-    sources = given.held_out or ({EVALUATION: data.evaluation} if data.evaluation else {})
-    held_out = {
-        name: splits.read(other, data.evaluation_split, rule, calibration)[0]
-        for name, other in sources.items()
-    }
+    held_out = {name: splits.read(*source, calibration)[0] for name, source in sources.items()}
     standardization = _standardization(train) if rewards else None
     objective = given.objective or objectives.build(config.objective, standardization)
     prepared = PreparedRun(
@@ -294,6 +293,16 @@ def prepare(
     if not is_live:
         _check_divergence(prepared)
     return prepared
+
+
+def split_sources(data: DataSection, given: Given) -> dict[str, tuple[Any, str, str]]:
+    """Source, split and pair rule of the training data and of every held-out set, by name."""
+    rule = data.evaluation_pair_rule or data.pair_rule
+    held_out = given.held_out or ({EVALUATION: data.evaluation} if data.evaluation else {})
+    return {
+        "train": (data.train if given.train is None else given.train, data.train_split, data.pair_rule),
+        **{name: (source, data.evaluation_split, rule) for name, source in held_out.items()},
+    }
 
 
 def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
@@ -593,7 +602,12 @@ class SplitReader:
     ) -> tuple[PreparedData, Calibration | None]:
         """A split, and the calibration of its scores: the one given, or else one fitted here."""
         config = self.config
-        groups, report = self._load(source, split, pair_rule)
+        loaded = self.load(source, split, pair_rule)
+        logger.info("read %s", loaded.read_as)
+        if loaded.unused_columns:
+            logger.info("%s: columns not used: %s", _title(source), ", ".join(loaded.unused_columns))
+        groups: Sequence[Group] = loaded.groups
+        report = loaded.report
         prior = measured = None
         with _naming(source):
             if "prior_gap" in self.needs:
@@ -621,31 +635,63 @@ class SplitReader:
         return PreparedData(tokenized, report, prior, measured), calibration
 
     def _tokenized(self, groups: Sequence[Group], report: RowReport) -> list[TokenizedGroup]:
-        data, control = self.config.data, self.config.data.control
-        if control:
-            # A model that was trained so before brings its text along.
-            set_control(self.tokenizer, "")
-        try:
+        data = self.config.data
+        with self._uncontrolled():
             return tokenize_groups(
                 groups,
                 self.tokenizer,
                 LengthLimits(data.max_length, data.max_prompt_length),
                 RowRules(data.rules),
                 report,
-                progress=self.progress,
                 needs_pairs="pairs" in self.needs,
-                chat_template_kwargs=data.chat_template_kwargs,
-                today=data.template_date,
-                control={True: control.good, False: control.bad} if control else None,
+                **self._rendering(),
             )
+
+    def whole(self, loaded: LoadedGroups) -> list[list[TokenizedGroup]]:
+        """The token ids of every row before limits, prior and rewards: what a look at the data compares."""
+        with self._uncontrolled():
+            return list(
+                whole_groups(
+                    loaded.groups,
+                    self.tokenizer,
+                    RowRules(self.config.data.rules),
+                    loaded.report,
+                    **self._rendering(),
+                )
+            )
+
+    def _rendering(self) -> dict[str, Any]:
+        """How groups become text."""
+        data, control = self.config.data, self.config.data.control
+        return {
+            "progress": self.progress,
+            "chat_template_kwargs": data.chat_template_kwargs,
+            "today": data.template_date,
+            "control": {True: control.good, False: control.bad} if control else None,
+        }
+
+    @contextmanager
+    def _uncontrolled(self) -> Iterator[None]:
+        """The tokenizer without a control text in its template; afterwards it asks for good responses."""
+        control = self.config.data.control
+        if control:
+            # A model that was trained so before brings its text along.
+            set_control(self.tokenizer, "")
+        try:
+            yield
         finally:
             if control:
                 # Whoever asks the saved model through its template asks for good responses.
                 set_control(self.tokenizer, control.good)
 
-    def _load(self, source: Any, split: str, pair_rule: str) -> tuple[Sequence[Group], RowReport]:
+    def load(self, source: Any, split: str, pair_rule: str) -> LoadedGroups:
+        """The groups of a source, as text.
+
+        Raises:
+            InputError: the source cannot be read, or a row is wrong.
+        """
         data = self.config.data
-        loaded = load_groups(
+        return load_groups(
             source,
             split=split,
             asked=Asked(
@@ -659,10 +705,6 @@ class SplitReader:
             keep_columns=bool(self.rewards),
             rules=RowRules(data.rules),
         )
-        logger.info("read %s", loaded.read_as)
-        if loaded.unused_columns:
-            logger.info("%s: columns not used: %s", _title(source), ", ".join(loaded.unused_columns))
-        return loaded.groups, loaded.report
 
     def _note_unlabelled(self, groups: Sequence[Group], tokenized: Sequence[TokenizedGroup]) -> None:
         """A method of labels leaves out responses without one, from the auxiliary terms too."""
