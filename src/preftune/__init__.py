@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from preftune.api.evaluate import evaluate as evaluate
     from preftune.api.evaluate import rescore as rescore
+    from preftune.api.inspect import inspect as inspect
     from preftune.api.iterate import iterate as iterate
     from preftune.api.iterate import plan_rounds as plan_rounds
     from preftune.api.run import Run as Run
@@ -32,6 +33,7 @@ _PLACES = {
     "Run": "preftune.api.run",
     "check": "preftune.api.train",
     "evaluate": "preftune.api.evaluate",
+    "inspect": "preftune.api.inspect",
     "iterate": "preftune.api.iterate",
     "plan_rounds": "preftune.api.iterate",
     "rescore": "preftune.api.evaluate",
@@ -47,6 +49,7 @@ __all__ = [
     "Run",
     "check",
     "evaluate",
+    "inspect",
     "iterate",
     "plan_rounds",
     "rescore",

@@ -13,6 +13,7 @@ from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.models import Policy
 from preftune.objectives import Objective
+from preftune.training.inspection import Inspection, inspect_run
 from preftune.training.policy import (
     GroupsByName,
     build_policy,
@@ -152,6 +153,11 @@ class PreferenceTrainer(PackedTrainer):
         """
         self._score_reference()
         return super().evaluate(self._rows(eval_dataset), ignore_keys, metric_key_prefix)
+
+    def inspect(self, rows: int = 3, only: Sequence[int] = ()) -> Inspection:
+        """Look at the data as they are trained, and the memory that follows; see `preftune.inspect`."""
+        with errors_name_keywords():
+            return inspect_run(self.prepared, rows, only)
 
     def predict(self, *_: Any, **__: Any) -> Any:
         """Not offered: preference data have no labels to predict.

@@ -16,6 +16,7 @@ from preftune import __version__
 from preftune.cli import evaluate_academic, evaluate_fetch, evaluate_human, evaluate_run  # noqa: F401  # register
 from preftune.cli.demo import demo
 from preftune.cli.evaluate import app as evaluate
+from preftune.cli.inspect import inspect
 from preftune.cli.iterate import iterate, score_samples
 from preftune.cli.sample import sample
 from preftune.cli.score import score
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(inspect)
 app.command()(train)
 app.command()(sample)
 app.command()(score)

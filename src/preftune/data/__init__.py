@@ -16,6 +16,7 @@ from preftune.data.tokenization import (
     end_tokens,
     fingerprint_groups,
     tokenize_groups,
+    whole_groups,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "read_rows",
     "set_control",
     "tokenize_groups",
+    "whole_groups",
 ]

@@ -85,6 +85,7 @@ class TokenizedGroup:
         mismatched: the same prompt with a response to another one, for the estimate of the divergence from
             the reference (KTO).
         trained: whether each token of each response is trained; None where all are.
+        row: where in the source it came from.
     """
 
     prompt: Int32[np.ndarray, "prompt_tokens"]
@@ -93,6 +94,7 @@ class TokenizedGroup:
     per_response: Mapping[str, Shaped[np.ndarray, "responses"]] = field(default_factory=dict)
     mismatched: "TokenizedGroup | None" = None
     trained: tuple[Bool[np.ndarray, "_"], ...] | None = None
+    row: int = 0
 
     @property
     def per_pair(self) -> dict[str, Shaped[np.ndarray, "pairs"]]:

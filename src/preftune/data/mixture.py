@@ -91,7 +91,8 @@ def _joined(sources: Sequence[MixtureSource], loaded: Sequence[LoadedGroups], se
     read_as = "\n".join(
         f"{source.name}: {each.read_as}" for source, each in zip(sources, loaded, strict=True)
     )
-    return LoadedGroups(groups, report, loaded[0].columns, unused, read_as)
+    files = tuple(file for each in loaded for file in each.sources)
+    return LoadedGroups(groups, report, loaded[0].columns, unused, read_as, files)
 
 
 def _drawn(groups: Sequence[Group], source: MixtureSource, random: np.random.Generator) -> list[Group]:

@@ -62,6 +62,7 @@ class LoadedGroups:
         columns: what was read as what.
         unused_columns: columns the run does not use, for the log; none where the groups keep them.
         read_as: what was read as what, and from which files, in a line for people.
+        sources: each file with its number of rows.
     """
 
     groups: list[Group]
@@ -69,6 +70,7 @@ class LoadedGroups:
     columns: Columns
     unused_columns: tuple[str, ...]
     read_as: str
+    sources: tuple[tuple[str, int], ...]
 
 
 def load_groups(
@@ -132,9 +134,9 @@ def load_groups(
         groups = [_label_pairs(group) for group in groups]
     unused = tuple(name for name in rows.columns if name not in read and name not in kept)
     names = {name: " + ".join(each) for name, each in sources.items()}
-    return LoadedGroups(
-        groups, report, columns, unused, f"{rows.described}: {columns.describe(found, names)}"
-    )
+    read_as = f"{rows.described}: {columns.describe(found, names)}"
+    sizes = tuple((part.name, len(part.rows)) for part in rows.parts)
+    return LoadedGroups(groups, report, columns, unused, read_as, sizes)
 
 
 def _readable(rows: Rows, mapping: Mapping[str, str | Sequence[str]]) -> Iterator[tuple[int, Row]]:

@@ -105,31 +105,56 @@ def tokenize_groups(
         InputError: the tokenizer lacks what the groups need, a rule whose action is `error` applies, or no
             group is left.
     """
-    report = report or RowReport(rows=len(groups))
-    limit = _Limits(
-        limits or LengthLimits(), rules or RowRules(), report, tokenizer.bos_token_id, needs_pairs
+    report, rules = report or RowReport(rows=len(groups)), rules or RowRules()
+    limit = _Limits(limits or LengthLimits(), rules, report, tokenizer.bos_token_id, needs_pairs)
+    whole = whole_groups(
+        groups,
+        tokenizer,
+        rules,
+        report,
+        progress=progress,
+        chat_template_kwargs=chat_template_kwargs,
+        today=today,
+        control=control,
     )
+    kept = [group for parts in whole for group in limit.row(parts)]
+    report.require_no_errors()
+    report.require_rows(len(kept))
+    return kept
+
+
+def whole_groups(
+    groups: Sequence[Group],
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    rules: RowRules,
+    report: RowReport,
+    *,
+    progress: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    today: date | None = None,
+    control: ControlTexts | None = None,
+) -> Iterator[list[TokenizedGroup]]:
+    """The token ids of every row before any limit: of one group, or of one for each label with `control`.
+
+    Arguments and errors are those of `tokenize_groups`; the caller asks the report for its errors.
+    """
     if tokenizer.eos_token_id is None:
         raise InputError(
             "The tokenizer has no EOS token, so no response could learn to end. Set its eos_token."
         )
     template = ChatTemplate(tokenizer, chat_template_kwargs, report.notes, today)
-    kept: list[TokenizedGroup] = []
     for chunk in _chunks(groups, progress):
         rows = []
         for group in chunk:
             try:
-                rows.append((group.row, _render_row(template, _only_labelled(group), control)))
+                rows.append(_render_row(template, _only_labelled(group), control))
             except BadRow as bad:
-                report.settle(bad, group.row, limit.rules)
+                report.settle(bad, group.row, rules)
             except InputError as error:
                 raise InputError(f"{report.locate(group.row)}: {error}") from None
-        encoded = iter(encode_groups([part for _, row in rows for part in row], tokenizer, report.notes))
-        for number, row in rows:
-            kept += limit.row(list(islice(encoded, len(row))), number)
-    report.require_no_errors()
-    report.require_rows(len(kept))
-    return kept
+        encoded = iter(encode_groups([part for row in rows for part in row], tokenizer, report.notes))
+        for row in rows:
+            yield list(islice(encoded, len(row)))
 
 
 def _chunks(groups: Sequence[Group], progress: bool) -> Iterator[Sequence[Group]]:
@@ -267,6 +292,7 @@ def encode_groups(
                 item.group.pairs,
                 numbers_of(item.group.responses, "response"),
                 trained=_masks([mask for _, mask in responses]),
+                row=item.group.row,
             )
         )
     return groups
@@ -350,18 +376,18 @@ class _Limits:
     bos: int | None
     needs_pairs: bool
 
-    def row(self, parts: Sequence[TokenizedGroup], row: int) -> list[TokenizedGroup]:
+    def row(self, parts: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
         """What is kept of a row's groups: all of them or none, so that a dropped row counts once."""
         kept: list[TokenizedGroup] = []
         for part in parts:
             try:
-                kept.append(self._limited(part, row))
+                kept.append(self._limited(part))
             except BadRow as bad:
-                self.report.settle(bad, row, self.rules)
+                self.report.settle(bad, part.row, self.rules)
                 return []
         return kept
 
-    def _limited(self, group: TokenizedGroup, row: int) -> TokenizedGroup:
+    def _limited(self, group: TokenizedGroup) -> TokenizedGroup:
         """The group within the limits.
 
         Raises:
@@ -369,7 +395,7 @@ class _Limits:
         """
         if len(group.prompt) == 0:
             raise BadRow("empty_prompt", "prompt", "", "the tokenizer makes no token of it")
-        prompt = self._prompt(group.prompt, row)
+        prompt = self._prompt(group.prompt, group.row)
         longest = self.lengths.max_length
         room = longest - len(prompt)
         if room < 1:
@@ -381,7 +407,7 @@ class _Limits:
             bad = BadRow("response_too_long", "response", max(too_long), why)
             if self.rules["response_too_long"] != "truncate":
                 raise bad
-            self.report.settle(bad, row, self.rules, times=len(too_long))
+            self.report.settle(bad, group.row, self.rules, times=len(too_long))
             cut = sum(too_long) - room * len(too_long)
             self.report.notes[f"tokens cut from the ends of responses by max_length={longest}"] += cut
         trained = None if group.trained is None else tuple(mask[:room] for mask in group.trained)

@@ -1,7 +1,6 @@
 """The page: what of the run folders goes where."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from preftune.measuring.samples import SampleRewards, SideBySide
 from preftune.measuring.tradeoff import START, SweepPoint
 from preftune.report.evaluation import Evaluated, read_evaluations
 from preftune.report.folders import RunRecord, read_run
+from preftune.report.rendering import render_page
 from preftune.storage.files import REPORT_FILE, write_whole
 
 
@@ -96,17 +96,11 @@ def _render(
     evaluated: Sequence[Evaluated],
 ) -> str:
     # Drawing takes a second to load, and only a report draws.
-    from jinja2 import Environment, StrictUndefined
-
     from preftune.report.blocks import evaluation_block, figure_blocks, tradeoff_block
     from preftune.report.drawing import run_variable
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = format_number
-    template = environment.from_string(files("preftune.report").joinpath("page.html").read_text("utf-8"))
-    return template.render(
+    return render_page(
+        "page.html",
         title=title,
         facts=_facts(records),
         notes=notes,

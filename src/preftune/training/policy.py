@@ -89,7 +89,7 @@ def language_model(config: RunConfig, given: Given = NOTHING_GIVEN) -> Any:
     model = given.model
     if model is None:
         model = load_language_model(config.model, getattr(torch, config.model_dtype))
-    return _with_adapter(config, given, model, "CAUSAL_LM")
+    return with_adapter(config, given, model, "CAUSAL_LM")
 
 
 def _reward_model(prepared: PreparedRun) -> Any:
@@ -117,7 +117,7 @@ def _reward_model(prepared: PreparedRun) -> Any:
     if config.data.chat_template_kwargs:
         # Whoever scores with the model writes conversations as they were trained on.
         model.config.preftune_chat_template_kwargs = config.data.chat_template_kwargs
-    return _with_adapter(config, given, model, "SEQ_CLS")
+    return with_adapter(config, given, model, "SEQ_CLS")
 
 
 def _value_head(prepared: PreparedRun, model: Any) -> ValueHead | None:
@@ -129,7 +129,7 @@ def _value_head(prepared: PreparedRun, model: Any) -> ValueHead | None:
     return ValueHead(hidden_size, config.value_head.width, arguments.seed).to(arguments.device)
 
 
-def _with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -> "nn.Module | PeftModel":
+def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -> "nn.Module | PeftModel":
     """The model itself, or with the adapter that is trained; `task` is peft's name of its form."""
     adapter = given.adapter or _lora(config, task)
     if adapter is not None:

@@ -20,6 +20,7 @@ from transformers.training_args import OptimizerNames
 from preftune import objectives
 from preftune.data import (
     ChatTemplate,
+    LoadedGroups,
     RowReport,
     TokenizedGroup,
     hold_out,
@@ -43,13 +44,13 @@ from preftune.training.configuration import (
     unknown_key,
 )
 from preftune.training.given import NOTHING_GIVEN, Given
-from preftune.training.splits import PreparedData, SplitReader
+from preftune.training.splits import PreparedData, SplitReader, title_of
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
-EVALUATION = "evaluation"
-"""Name of the held-out set where there is one."""
+TRAIN, EVALUATION = "train", "evaluation"
+"""Names of the training data, and of the held-out set if there is one."""
 ARGUMENTS_LEFT = frozenset(
     {
         *("output_dir", "remove_unused_columns", "label_names", "dataloader_pin_memory", "disable_tqdm"),
@@ -134,11 +135,14 @@ class PreparedRun:
         accumulated: int = self.arguments.gradient_accumulation_steps
         return ceil(len(plan_steps(self.train.groups, self.arguments, self.config.batches)) / accumulated)
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        most: int = self.arguments.max_steps
+        return most if most > 0 else ceil(self.steps_per_epoch * self.arguments.num_train_epochs)
+
     def summary(self) -> dict[str, Any]:
         """What would be trained, on what, for how long."""
-        steps = self.arguments.max_steps
-        if steps <= 0:
-            steps = ceil(self.steps_per_epoch * self.arguments.num_train_epochs)
         held_out = {name: data.summary() for name, data in self.held_out.items()}
         return {
             "train": self.train.summary(),
@@ -146,7 +150,7 @@ class PreparedRun:
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "standardization": asdict(self.standardization) if self.standardization else None,
             "label_balance": asdict(self.label_balance) if self.label_balance else None,
-            "steps": steps,
+            "steps": self.steps,
             "tokens_per_step": round(self.train.tokens / self.steps_per_epoch),
             "needs": sorted(self.objective.needs),
         }
@@ -179,25 +183,10 @@ def prepare(
     rewards = _rewards(config, objective, tokenizer)
     context = _context(model_config)
     splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, context, progress)
-    data = config.data
-    source = data.train if given.train is None else given.train
-    loaded = splits.load(source, data.train_split, data.pair_rule)
-    if data.evaluation_fraction:
-        kept, held = hold_out(loaded.groups, data.evaluation_fraction, data.pair_seed)
-        loaded.report.notes[f"groups held out by data.evaluation_fraction={data.evaluation_fraction}"] = len(
-            held
-        )
-        loaded = replace(loaded, groups=kept)
-    train, calibration = splits.finish(source, loaded.groups, loaded.report)
+    loaded = load_splits(splits, given)
+    train, calibration = splits.finish(*loaded.pop(TRAIN))
     # What is fitted, is fitted on the training data alone.
-    rule = data.evaluation_pair_rule or data.pair_rule
-    held_out = {
-        name: splits.read(other, data.evaluation_split, rule, calibration)[0]
-        for name, other in _held_out_sources(data, given).items()
-    }
-    if data.evaluation_fraction:
-        report = RowReport(loaded.report.locate, rows=len(held))
-        held_out[EVALUATION], _ = splits.finish("data.evaluation_fraction", held, report, calibration)
+    held_out = {name: splits.finish(*split, calibration)[0] for name, split in loaded.items()}
     standardization = _standardization(train) if rewards else None
     objective = given.objective or objectives.build(config.objective, standardization)
     prepared = PreparedRun(
@@ -217,6 +206,41 @@ def prepare(
     if not is_live:
         _check_divergence(prepared)
     return prepared
+
+
+def split_sources(data: DataSection, given: Given) -> dict[str, tuple[Any, str, str]]:
+    """Source, split and pair rule of the training data and of every held-out set, by name."""
+    rule = data.evaluation_pair_rule or data.pair_rule
+    held_out = given.held_out or ({EVALUATION: data.evaluation} if data.evaluation else {})
+    return {
+        "train": (data.train if given.train is None else given.train, data.train_split, data.pair_rule),
+        **{name: (source, data.evaluation_split, rule) for name, source in held_out.items()},
+    }
+
+
+def load_splits(reader: SplitReader, given: Given) -> dict[str, tuple[str, LoadedGroups]]:
+    """Title and groups of the training data and of every held-out set, by name; a single one is "evaluation".
+
+    Raises:
+        InputError: a source cannot be read, or a row is wrong.
+    """
+    data = reader.config.data
+    source = data.train if given.train is None else given.train
+    train = reader.load(source, data.train_split, data.pair_rule)
+    found = {TRAIN: (title_of(source), train)}
+    if data.evaluation_fraction:
+        kept, held = hold_out(train.groups, data.evaluation_fraction, data.pair_seed)
+        note = f"groups held out by data.evaluation_fraction={data.evaluation_fraction}"
+        train.report.notes[note] = len(held)
+        found[TRAIN] = (title_of(source), replace(train, groups=kept))
+        report = RowReport(train.report.locate, rows=len(held))
+        found[EVALUATION] = ("data.evaluation_fraction", replace(train, groups=held, report=report))
+    named = data.evaluation if isinstance(data.evaluation, dict) else {EVALUATION: data.evaluation}
+    rule = data.evaluation_pair_rule or data.pair_rule
+    for name, other in (given.held_out or named).items():
+        if other is not None:
+            found[name] = (title_of(other), reader.load(other, data.evaluation_split, rule))
+    return found
 
 
 def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
@@ -501,12 +525,3 @@ def _check_tail(rewards: Float64[np.ndarray, "responses"], mean: float) -> None:
 
 def _is_evaluated(data: DataSection, given: Given) -> bool:
     return bool(given.held_out or data.evaluation or data.evaluation_fraction)
-
-
-def _held_out_sources(data: DataSection, given: Given) -> Mapping[str, Any]:
-    """Held-out sets by name; a single one is named "evaluation"."""
-    if given.held_out:
-        return given.held_out
-    if isinstance(data.evaluation, dict):
-        return data.evaluation
-    return {EVALUATION: data.evaluation} if data.evaluation else {}

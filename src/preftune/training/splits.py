@@ -29,6 +29,7 @@ from preftune.data import (
     mismatched,
     set_control,
     tokenize_groups,
+    whole_groups,
 )
 from preftune.data.sources import GIVEN_ROWS
 from preftune.errors import InputError
@@ -136,20 +137,22 @@ class SplitReader:
         self, source: Any, split: str, pair_rule: str, calibration: Calibration | None = None
     ) -> tuple[PreparedData, Calibration | None]:
         """A split, and the calibration of its scores: the one given, or else one fitted here."""
-        loaded = self.load(source, split, pair_rule)
-        return self.finish(source, loaded.groups, loaded.report, calibration)
+        return self.finish(title_of(source), self.load(source, split, pair_rule), calibration)
 
     def finish(
-        self,
-        source: Any,
-        groups: Sequence[Group],
-        report: RowReport,
-        calibration: Calibration | None = None,
+        self, title: str, loaded: LoadedGroups, calibration: Calibration | None = None
     ) -> tuple[PreparedData, Calibration | None]:
-        """Loaded groups with prior, rewards and tokens."""
+        """Loaded groups with prior, rewards and tokens.
+
+        Raises:
+            NothingLeftError: every row was dropped.
+            InputError: a row is wrong.
+        """
+        groups: Sequence[Group] = loaded.groups
+        report = loaded.report
         config = self.config
         prior = measured = None
-        with _naming(source):
+        with _naming(title):
             if "prior_gap" in self.needs:
                 calibration = calibration or fit_calibration(
                     config.prior.calibration, config.prior.temperature, groups
@@ -167,31 +170,52 @@ class SplitReader:
             groups, measured = found.groups, found.report
             report.drop("missing_reward", measured.dropped)
         tokenized = self._tokenized(groups, report)
-        (logger.warning if report.dropped else logger.info)("%s: %s", _title(source), report.summary())
+        (logger.warning if report.dropped else logger.info)("%s: %s", title, report.summary())
         self._note_unlabelled(groups, tokenized)
         if "divergence" in self.needs:
-            with _naming(source):
+            with _naming(title):
                 tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
         return PreparedData(tokenized, report, prior, measured), calibration
 
     def _tokenized(self, groups: Sequence[Group], report: RowReport) -> list[TokenizedGroup]:
-        data, control = self.config.data, self.config.data.control
-        if control:
-            # A model that was trained so before brings its text along.
-            set_control(self.tokenizer, "")
-        try:
+        data = self.config.data
+        with self._uncontrolled():
             return tokenize_groups(
                 groups,
                 self.tokenizer,
                 LengthLimits(data.max_length, data.max_prompt_length),
                 RowRules(data.rules),
                 report,
-                progress=self.progress,
                 needs_pairs="pairs" in self.needs,
-                chat_template_kwargs=data.chat_template_kwargs,
-                today=data.template_date,
-                control={True: control.good, False: control.bad} if control else None,
+                **self._rendering(),
             )
+
+    def whole(self, loaded: LoadedGroups) -> list[list[TokenizedGroup]]:
+        """The token ids of every row before limits, prior and rewards: what a look at the data compares."""
+        rules = RowRules(self.config.data.rules)
+        with self._uncontrolled():
+            rows = whole_groups(loaded.groups, self.tokenizer, rules, loaded.report, **self._rendering())
+            return list(rows)
+
+    def _rendering(self) -> dict[str, Any]:
+        """How groups become text."""
+        data, control = self.config.data, self.config.data.control
+        return {
+            "progress": self.progress,
+            "chat_template_kwargs": data.chat_template_kwargs,
+            "today": data.template_date,
+            "control": {True: control.good, False: control.bad} if control else None,
+        }
+
+    @contextmanager
+    def _uncontrolled(self) -> Iterator[None]:
+        """The tokenizer without a control text in its template; afterwards it asks for good responses."""
+        control = self.config.data.control
+        if control:
+            # A model that was trained so before brings its text along.
+            set_control(self.tokenizer, "")
+        try:
+            yield
         finally:
             if control:
                 # Whoever asks the saved model through its template asks for good responses.
@@ -218,7 +242,7 @@ class SplitReader:
         for line in loaded.read_as.splitlines():
             logger.info("read %s", line)
         if loaded.unused_columns:
-            logger.info("%s: columns not used: %s", _title(source), ", ".join(loaded.unused_columns))
+            logger.info("%s: columns not used: %s", title_of(source), ", ".join(loaded.unused_columns))
         return loaded
 
     def _note_unlabelled(self, groups: Sequence[Group], tokenized: Sequence[TokenizedGroup]) -> None:
@@ -281,15 +305,15 @@ def _mixture(source: Any) -> list[MixtureSource]:
 
 
 @contextmanager
-def _naming(source: Any) -> Iterator[None]:
+def _naming(title: str) -> Iterator[None]:
     """Say which file an error about a row is about."""
     try:
         yield
     except InputError as error:
-        raise type(error)(f"{_title(source)}: {error}") from None
+        raise type(error)(f"{title}: {error}") from None
 
 
-def _title(source: Any) -> str:
+def title_of(source: Any) -> str:
     """A source by its name, where it has one."""
     if mixed := _mixture(source):
         return ", ".join(each.name for each in mixed)

@@ -1,0 +1,271 @@
+"""Memory and time of a run: what follows from its configuration, and what one real step shows."""
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback
+from transformers.training_args import OptimizerNames
+
+from preftune.data import TokenizedGroup
+from preftune.errors import InputError
+from preftune.models import Policy, ValueHead
+from preftune.training.batches import plan_steps
+from preftune.training.policy import (
+    build_policy,
+    by_other_reference,
+    has_other_reference,
+    with_adapter,
+    with_reference_logps,
+)
+from preftune.training.preparation import PreparedRun
+from preftune.training.trainer import PackedTrainer
+
+OPTIMIZER_STATES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "rmsprop": 1, "adagrad": 1}
+"""Numbers that an optimizer keeps for each trained weight, in the weight's data type."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory of the model on one device, in bytes, computed of its shapes; no weights are loaded.
+
+    Attributes:
+        device: where the run would train.
+        available: memory of that device, in all; None where it is not known.
+        parameters: weights of the model, adapter and value head.
+        trained: those of them that are trained.
+        weights: bytes of all.
+        gradients: bytes of one gradient for each trained weight.
+        optimizer: bytes of the optimizer's state; None where the optimizer is not one of `OPTIMIZER_STATES`.
+    """
+
+    device: str
+    available: int | None
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    optimizer: int | None
+
+    @property
+    def total(self) -> int:
+        """Weights, gradients and the optimizer's state as far as it is known."""
+        return self.weights + self.gradients + (self.optimizer or 0)
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """One step of the run, taken twice on a model that is then dropped; the second time counts.
+
+    Attributes:
+        tokens: of the step, each prompt counted once.
+        row_tokens: of its longest row.
+        seconds: forward and backward passes and the optimizer's step.
+        activations: bytes. On CUDA, the peak of the allocator less weights, gradients and optimizer state;
+            elsewhere, what the forward pass of a row keeps for the backward pass.
+        peak: bytes that the allocator held at most, on CUDA.
+    """
+
+    tokens: int
+    row_tokens: int
+    seconds: float
+    activations: int
+    peak: int | None
+
+
+def compute_footprint(prepared: PreparedRun) -> Footprint:
+    """Memory that follows from the model's shapes, data types, adapter and optimizer.
+
+    Raises:
+        InputError: the adapter does not fit the model.
+    """
+    weights = list(_shapes(prepared))
+    trained = [weight for weight in weights if weight.requires_grad]
+    states = OPTIMIZER_STATES.get(OptimizerNames(prepared.arguments.optim).value)
+    if prepared.given.optimizers[0] is not None:
+        states = None
+    gradients = _bytes(trained)
+    return Footprint(
+        device=str(prepared.arguments.device),
+        available=_device_memory(prepared.arguments.device),
+        parameters=sum(weight.numel() for weight in weights),
+        trained=sum(weight.numel() for weight in trained),
+        weights=_bytes(weights),
+        gradients=gradients,
+        optimizer=None if states is None else states * gradients,
+    )
+
+
+def measure_step(prepared: PreparedRun) -> MeasuredStep:
+    """Load the model and take the step of the first epoch that has the longest row.
+
+    Nothing is written but the reference's log-probabilities of the step, to the cache.
+
+    Raises:
+        InputError: the model was given as an object, which a step would change, or cannot be loaded.
+    """
+    if prepared.given.model is not None:
+        raise InputError(
+            "measure: a step would change the model that is given as an object: give its name or folder"
+        )
+    groups, row_tokens = _heaviest_step(prepared)
+    only = replace(prepared, train=replace(prepared.train, groups=groups), held_out={})
+    # Before the policy loads, so that one model is in memory at a time.
+    scored = by_other_reference(only) if has_other_reference(only) else None
+    set_seed(prepared.arguments.seed)
+    policy = build_policy(only)
+    if scored is None and "reference" in prepared.objective.needs and isinstance(policy, Policy):
+        scored = with_reference_logps(only, policy)
+    clock, device = _Clock(), prepared.arguments.device
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _SavingCounter(
+            policy,
+            prepared.objective,
+            _two_steps(prepared, folder),
+            scored["train"] if scored else groups,
+            None,
+            prepared.tokenizer,
+            [clock],
+            batches=prepared.config.batches,
+            value_head=prepared.config.value_head,
+        )
+        trainer.remove_callback(PrinterCallback)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        trainer.train()
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    state = compute_footprint(prepared).total
+    return MeasuredStep(
+        tokens=sum(group.packed_tokens for group in groups),
+        row_tokens=row_tokens,
+        seconds=clock.seconds[-1],
+        activations=trainer.saved if peak is None else max(peak - state, 0),
+        peak=peak,
+    )
+
+
+def seconds_of_run(prepared: PreparedRun, measured: MeasuredStep) -> float:
+    """Seconds that all steps would take at the measured step's tokens per second."""
+    tokens = prepared.train.tokens / prepared.steps_per_epoch * prepared.steps
+    return measured.seconds / measured.tokens * tokens
+
+
+# --- shapes ---
+
+
+def _shapes(prepared: PreparedRun) -> Sequence[nn.Parameter]:
+    """The run's weights, of which those that need not exist yet are shapes without content."""
+    config, given = prepared.config, prepared.given
+    model = given.model
+    is_reward_model = "score" in prepared.objective.needs
+    if model is None or given.adapter is not None:
+        own = copy.deepcopy(given.model_config(config.model))
+        dtype = model.dtype if model is not None else getattr(torch, config.model_dtype)
+        if is_reward_model:
+            own.num_labels = 1
+        form = AutoModelForSequenceClassification if is_reward_model else AutoModelForCausalLM
+        with torch.device("meta"):
+            model = form.from_config(own, dtype=dtype)
+            model = with_adapter(config, given, model, "SEQ_CLS" if is_reward_model else "CAUSAL_LM")
+    found: list[nn.Parameter] = list(model.parameters())
+    if "value" in prepared.objective.needs:
+        width = model.get_output_embeddings().weight.shape[1]
+        found += ValueHead(width, config.value_head.width, prepared.arguments.seed).parameters()
+    return found
+
+
+def _bytes(weights: Sequence[Tensor]) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def _device_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+# --- the step ---
+
+
+class _Clock(TrainerCallback):
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._started = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._started = _now()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(_now() - self._started)
+
+
+def _now() -> float:
+    """The time, once the device has done what it was told."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+class _SavingCounter(PackedTrainer):
+    """Counts what a row's forward pass keeps for its backward pass, where no allocator says it."""
+
+    saved = 0
+
+    def compute_loss(self, model: nn.Module, *arguments: Any, **named: Any) -> Any:
+        if self.args.device.type == "cuda":
+            return super().compute_loss(model, *arguments, **named)
+        weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor.detach()
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = super().compute_loss(model, *arguments, **named)
+        self.saved = max(self.saved, sum(kept.values()))
+        return loss
+
+
+def _heaviest_step(prepared: PreparedRun) -> tuple[list[TokenizedGroup], int]:
+    """The groups of the first epoch's step with the longest row, and the tokens of that row."""
+    groups = prepared.train.groups
+    plan = list(plan_steps(groups, prepared.arguments, prepared.config.batches))
+    accumulated = prepared.arguments.gradient_accumulation_steps
+
+    def longest(rows: Sequence[Sequence[int]]) -> int:
+        return max(sum(groups[index].row_tokens for index in row) for row in rows)
+
+    starts = range(0, len(plan), accumulated)
+    steps = [list(chain.from_iterable(plan[start : start + accumulated])) for start in starts]
+    heaviest = max(steps, key=longest)
+    return [groups[index] for row in heaviest for index in row], longest(heaviest)
+
+
+def _two_steps(prepared: PreparedRun, folder: str) -> Any:
+    """The run's arguments for two steps of which nothing stays."""
+    arguments = copy.copy(prepared.arguments)
+    arguments.output_dir, arguments.max_steps, arguments.report_to = folder, 2, []
+    arguments.save_strategy = arguments.eval_strategy = arguments.logging_strategy = "no"
+    arguments.eval_on_start, arguments.disable_tqdm = False, True
+    return arguments
