@@ -397,8 +397,8 @@ def _files_by_name(folder: Path) -> dict[str, list[Path]]:
     if unnamed and named:
         others = ", ".join(str(file.relative_to(folder)) for found in named.values() for file in found)
         raise InputError(
-            f"{folder}: the name of {unnamed[0].relative_to(folder)} speaks of no split, and that of {others} "
-            f"does. Give the file itself, such as {unnamed[0]}."
+            f"{folder}: the name of {unnamed[0].relative_to(folder)} speaks of no split, and that of "
+            f"{others} does. Give the file itself, such as {unnamed[0]}."
         )
     return {"train": unnamed} if unnamed else {str(name): found for name, found in named.items()}
 
