@@ -380,11 +380,10 @@ def layout_case(name: str, t: Texts) -> Case:
     return Case(f"{name}: {t.kind}", [layout.row(t)], layout.needs, prompt, trained, chosen=chosen)
 
 
-def layout_cases() -> Iterator[Case]:
-    """Every layout with every kind of text."""
-    for number, name in enumerate(LAYOUTS):
-        for kind in ODD:
-            yield layout_case(name, odd_texts(kind, random.Random(f"{number} {kind}")))
+def layout_cases(name: str) -> Iterator[Case]:
+    """A layout with every kind of text."""
+    for kind in ODD:
+        yield layout_case(name, odd_texts(kind, random.Random(f"{name} {kind}")))
 
 
 # --- rows that break a rule, or nearly ---
@@ -471,8 +470,8 @@ def prompts_in_texts() -> Iterator[Case]:
     )
     yield Case(
         "prompt repeated, but not here",
-        [*repeated, PAIR],
-        error=r"rule prompt_mismatch .*\n  .*row 6, column `chosen`: '4'.*the first rows repeat their prompt",
+        [*repeated * 4, PAIR],
+        error=r"rule prompt_mismatch .*\n  .*row 24, column `chosen`: '4'.*first rows repeat",
     )
     yield Case(
         "prompt repeated by one of two",
@@ -634,13 +633,13 @@ def better_ids() -> Iterator[Case]:
         yield Case(
             f"better_response_id: {odd!r}",
             [row | {"better_response_id": odd}],
-            error=r"rule bad_label .*\n  .*column `better_response_id`: .*the number of the better response, 0 or 1",
+            error=r"rule bad_label .*\n  .*column `better_response_id`: .*must be the number",
         )
     two = row | {"better_response_id": 0, "safer_response_id": 1}
     yield Case(
         "better and safer",
         [two],
-        error=r"`better_response_id`, `safer_response_id` both say .*Set data\.columns\.better=better_response_id or data\.columns\.better=safer_response_id",
+        error=r"both say .*Set data\.columns\.better=better_response_id or data\.columns\.better=safer_",
     )
     yield Case(
         "better and safer, mapped",
@@ -653,7 +652,7 @@ def better_ids() -> Iterator[Case]:
     yield Case(
         "neither",
         [row],
-        error=r"no column that is known says which of `response_0`, `response_1` is better\. Set data\.columns\.better=COLUMN",
+        error=r"says which of `response_0`, `response_1` is better\. Set data\.columns\.better=COLUMN",
     )
     yield Case("neither, where none is needed", [row], NEITHER, prompt=ASKED, trained=ANSWERED)
     yield Case(
@@ -669,10 +668,10 @@ def better_ids() -> Iterator[Case]:
 def roles() -> Iterator[Case]:
     """Names of roles, in any case, and what no role may say."""
     for asks in ("user", "User", " HUMAN ", "prompter"):
-        for answers in ("assistant", "ASSISTANT", "gpt", "Model", "bot", "ChatGPT "):
+        for answers in ("assistant", "ASSISTANT", "gpt", "Model", "bot", "ChatGPT ", "AI"):
             row = both([turn(asks, Q), turn(answers, A)], [message(asks, Q), message(answers, B)])
             yield Case(f"{asks!r} and {answers!r}", [row], prompt=ASKED, trained=ANSWERED, chosen=0)
-    for role in ("ai", "critic"):
+    for role in ("narrator", "critic"):
         yield Case(
             f"only {role}",
             [CHAT | {"chosen": [message(role, A)]}],
@@ -695,7 +694,7 @@ def roles() -> Iterator[Case]:
         yield Case(
             f"content {content!r}",
             [CHAT | {"chosen": [assistant(content)]}],
-            error=r"rule missing_field .*\n  .*column `chosen`: .*(must be text or parts of text|cannot be trained)",
+            error=r"rule missing_field .*\n  .*column `chosen`: .*(text or parts of|cannot be trained)",
         )
     many = [assistant(A), user("Sure?"), assistant("Yes.")]
     yield Case(
@@ -759,7 +758,7 @@ def roles() -> Iterator[Case]:
     yield Case(
         "text and messages",
         [PAIR | {"chosen": [assistant(A)]}],
-        error=r"rule missing_field .*one response is text, another is messages",
+        error=r"rule missing_field .*\n.*one response is text, another is messages",
     )
     one = {"prompt": Q, "completion": [user(Q), assistant(A), user("Sure?")], "label": True}
     yield Case("a completion that ends with the user", [one], LABELS, prompt=ASKED, trained=(A + END,))
@@ -1102,7 +1101,7 @@ def mappings() -> Iterator[Case]:
     yield Case(
         "another text",
         [shared],
-        error=r"`frage` could hold it\. Set data\.columns\.prompt=frage, or data\.columns\.prompt=shared_beginning",
+        error=r"Set data\.columns\.prompt=frage, or data\.columns\.prompt=shared_beginning",
     )
     yield Case("nothing shared", [both(A, B)], error=r"rule empty_prompt .*\n  .*share no beginning")
     yield Case(
