@@ -380,10 +380,9 @@ def layout_case(name: str, t: Texts) -> Case:
     return Case(f"{name}: {t.kind}", [layout.row(t)], layout.needs, prompt, trained, chosen=chosen)
 
 
-def layout_cases(name: str) -> Iterator[Case]:
+def layout_cases(name: str) -> list[Case]:
     """A layout with every kind of text."""
-    for kind in ODD:
-        yield layout_case(name, odd_texts(kind, random.Random(f"{name} {kind}")))
+    return [layout_case(name, odd_texts(kind, random.Random(f"{name} {kind}"))) for kind in ODD]
 
 
 # --- rows that break a rule, or nearly ---

@@ -74,11 +74,10 @@ class SourcePart:
     def between(self, start: int, stop: int) -> "SourcePart":
         """The rows from `start` up to `stop`, under the numbers that they have."""
         start, stop = (min(max(place, 0), len(self.rows)) for place in (start, stop))
-        rows: Table = (
-            self.rows[start:stop]
-            if isinstance(self.rows, list | tuple)
-            else self.rows.select(range(start, max(start, stop)))  # type: ignore[attr-defined]
-        )
+        rows: Table = []
+        if start < stop:
+            is_list = isinstance(self.rows, list | tuple)
+            rows = self.rows[start:stop] if is_list else self.rows.select(range(start, stop))  # type: ignore[index, attr-defined]
         unreadable = frozenset(number - start for number in self.unreadable if start <= number < stop)
         return SourcePart(self.name, self.columns, rows, unreadable, self.first + start)
 
