@@ -112,6 +112,7 @@ class Layout:
         needs: what the objective needs.
         responses: the answers that are read, in the row's order.
         strips: whether the layout's texts lose the whitespace around them.
+        chosen: index of the better answer; None where there is no pair.
     """
 
     row: Callable[[Texts], Row]
@@ -119,6 +120,7 @@ class Layout:
     needs: Asked = field(default_factory=Asked)
     responses: Callable[[Texts], list[str]] = lambda t: [t.good, t.bad]
     strips: bool = False
+    chosen: int | None = 0
 
 
 LABELS = Asked(needs_pairs=False, needs_labels=True)
@@ -175,6 +177,35 @@ LAYOUTS: dict[str, Layout] = {
         },
         with_system,
     ),
+    "a tool's and a user's turn in a response": Layout(
+        lambda t: {
+            "prompt": [user(t.question)],
+            **both(
+                [assistant("Wait."), message("tool", "2+2=4"), assistant(t.good)],
+                [assistant(t.bad), user("Sure?"), assistant("No.")],
+            ),
+        },
+        responses=lambda t: [f"Wait.{END}{t.good}", f"{t.bad}{END}No."],
+    ),
+    "messages with loss weights": Layout(
+        lambda t: {
+            "messages": [
+                user("Hi"),
+                assistant("Hello!") | {"loss_weight": 0},
+                user(t.question),
+                assistant(t.good) | {"loss_weight": 1},
+            ],
+            "label": True,
+        },
+        lambda t: [("user", "Hi"), ("assistant", "Hello!"), ("user", t.question)],
+        LABELS,
+        first_good,
+        chosen=None,
+    ),
+    "a begun answer": Layout(
+        lambda t: {"prompt": [user(t.question), assistant("It is ")], **both(t.good, t.bad)},
+        lambda t: chatml(("user", t.question)) + "It is ",
+    ),
     "pair of transcripts": Layout(
         lambda t: both(transcribed(t, t.good), transcribed(t, t.bad)),
         lambda t: [("user", "Hi"), ("assistant", "Hello!"), ("user", t.question)],
@@ -201,6 +232,7 @@ LAYOUTS: dict[str, Layout] = {
         lambda t: {"conversations": [turn("human", t.question), turn("gpt", t.good)], "label": True},
         needs=LABELS,
         responses=first_good,
+        chosen=None,
     ),
     "ShareGPT with kto_tag and system": Layout(
         lambda t: {
@@ -211,16 +243,19 @@ LAYOUTS: dict[str, Layout] = {
         with_system,
         LABELS,
         first_good,
+        chosen=None,
     ),
     "ShareGPT alone": Layout(
         lambda t: {"conversations": [turn("human", t.question), turn("gpt", t.good)]},
         needs=NEITHER,
         responses=first_good,
+        chosen=None,
     ),
     "messages with a label": Layout(
         lambda t: {"messages": [user(t.question), assistant(t.good)], "label": True},
         needs=LABELS,
         responses=first_good,
+        chosen=None,
     ),
     "Alpaca": Layout(
         lambda t: {"instruction": t.question, "input": "", **both(t.good, t.bad)},
@@ -247,9 +282,13 @@ LAYOUTS: dict[str, Layout] = {
         lambda t: {"instruction": t.question, "input": "", "output": t.good, "label": True},
         needs=LABELS,
         responses=first_good,
+        chosen=None,
     ),
     "Alpaca alone": Layout(
-        lambda t: {"instruction": t.question, "output": t.good}, needs=NEITHER, responses=first_good
+        lambda t: {"instruction": t.question, "output": t.good},
+        needs=NEITHER,
+        responses=first_good,
+        chosen=None,
     ),
     "OpenAI preferences": Layout(
         lambda t: {
@@ -288,6 +327,7 @@ LAYOUTS: dict[str, Layout] = {
             "better_response_id": 1,
         },
         responses=lambda t: [t.bad, t.good],
+        chosen=1,
     ),
     "system, question, chosen, rejected": Layout(
         lambda t: {"system": t.system, "question": t.question, **both(t.good, t.bad)}, with_system
@@ -307,6 +347,7 @@ LAYOUTS: dict[str, Layout] = {
         lambda t: t.question,
         PRIOR,
         lambda t: [t.bad, t.good],
+        chosen=1,
     ),
     "scored group of messages": Layout(
         lambda t: {
@@ -316,12 +357,14 @@ LAYOUTS: dict[str, Layout] = {
         },
         needs=PRIOR,
         responses=lambda t: [t.bad, t.good],
+        chosen=1,
     ),
     "labelled response": Layout(
         lambda t: {"prompt": t.question, "completion": t.good, "label": True},
         lambda t: t.question,
         LABELS,
         first_good,
+        chosen=None,
     ),
     "mapped columns": Layout(
         lambda t: {"frage": t.question, "gut": t.good, "schlecht": t.bad},
@@ -375,9 +418,8 @@ def layout_case(name: str, t: Texts) -> Case:
         asked = [(role, text.strip()) for role, text in asked]
         responses = [text.strip() for text in responses]
     prompt = asked if isinstance(asked, str) else chatml(*asked)
-    chosen = None if len(responses) == 1 else layout.responses(t).index(t.good)
     trained = tuple(text + END for text in responses)
-    return Case(f"{name}: {t.kind}", [layout.row(t)], layout.needs, prompt, trained, chosen=chosen)
+    return Case(f"{name}: {t.kind}", [layout.row(t)], layout.needs, prompt, trained, chosen=layout.chosen)
 
 
 def layout_cases(name: str) -> list[Case]:

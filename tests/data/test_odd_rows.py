@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -313,3 +314,52 @@ def test_published_files(name: str) -> None:
         if not isinstance(group.prompt, str):
             assert group.prompt[-1]["role"] in ("user", "tool")
             assert all(response.content[0]["role"] == "assistant" for response in group.responses)
+
+
+# --- the table of docs/data.md ---
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+HEAD = "| layout | example row | prompt | chosen | trained tokens of chosen |\n|---|---|---|---|---|\n"
+
+
+def as_code(text: Any) -> str:
+    """Text in backticks, on one line of a table."""
+    shown = str(text).replace("\n", "\\n").replace("|", "\\|")
+    return f"`{shown}`"
+
+
+def shown_text(content: Any) -> str:
+    """Text, or each message, as a cell of the table."""
+    if isinstance(content, str):
+        return as_code(content)
+    return " ".join(as_code(f"{turn['role']}: {turn['content']}") for turn in content)
+
+
+def table_line(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What becomes of a plain row of a layout."""
+    case = layout_case(name, PLAIN)
+    (group,) = load_groups(case.rows, asked=case.asked).groups
+    (tokenized,) = tokenize_groups([group], tokenizer)
+    mapping = [f"data.columns.{key}={value}" for key, value in (case.asked.mapping or {}).items()]
+    chosen = case.chosen or 0
+    tokens = " ".join(as_code(tokenizer.decode([token])) for token in trained_tokens(tokenized)[chosen])
+    cells = [
+        " ".join([name, *(f"`{setting.replace(chr(39), chr(34))}`" for setting in mapping)]),
+        as_code(json.dumps(case.rows[0], ensure_ascii=False)),
+        shown_text(group.prompt),
+        shown_text(group.responses[chosen].content),
+        tokens,
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def test_table_of_layouts(smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    """The page's table is what the code reads; REWRITE_DOCS=1 in the environment writes it anew."""
+    table = HEAD + "".join(table_line(name, smollm2_tokenizer) for name in LAYOUTS)
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(HEAD.splitlines()[0])
+    after = rest.partition("\n\n")[2]
+    expected = f"{before}{table}\n{after}"
+    if os.environ.get("REWRITE_DOCS") == "1":
+        PAGE.write_text(expected, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == expected
