@@ -212,8 +212,12 @@ class Habits:
                 row = columns.rewrite(raw)
             except BadRow:
                 continue  # is settled where the row is read
-            (prompt,) = _texts_in(row, [columns.prompt or ""]) or [""]
-            responses = _texts_in(row, columns.responses)
+            (prompt,) = _texts_of([row.get(columns.prompt or "")]) or [""]
+            cells: list[Any] = [row.get(name) for name in columns.responses]
+            is_list = columns.shape == "groups" and len(cells) == 1
+            responses = _texts_of(
+                listed if is_list and isinstance(listed := structured(cells[0]), list) else cells
+            )
             prompts += [prompt] if prompt else []
             answers += responses
             if prompt and responses:
@@ -226,11 +230,8 @@ class Habits:
         return cls(found, bool(repeating) and all(repeating))
 
 
-def _texts_in(row: Row, names: Sequence[str]) -> list[str]:
-    """The texts of columns, or in the lists that they hold, but for blank ones."""
-    cells = [row.get(name) for name in names]
-    if len(names) == 1 and isinstance(listed := structured(cells[0]), list):
-        cells = listed
+def _texts_of(cells: Iterable[Any]) -> list[str]:
+    """Those that are text, but for blank ones."""
     return [cell for cell in cells if isinstance(cell, str) and cell.strip()]
 
 
@@ -486,8 +487,9 @@ def _check_responses(contents: Sequence[Text], columns: Sequence[str]) -> None:
     for content, column in zip(contents, columns, strict=True):
         if is_blank(content):
             raise BadRow("empty_response", column, content)
-        if not isinstance(content, str) and all(message["role"] != "assistant" for message in content):
-            roles = ", ".join(repr(message["role"]) for message in content)
+        given = set() if isinstance(content, str) else {message["role"] for message in content}
+        if "assistant" not in given and not given <= set(ROLES.values()):
+            roles = ", ".join(map(repr, sorted(given)))
             why = f"its roles are {roles}. The model's may be called {', '.join(OWN_ROLES)}"
             raise BadRow("nothing_trained", column, content, why)
 

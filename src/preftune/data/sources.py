@@ -73,12 +73,11 @@ class SourcePart:
 
     def between(self, start: int, stop: int) -> "SourcePart":
         """The rows from `start` up to `stop`, under the numbers that they have."""
-        start, stop = max(start, 0), max(min(stop, len(self.rows)), 0)
-        rows: Table = (
-            self.rows[start:stop]
-            if isinstance(self.rows, list | tuple)
-            else self.rows.select(range(start, max(start, stop)))  # type: ignore[attr-defined]
-        )
+        start, stop = (min(max(place, 0), len(self.rows)) for place in (start, stop))
+        rows: Table = []
+        if start < stop:
+            is_list = isinstance(self.rows, list | tuple)
+            rows = self.rows[start:stop] if is_list else self.rows.select(range(start, stop))  # type: ignore[index, attr-defined]
         unreadable = frozenset(number - start for number in self.unreadable if start <= number < stop)
         return SourcePart(self.name, self.columns, rows, unreadable, self.first + start)
 
@@ -304,9 +303,12 @@ def _read_folder(folder: Path, split: str, how: _Reading, config: str | None = N
         import datasets
 
         return Rows((_from_object(datasets.load_from_disk(str(folder)), split, str(folder)),))
-    by_split = _configured_files(folder, config) or _files_by_name(folder)
+    configured = _configured_files(folder, config)
+    by_split = configured or _files_by_name(folder)
     if split not in by_split:
-        if not any(_named_split(file.relative_to(folder)) for files in by_split.values() for file in files):
+        if not configured and not any(
+            _named_split(file.relative_to(folder)) for files in by_split.values() for file in files
+        ):
             _require_train(split, str(folder))
         raise _no_such_split(split, str(folder), sorted(by_split))
     return Rows(tuple(_read_file(file, how) for file in by_split[split]))
@@ -395,10 +397,10 @@ def _files_by_name(folder: Path) -> dict[str, list[Path]]:
         named.setdefault(_named_split(file.relative_to(folder)), []).append(file)
     unnamed = named.pop(None, [])
     if unnamed and named:
-        others = ", ".join(str(file.relative_to(folder)) for found in named.values() for file in found)
+        other = next(iter(named.values()))[0].relative_to(folder)
         raise InputError(
-            f"{folder}: the name of {unnamed[0].relative_to(folder)} speaks of no split, and that of "
-            f"{others} does. Give the file itself, such as {unnamed[0]}."
+            f"{folder}: the name of {unnamed[0].relative_to(folder)} speaks of no split, that of {other} "
+            f"does. Give the file itself, such as {unnamed[0]}."
         )
     return {"train": unnamed} if unnamed else {str(name): found for name, found in named.items()}
 
@@ -432,9 +434,8 @@ def _read_json(path: Path, how: _Reading) -> SourcePart:
                 else list(_json_lines(file, path, how.unreadable_line))
             )
     except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
-        raise InputError(
-            f"{path}: the file cannot be read: is it damaged or cut? ({error}) Write it again."
-        ) from error
+        kind = "compressed file" if path.suffix.lower() in COMPRESSED else "file"
+        raise InputError(f"{path}: the {kind} is damaged or cut ({error}). Write it again.") from error
     rows = [line or {} for line in lines]
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
     return SourcePart(str(path), columns, rows, frozenset(n for n, line in enumerate(lines) if line is None))

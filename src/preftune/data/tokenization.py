@@ -158,10 +158,12 @@ def whole_groups(
 
 
 def _chunks(groups: Sequence[Group], progress: bool) -> Iterator[Sequence[Group]]:
-    from rich.progress import track
+    starts: Iterable[int] = range(0, len(groups), GROUPS_PER_CALL)
+    if progress:
+        from rich.progress import track
 
-    starts = range(0, len(groups), GROUPS_PER_CALL)
-    for start in track(starts, description="Tokenizing", disable=not progress):
+        starts = track(starts, description="Tokenizing")
+    for start in starts:
         yield groups[start : start + GROUPS_PER_CALL]
 
 
