@@ -83,6 +83,7 @@ def failure(folder: Path, **limits: Any) -> str:
         ),
         (404, "<html>not here</html>", r"\(404\): '<html>not here</html>'. Correct .* OPENAI_BASE_URL"),
         (400, '{"error": "too long"}', r"request is refused \(400\): 'too long'"),
+        (400, "[" * 5000 + "]" * 5000, r"request is refused \(400\): '?\[\[\["),
         (
             400,
             '{"error": {"code": "content_filter", "message": "no"}}',
