@@ -204,13 +204,9 @@ def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_
     (classifier_dir / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"label=rude is not a label of.*fine, Toxic, threat"):
         toxicity(str(classifier_dir), label="rude")
-    with pytest.raises(
-        InputError, match=r"model=.* has several labels: set label to one of LABEL_0, LABEL_1"
-    ):
+    with pytest.raises(InputError, match=r"model=.* has several labels: set label to one of LABEL_0, LABEL_1"):
         toxicity(str(tiny_model_dir))
-    with pytest.raises(
-        InputError, match="nothing cannot be loaded: it must be a folder with a complete text classifier"
-    ):
+    with pytest.raises(InputError, match="nothing cannot be loaded: it must be a folder with a complete text classifier"):
         toxicity(str(classifier_dir / "nothing"))
 
 

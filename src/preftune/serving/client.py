@@ -77,11 +77,8 @@ class _Http(httpx2.AsyncClient):
                             more_tries=0,
                         )
             target = response.next_request
-            if (
-                not target
-                or target.url.origin != request.url.origin
-                or response.status_code not in (307, 308)
-            ):
+            # A 301, 302 or 303 turns a POST into a GET.
+            if not target or (target.url.origin, target.method) != (request.url.origin, request.method):
                 break
             request = target
         # The content is decoded already.
@@ -228,7 +225,7 @@ class Server:
             ) from None
 
     def _refusal(self, error: "openai.APIStatusError") -> Fault:
-        """What an error status means; a content filter's refusal is one of the 400s."""
+        """What an error status means. A content filter refuses with one of the 400s."""
         import openai
 
         status, response, more_tries = error.status_code, error.response, 0
