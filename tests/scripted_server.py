@@ -156,7 +156,9 @@ def scripted_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     name_endpoint(monkeypatch, f"http://127.0.0.1:{running.server_port}/v1")
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    try:
+        yield running
+    finally:
+        running.shutdown()
+        running.server_close()
+        thread.join()

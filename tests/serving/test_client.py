@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 import os
 import re
@@ -83,6 +84,7 @@ def failure(folder: Path, **limits: Any) -> str:
         ),
         (404, "<html>not here</html>", r"\(404\): '<html>not here</html>'. Correct .* OPENAI_BASE_URL"),
         (400, '{"error": "too long"}', r"request is refused \(400\): 'too long'"),
+        (400, "[" * 5000 + "]" * 5000, r"request is refused \(400\): '?\[\[\["),
         (
             400,
             '{"error": {"code": "content_filter", "message": "no"}}',
@@ -386,6 +388,31 @@ def test_a_login_in_the_address_is_used_and_masked(
     assert told == ["Basic " + base64.b64encode(b"me:open sesame").decode()]
     assert "'Basic *** is not ***'" in said
     assert f"m at http://127.0.0.1:{server.server_port}/v1" in said
+
+
+def test_nothing_is_told_about_this_machine(server: Any, tmp_path: Path) -> None:
+    """Of the headers that openai adds, those that name system, architecture and interpreter stay here."""
+    told: list[str] = []
+
+    def refuse(handler: Any) -> None:
+        told.extend(name.lower() for name in handler.headers)
+        handler.send(400, b"no")
+
+    server.always = refuse
+    failure(tmp_path)
+    assert "authorization" in told
+    assert [name for name in told if name.startswith("x-stainless")] == []
+
+
+def test_a_packed_reply_is_measured_unpacked(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply may come compressed, and its size is that of what it holds."""
+    packed = gzip.compress(completion("a" * 2**20).encode())
+    server.always = lambda handler: handler.send(200, packed, headers={"Content-Encoding": "gzip"})
+    assert interview(tmp_path).ask(requests(), "test")[0].text == "a" * 2**20
+    monkeypatch.setattr(client, "LARGEST_REPLY", 2**20)
+    assert "the reply is longer than 1 MB" in failure(tmp_path / "again")
 
 
 # --- what is odd, and is a reply all the same ---

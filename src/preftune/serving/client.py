@@ -77,11 +77,8 @@ class _Http(httpx2.AsyncClient):
                             more_tries=0,
                         )
             target = response.next_request
-            if (
-                not target
-                or target.url.origin != request.url.origin
-                or response.status_code not in (307, 308)
-            ):
+            # A 301, 302 or 303 turns a POST into a GET.
+            if not target or (target.url.origin, target.method) != (request.url.origin, request.method):
                 break
             request = target
         # The content is decoded already.
@@ -205,16 +202,17 @@ class Server:
             said, trouble = self._masked(response.json()), " has no choices"
             choice, trouble = said["choices"][0], "'s choice has no text"
             text = (choice["message"].get("content") if "message" in choice else choice["text"]) or ""
-            counts = said.get("usage") or {}
-            prompt_tokens, completion_tokens = counts.get("prompt_tokens"), counts.get("completion_tokens")
+            log_probs = [dict(token) for token in (choice.get("logprobs") or {}).get("content") or ()]
+            usage = said.get("usage") or {}
+            counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+            prompt, completion = (count if isinstance(count, int) else None for count in counts)
             return Reply(
                 # Half of a surrogate pair, such as a cut emoji, is no text that can be written.
                 text=text.encode("utf-8", "replace").decode(),
                 finish_reason=str(choice.get("finish_reason") or ""),
-                log_probs=[dict(token) for token in (choice.get("logprobs") or {}).get("content") or ()]
-                or None,
-                prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else None,
-                completion_tokens=completion_tokens if isinstance(completion_tokens, int) else None,
+                log_probs=log_probs or None,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
                 seconds=round(seconds, 3),
             )
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
@@ -227,18 +225,22 @@ class Server:
             ) from None
 
     def _refusal(self, error: "openai.APIStatusError") -> Fault:
-        """What an error status means; a content filter's refusal is one of the 400s."""
+        """What an error status means. A content filter refuses with one of the 400s."""
         import openai
 
-        body, more_tries, response = self._masked(error.body), 0, error.response
+        status, response, more_tries = error.status_code, error.response, 0
+        if target := response.next_request:
+            return Fault(
+                f"{_bare(str(response.url))} redirects to {self._masked(_bare(str(target.url)))} ({status}), "
+                "and requests with the key go to OPENAI_BASE_URL alone",
+                "Set OPENAI_BASE_URL to the new address if you trust it",
+                more_tries,
+            )
+        try:
+            body = self._masked(error.body)
+        except RecursionError:
+            body = self._masked(response.text)
         match error:
-            case _ if response.next_request:
-                why = (
-                    f"{_bare(str(response.url))} redirects to "
-                    f"{self._masked(_bare(str(response.next_request.url)))}, and requests with the key go to "
-                    "OPENAI_BASE_URL alone"
-                )
-                fix = "Set OPENAI_BASE_URL to the new address if you trust it"
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 why, fix = "the key is refused", "Set OPENAI_API_KEY to a key that may use this model"
             case openai.NotFoundError():
@@ -247,16 +249,14 @@ class Server:
             case openai.RateLimitError():
                 why, more_tries = "it is busy or a quota is used up", MANY
                 fix = "Ask for less at the same time, see your quota, or wait"
-            case (
-                openai.InternalServerError() | openai.ConflictError() | openai.APIStatusError(status_code=408)
-            ):
+            case openai.InternalServerError() | openai.APIStatusError(status_code=408 | 409):
                 why, fix, more_tries = "the server fails", "See its log, or wait", MANY
             case _ if "content_filter" in str(body) or "content_policy" in str(body):
                 why, fix = "its content filter refuses this", "Leave the row out, or ask another model"
             case _:
                 why, fix = "the request is refused", "Change what it names"
         said = shorten(body.get("message", body) if isinstance(body, dict) else body, 400)
-        return Fault(f"{why} ({error.status_code}): {said}", fix, more_tries, _wait(response.headers))
+        return Fault(f"{why} ({status}): {said}", fix, more_tries, _wait(response.headers))
 
     def _masked(self, content: Any) -> Any:
         """What a server says, with `***` for the secrets in it: some repeat what they are sent."""

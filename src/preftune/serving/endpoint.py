@@ -162,7 +162,11 @@ class Endpoint:
         async with run.settled:
             while not self.budget.reserve(worst):
                 if not run.underway:
-                    raise self._too_dear(worst)
+                    raise InputError(
+                        f"--max-cost {self.budget.max_cost:g}: {self.budget.spent:.4g} is spent and the next "
+                        f"request to {self.name} may cost {worst:.4g}. What is finished is kept: start again "
+                        "with more, and it asks for the rest"
+                    )
                 await run.settled.wait()
             run.underway += 1
         cost = 0.0
@@ -173,7 +177,13 @@ class Endpoint:
             reply = await self._asked(run, request, parameters)
             cost = self._cost(reply, worst)
             self.usage.add(reply, cost if self.price else None)
-            self._check(reply, request)
+            if request.top_log_probs and not reply.log_probs:
+                raise InputError(
+                    f"{self._title}: {request.name}: the reply has no log-probabilities though they were "
+                    "asked for, and the protocol weighs its verdicts by them: ask a server that gives them, "
+                    "or pass --without-log-probs for plain verdicts, whose figures are not comparable with "
+                    "others'"
+                )
             return reply
         finally:
             self.budget.settle(worst, cost)
@@ -209,14 +219,6 @@ class Endpoint:
                     logger.warning("%s: %s; asking again in %.1f seconds", self._title, fault.why, wait)
             tried += 1
             await asyncio.sleep(wait)
-
-    def _check(self, reply: Reply, request: Request) -> None:
-        if request.top_log_probs and not reply.log_probs:
-            raise InputError(
-                f"{self._title}: {request.name}: the reply has no log-probabilities though they were asked "
-                "for, and the protocol weighs its verdicts by them: ask a server that gives them, or pass "
-                "--without-log-probs for plain verdicts, whose figures are not comparable with others'"
-            )
 
     def parameters(self, request: Request) -> dict[str, Any]:
         """What is sent besides model and messages."""
@@ -256,11 +258,4 @@ class Endpoint:
         return InputError(
             f"{self._title} at {self._server.address}: {request.name}: {asked}{fault.why}. {fault.fix}. "
             f"What is finished is kept: start again once it is settled.{hint}"
-        )
-
-    def _too_dear(self, worst: float) -> InputError:
-        return InputError(
-            f"--max-cost {self.budget.max_cost:g}: {self.budget.spent:.4g} is spent and the next request to "
-            f"{self.name} may cost {worst:.4g}. What is finished is kept: start again with more, and it asks "
-            "for the rest"
         )
