@@ -211,6 +211,23 @@ def test_callbacks_and_optimizers_are_the_callers(make: Make, model: PreTrainedM
     assert torch.equal(model.model.embed_tokens.weight, before)
 
 
+def test_a_trainer_that_could_not_be_built_leaves_the_model_as_it_was(
+    make: Make, model: PreTrainedModel
+) -> None:
+    """Where the Trainer's construction fails the model still generates, and the next trainer takes it."""
+
+    class Fails(TrainerCallback):
+        def on_init_end(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("no")
+
+    attention = model.config._attn_implementation
+    with pytest.raises(RuntimeError, match=r"^no$"):
+        make(callbacks=[Fails()])
+    assert model.config._attn_implementation == attention
+    assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, do_sample=False).shape[1] > 3
+    make()
+
+
 def test_a_resumed_trainer_ends_where_an_uninterrupted_one_does(
     make: Make, arguments: Callable[..., TrainingArguments], tiny_model_dir: Path
 ) -> None:
@@ -245,7 +262,7 @@ def test_a_model_by_name_brings_its_tokenizer(make: Make, tiny_model_dir: Path, 
         ({"data": {"max_length": 1}}, r'data={"max_length": 1}'),
         ({"args": {"learning_rat": 1}}, "unknown key 'args.learning_rat': did you mean 'learning_rate'"),
         ({"args": {"output_dir": "x"}}, "args.output_dir is set by preftune"),
-        ({"model": "no/such/folder"}, "model=no/such/folder is no folder"),
+        ({"model": "no/such/folder"}, "model=no/such/folder is not a folder"),
     ],
 )
 def test_errors_speak_of_keywords(make: Make, changed: dict[str, Any], message: str) -> None:
@@ -256,7 +273,7 @@ def test_errors_speak_of_keywords(make: Make, changed: dict[str, Any], message: 
 
 WRONG_TYPES = """
 from preftune import InputError, PreferenceTrainer
-for wrong in ({"prior": "sigmoid"}, {"rewards": {"words": 3}}, {"args": 3}, {"model": 3}):
+for wrong in ({"prior": "sigmoid"}, {"rewards": {"words": 3}}, {"rewards": [len]}, {"args": 3}, {"model": 3}):
     try:
         PreferenceTrainer(**{"model": "x", "train_dataset": [{}]} | wrong)
     except InputError as error:
