@@ -288,6 +288,8 @@ def test_values_of_another_type_are_errors_too() -> None:
     assert said == [
         "prior='sigmoid' must be a mapping of options to values",
         "rewards['words']=3 must be a mapping of options to values",
+        "rewards is a list: give a mapping by name, such as "
+        'rewards={"short": function} or rewards={"reading_grade": {"goal": "minimise"}}',
         "args is a int: give transformers' TrainingArguments, or a mapping",
         "model is a int: give a name, a folder, a transformers model or a PeftModel",
     ]

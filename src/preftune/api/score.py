@@ -26,9 +26,9 @@ def score(
 
     Args:
         data: a file, folder or hub name, a `datasets.Dataset`, or rows.
-        rewards: what to score by, one or several, as columns of its name: what `preftune score --reward` takes,
-            or functions (prompts, completions, **columns) -> one number for each completion; a mapping names
-            the columns.
+        rewards: what to score by, one or several, as columns of its name: what `preftune score --reward`
+            takes, or functions (prompts, completions, **columns) -> one number for each completion; a mapping
+            names the columns.
         prior: the same for the prior's columns (`score_chosen` and `score_rejected`, or `scores`).
         split: the split to read.
         tokenizer: folder or hub name, for measures that count tokens.

@@ -95,7 +95,11 @@ def _print_sources() -> None:
     scorers.add_row("column:NAME", "a column of the data, with --prior", "")
     scorers.add_row("MODULE:FUNCTION", "your function(prompts, completions, **columns) -> list[float]", "")
     measures = Table(
-        Column("name", no_wrap=True), "what", "range", "goal", Column("options", overflow="fold")
+        Column("name", no_wrap=True),
+        Column("what", overflow="fold"),
+        "range",
+        "goal",
+        Column("options", overflow="fold"),
     )
     for name, measure in MEASURES.items():
         low, high = measure.range
