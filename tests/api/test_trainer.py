@@ -211,6 +211,23 @@ def test_callbacks_and_optimizers_are_the_callers(make: Make, model: PreTrainedM
     assert torch.equal(model.model.embed_tokens.weight, before)
 
 
+def test_a_trainer_that_could_not_be_built_leaves_the_model_as_it_was(
+    make: Make, model: PreTrainedModel
+) -> None:
+    """Where the Trainer's construction fails the model still generates, and the next trainer takes it."""
+
+    class Fails(TrainerCallback):
+        def on_init_end(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("no")
+
+    attention = model.config._attn_implementation
+    with pytest.raises(RuntimeError, match=r"^no$"):
+        make(callbacks=[Fails()])
+    assert model.config._attn_implementation == attention
+    assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, do_sample=False).shape[1] > 3
+    make()
+
+
 def test_a_resumed_trainer_ends_where_an_uninterrupted_one_does(
     make: Make, arguments: Callable[..., TrainingArguments], tiny_model_dir: Path
 ) -> None:
@@ -256,7 +273,7 @@ def test_errors_speak_of_keywords(make: Make, changed: dict[str, Any], message: 
 
 WRONG_TYPES = """
 from preftune import InputError, PreferenceTrainer
-for wrong in ({"prior": "sigmoid"}, {"rewards": {"words": 3}}, {"args": 3}, {"model": 3}):
+for wrong in ({"prior": "sigmoid"}, {"rewards": {"words": 3}}, {"rewards": [len]}, {"args": 3}, {"model": 3}):
     try:
         PreferenceTrainer(**{"model": "x", "train_dataset": [{}]} | wrong)
     except InputError as error:
@@ -271,6 +288,8 @@ def test_values_of_another_type_are_errors_too() -> None:
     assert said == [
         "prior='sigmoid' must be a mapping of options to values",
         "rewards['words']=3 must be a mapping of options to values",
+        "rewards is a list: give a mapping by name, such as "
+        'rewards={"short": function} or rewards={"reading_grade": {"goal": "minimise"}}',
         "args is a int: give transformers' TrainingArguments, or a mapping",
         "model is a int: give a name, a folder, a transformers model or a PeftModel",
     ]

@@ -225,6 +225,16 @@ def test_dry_run_by_hand(server: Any, tmp_path: Path) -> None:
     assert server.asked == []
 
 
+def test_dry_run_counts_verdicts_on_two_models_that_have_not_answered(server: Any, tmp_path: Path) -> None:
+    """Unknown answers are not taken for equal: three questions in both orders are six verdicts."""
+    run = arguments("head_to_head", tmp_path, n=3)
+    run[run.index("--baseline") + 1] = "openai:n"
+    printed = call(*run, "--dry-run")
+    rows = [[cell.strip() for cell in line.split("│")] for line in printed.splitlines() if "│" in line]
+    assert [row[2] for row in rows] == ["3", "3", "6"]
+    assert server.asked == []
+
+
 def test_a_killed_run_goes_on(server: Any, tmp_path: Path) -> None:
     """SIGKILL in the middle loses at most what was under way; the next call asks for the rest."""
     server.reply = judged_by_length

@@ -72,9 +72,7 @@ class Keywords:
             "batches": self.batches and dict(self.batches),
             "objective": _objective_options(self.objective),
             "prior": _options("prior", self.prior),
-            "rewards": {
-                name: _reward_options(name, options) for name, options in (self.rewards or {}).items()
-            },
+            "rewards": _rewards(self.rewards),
             "value_head": _options("value_head", self.value_head),
             "training": dict(self.args) if isinstance(self.args, Mapping) else {},
             "cache": self.cache and str(self.cache),
@@ -188,6 +186,15 @@ def _objective_options(objective: str | Mapping[str, Any] | Objective | None) ->
     if isinstance(objective, str):
         return {"method": objective}
     return _options("objective", objective)
+
+
+def _rewards(rewards: Mapping[str, RewardOptions] | None) -> dict[str, Any]:
+    if rewards is not None and not isinstance(rewards, Mapping):
+        raise InputError(
+            f"rewards is a {type(rewards).__name__}: give a mapping by name, such as "
+            'rewards={"short": function} or rewards={"reading_grade": {"goal": "minimise"}}'
+        )
+    return {name: _reward_options(name, options) for name, options in (rewards or {}).items()}
 
 
 def _reward_options(name: str, options: RewardOptions) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from preftune.rewards.sources import Specification
 
 def score(
     data: NamedOrRows,
-    rewards: Sequence[Specification] | Mapping[str, Specification] = (),
+    rewards: Specification | Sequence[Specification] | Mapping[str, Specification] = (),
     *,
     prior: Specification | None = None,
     split: str = "train",
@@ -26,8 +26,9 @@ def score(
 
     Args:
         data: a file, folder or hub name, a `datasets.Dataset`, or rows.
-        rewards: what to score by, as columns of its name: what `preftune score --reward` takes, or functions
-            (prompts, completions, **columns) -> one number for each completion; a mapping names the columns.
+        rewards: what to score by, one or several, as columns of its name: what `preftune score --reward`
+            takes, or functions (prompts, completions, **columns) -> one number for each completion; a mapping
+            names the columns.
         prior: the same for the prior's columns (`score_chosen` and `score_rejected`, or `scores`).
         split: the split to read.
         tokenizer: folder or hub name, for measures that count tokens.
@@ -41,6 +42,8 @@ def score(
     Raises:
         InputError: a reward or the data cannot be used.
     """
+    if isinstance(rewards, str) or callable(rewards):
+        rewards = [rewards]
     named = dict(rewards) if isinstance(rewards, Mapping) else {}
     specifications = list(named.values()) if named else list(rewards)
     with tempfile.TemporaryDirectory() as folder:

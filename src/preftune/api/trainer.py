@@ -116,22 +116,24 @@ class PreferenceTrainer(PackedTrainer):
             set_seed(prepared.arguments.seed)
             policy = build_policy(prepared)
         groups: GroupsByName = scored or {name: split.groups for name, split in prepared.splits.items()}
-        super().__init__(
-            policy,
-            prepared.objective,
-            prepared.arguments,
-            groups["train"],
-            prepared.held_out_groups(groups),
-            prepared.tokenizer,
-            callbacks or (),
-            batches=config.batches,
-            value_head=config.value_head,
-            fully_sharded=fully_sharded and prepared.arguments.world_size > 1,
-            optimizers=optimizers,
-        )
+        try:
+            super().__init__(
+                policy,
+                prepared.objective,
+                prepared.arguments,
+                groups["train"],
+                prepared.held_out_groups(groups),
+                prepared.tokenizer,
+                callbacks or (),
+                batches=config.batches,
+                value_head=config.value_head,
+                fully_sharded=fully_sharded and prepared.arguments.world_size > 1,
+                optimizers=optimizers,
+            )
+        finally:
+            # Until training begins the model is the caller's, and where there will be none it stays so.
+            policy.restore()
         self._lacks_reference = scored is None and "reference" in prepared.objective.needs
-        # Until training begins the model is the caller's.
-        policy.restore()
 
     def train(self, *arguments: Any, **named: Any) -> Any:
         """Train; see `transformers.Trainer.train`."""

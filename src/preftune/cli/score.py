@@ -83,18 +83,24 @@ def score(
 
 def _print_sources() -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from preftune.cli.tables import list_options
     from preftune.rewards.measures import MEASURES
     from preftune.rewards.sources import SOURCES
 
-    scorers = Table("source", "what", "options")
+    scorers = Table("source", "what", Column("options", overflow="fold"))
     for prefix, source in SOURCES.items():
         scorers.add_row(f"{prefix}:NAME", source.summary, list_options(source.options))
     scorers.add_row("column:NAME", "a column of the data, with --prior", "")
     scorers.add_row("MODULE:FUNCTION", "your function(prompts, completions, **columns) -> list[float]", "")
-    measures = Table("name", "what", "range", "goal", "options")
+    measures = Table(
+        Column("name", no_wrap=True),
+        Column("what", overflow="fold"),
+        "range",
+        "goal",
+        Column("options", overflow="fold"),
+    )
     for name, measure in MEASURES.items():
         low, high = measure.range
         measures.add_row(

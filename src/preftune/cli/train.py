@@ -11,12 +11,14 @@ def _print_methods(wanted: bool) -> bool:
     if not wanted:
         return False
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from preftune.cli.tables import list_options
     from preftune.objectives import METHODS, PRIORS, options_of
 
-    methods = Table("method", "what", "options", "priors", "source")
+    methods = Table(
+        "method", Column("what", overflow="fold"), Column("options", overflow="fold"), "priors", "source"
+    )
     for name, method in METHODS.items():
         options = list_options(options_of(method))
         methods.add_row(name, method.summary, options, ", ".join(method.priors), method.source)

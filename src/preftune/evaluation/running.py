@@ -106,11 +106,12 @@ def estimate_cost(run: BenchmarkRun, count: CountTokens = estimated_tokens) -> l
     """
     benchmark, generation = run.benchmark, run.generation
     known = [model for model in run.models if isinstance(model, ModelOutputs)]
-    # Not the same as any: equal answers need no judge.
-    stand_in = (_median_answer(known) or STAND_IN) + "."
+    likely = _median_answer(known) or STAND_IN
     dry_runs: list[DryRun] = []
 
     def new_client(respondent: Respondent, version: str) -> DryRun:
+        # Not the same as any, nor as another's: equal answers need no judge.
+        stand_in = likely + chr(ord("A") + len(dry_runs))
         dry_runs.append(DryRun(generation.client(respondent, version), stand_in, count))
         return dry_runs[-1]
 
