@@ -103,6 +103,9 @@ def test_the_given_model_is_tuned_in_place_and_generates(make: Make, model: PreT
     own = model.generate(prompt, max_new_tokens=4, do_sample=False)
     assert own.shape[1] > 3
     assert torch.equal(trainer.model.generate(prompt, max_new_tokens=4, do_sample=False), own)
+    few: dict[str, Any] = {"n": 2, "max_new_tokens": 3, "processing_class": trainer.processing_class}
+    sampled = [preftune.sample(each, ["the cat"], **few)[0]["responses"] for each in (trainer.model, model)]
+    assert sampled[0] == sampled[1]
 
 
 def test_an_adapter_that_came_with_the_model_is_part_of_the_reference(

@@ -1,7 +1,7 @@
 """`preftune.sample`: responses of a model, given by name or as an object."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from preftune.api.keywords import loaded_tokenizer
 from preftune.data import read_rows
 from preftune.errors import InputError
+from preftune.models import PackedReader
 from preftune.sampling.engine import Sample
 from preftune.sampling.engines import build_engine
 from preftune.sampling.sample_file import answered, check_prompts, repeats, sample_file
@@ -104,7 +105,9 @@ def _as_rows(prompts: Any) -> Any:
     return [prompt if isinstance(prompt, Mapping) else {"prompt": prompt} for prompt in prompts]
 
 
-def _loaded(
-    model: Any, processing_class: PreTrainedTokenizerBase | None, rows: int
-) -> AbstractContextManager[Sample]:
-    return nullcontext(sampler(model, loaded_tokenizer(model, processing_class), rows))
+@contextmanager
+def _loaded(model: Any, processing_class: PreTrainedTokenizerBase | None, rows: int) -> Iterator[Sample]:
+    """A loaded model as an engine; what a trainer holds samples as the language model in it."""
+    held = model.own_attention() if isinstance(model, PackedReader) else nullcontext(model)
+    with held as language_model:
+        yield sampler(language_model, loaded_tokenizer(language_model, processing_class), rows)

@@ -471,9 +471,9 @@ def _rewards(
     rewards = auxiliary_rewards(config.rewards, tokenizer)
     if "auxiliary" not in objective.needs:
         if rewards:
-            logger.info(
-                "the section `rewards` is not trained on: objective.auxiliary.weight is not set, or 0"
-            )
+            # A weight of 0 was asked for, as a point of a sweep.
+            note = logger.info if config.objective.get("auxiliary") else logger.warning
+            note("the section `rewards` is not trained on: objective.auxiliary.weight is not set, or 0")
         return ()
     if not rewards:
         method = config.objective["method"]
