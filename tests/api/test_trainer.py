@@ -21,7 +21,7 @@ from transformers import (
 )
 from trl import DPOConfig
 
-from preftune import InputError, PreferenceTrainer
+from preftune import InputError, PreferenceTrainer, sample
 from preftune.objectives import Logistic, Margin, Objective, ScoredResponses, Term, log_ratio
 
 from ..conftest import rows, write_rows
@@ -104,7 +104,7 @@ def test_the_given_model_is_tuned_in_place_and_generates(make: Make, model: PreT
     assert own.shape[1] > 3
     assert torch.equal(trainer.model.generate(prompt, max_new_tokens=4, do_sample=False), own)
     few: dict[str, Any] = {"n": 2, "max_new_tokens": 3, "processing_class": trainer.processing_class}
-    sampled = [preftune.sample(each, ["the cat"], **few)[0]["responses"] for each in (trainer.model, model)]
+    sampled = [sample(each, ["the cat"], **few)[0]["responses"] for each in (trainer.model, model)]
     assert sampled[0] == sampled[1]
 
 
