@@ -1,6 +1,7 @@
 """Odd rows of every layout: what is trained is right, or counted as dropped, or there is one clear error."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -90,7 +91,7 @@ def test_layouts_with_odd_texts(name: str, smollm2_tokenizer: PreTrainedTokenize
     for case, group in zip(cases, groups, strict=True):
         compare(case, group, smollm2_tokenizer)
     for case in cases:
-        if "JSON" in case.name or "number" in case.name:
+        if "JSON list" in case.name:
             check(case, smollm2_tokenizer)  # what all rows of a source look like is no chance
 
 
@@ -167,8 +168,7 @@ def _parquet(row: dict[str, Any]) -> bytes:
 
 
 FILES: dict[str, Callable[[dict[str, Any]], bytes]] = {
-    "a.csv": lambda row: _table(row, ","),
-    "a.tsv": lambda row: _table(row, "\t"),
+    "a.tsv.gz": lambda row: gzip.compress(_table(row, "\t")),
     "a.parquet": _parquet,
     "cells.parquet": lambda row: _parquet({name: _cell(value) for name, value in row.items()}),
     "a.jsonl.zst": lambda row: _zst(json.dumps(row).encode()),
