@@ -1006,15 +1006,19 @@ def weights_and_tools() -> Iterator[Case]:
             LABELS,
             error=r"rule bad_weight .*\n  .*only the model's own messages are trained",
         )
-    pair = {
-        f"{name}_messages": [user(Q) | {"loss_weight": odd}, assistant(answer) | {"loss_weight": 1}]
-        for name, answer, odd in (("chosen", A, 0.5), ("rejected", B, 0.5))
-    }
-    yield Case(
-        "a weight in the prompt of a pair",
-        [pair],
-        error=r"rule bad_weight .*\n  .*column `chosen_messages`: 0\.5",
-    )
+    for spoiled in ("chosen", "rejected"):
+        pair = {
+            f"{name}_messages": [
+                user(Q) | {"loss_weight": 0.5 * (name == spoiled)},
+                assistant(answer) | {"loss_weight": 1},
+            ]
+            for name, answer in (("chosen", A), ("rejected", B))
+        }
+        yield Case(
+            f"a weight in the prompt of {spoiled}",
+            [pair],
+            error=rf"rule bad_weight .*\n  .*column `{spoiled}_messages`: 0\.5",
+        )
     for odd in ("add", "5", 5, ["add"], '["add"]', True):
         yield Case(
             f"tools: {odd!r}", [CHAT | {"tools": odd}], error=r"rule bad_tools .*\n  .*column `tools`: "

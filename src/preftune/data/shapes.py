@@ -466,7 +466,7 @@ def _number(value: Any, column: str) -> float:
     is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
     try:
         number = float(value) if is_number else math.nan
-    except (OverflowError, ValueError):  # a whole number of 400 digits, a signalling NaN
+    except OverflowError:  # a whole number of 400 digits
         number = math.nan
     if not math.isfinite(number):
         raise BadRow("nan_score", column, value)
@@ -476,8 +476,7 @@ def _number(value: Any, column: str) -> float:
 def _label(row: Row, column: str) -> bool:
     value = row.get(column)
     written = value.strip().lower() if isinstance(value, str) else value
-    if isinstance(written, Decimal):
-        written = None if written.is_snan() else float(written)
+    written = float(written) if isinstance(written, Decimal) else written
     if not isinstance(written, bool | int | float | str) or written not in LABELS:
         raise BadRow("bad_label", column, value, "it must be true or false, 1 or 0, +1 or -1")
     return LABELS[written]
@@ -602,8 +601,9 @@ def _shared_messages(
         _is_same(chat[shared : shared + 1], chats[0][shared : shared + 1]) for chat in chats
     ):
         shared += 1
-    prompt, flags = split_weights(chats[0][:shared], columns[0])
-    if any(flags or ()):
+    prompts = [split_weights(chat[:shared], name) for chat, name in zip(chats, columns, strict=True)]
+    prompt = prompts[0][0]
+    if any(any(flags or ()) for _, flags in prompts):
         notes["messages with a loss weight of 1 that all responses share: part of the prompt"] += 1
     return _require_answers(prompt, [chat[shared:] for chat in chats], columns)
 

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from io import BufferedIOBase, BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -234,6 +236,8 @@ def _plain(value: Any) -> Any:
     """The value as a JSON file would give it: Python's own numbers and lists for numpy's, and for tuples."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Decimal) and value.is_snan():
+        return math.nan  # a signalling NaN cannot even be compared
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
