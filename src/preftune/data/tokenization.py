@@ -158,10 +158,13 @@ def whole_groups(
 
 
 def _chunks(groups: Sequence[Group], progress: bool) -> Iterator[Sequence[Group]]:
+    from rich.console import Console
     from rich.progress import track
 
     starts = range(0, len(groups), GROUPS_PER_CALL)
-    for start in track(starts, description="Tokenizing", disable=not progress):
+    # What a verb prints, others may read.
+    console = Console(stderr=True)
+    for start in track(starts, description="Tokenizing", disable=not progress, console=console):
         yield groups[start : start + GROUPS_PER_CALL]
 
 
