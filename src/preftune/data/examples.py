@@ -13,9 +13,9 @@ from preftune.data.groups import TokenizedGroup
 if TYPE_CHECKING:
     import transformers
 
-Kind = Literal["prompt", "trained", "context", "cut"]
+TokenKind = Literal["prompt", "trained", "context", "cut"]
 """What becomes of tokens: a prompt's are given; a response's are trained or, as context, given too."""
-MEANINGS: dict[Kind, str] = {
+MEANINGS: dict[TokenKind, str] = {
     "prompt": "prompt, not trained",
     "trained": "trained",
     "context": "context, not trained",
@@ -44,7 +44,7 @@ class TokenRun:
         pieces: their text in parts, and whether a part is special tokens.
     """
 
-    kind: Kind
+    kind: TokenKind
     tokens: tuple[ShownToken, ...]
     pieces: tuple[tuple[str, bool], ...]
 
@@ -56,7 +56,7 @@ class ExampleResponse:
     title: str
     runs: tuple[TokenRun, ...]
 
-    def count(self, kind: Kind) -> int:
+    def count(self, kind: TokenKind) -> int:
         """Its tokens of a kind."""
         return sum(len(run.tokens) for run in self.runs if run.kind == kind)
 
@@ -86,7 +86,7 @@ class TokenTexts:
         added = tokenizer.added_tokens_decoder.items()
         self._special = {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
 
-    def run(self, kind: Kind, ids: Sequence[int], before: Sequence[int] = ()) -> TokenRun:
+    def run(self, kind: TokenKind, ids: Sequence[int], before: Sequence[int] = ()) -> TokenRun:
         """Tokens of one kind, with the token before them, on which their first one's text may depend."""
         previous = [*before[-1:], *ids]
         shift = len(previous) - len(ids)
@@ -137,7 +137,7 @@ def show_group(
 
 
 def _shown(
-    texts: TokenTexts, runs: Sequence[tuple[Kind, list[int]]], before: list[int]
+    texts: TokenTexts, runs: Sequence[tuple[TokenKind, list[int]]], before: list[int]
 ) -> tuple[TokenRun, ...]:
     shown = []
     for kind, ids in runs:
@@ -146,11 +146,11 @@ def _shown(
     return tuple(shown)
 
 
-def _prompt_runs(whole: list[int], kept: list[int]) -> list[tuple[Kind, list[int]]]:
+def _prompt_runs(whole: list[int], kept: list[int]) -> list[tuple[TokenKind, list[int]]]:
     """A prompt is cut at its beginning, or behind the BOS token with which it begins."""
     cut = len(whole) - len(kept)
     start = 0 if whole[cut:] == kept else 1
-    runs: list[tuple[Kind, list[int]]] = [
+    runs: list[tuple[TokenKind, list[int]]] = [
         ("prompt", whole[:start]),
         ("cut", whole[start : start + cut]),
         ("prompt", whole[start + cut :]),
@@ -162,10 +162,10 @@ def _response_runs(
     whole: Int32[np.ndarray, "tokens"],
     kept: Int32[np.ndarray, "kept"],
     trained: Bool[np.ndarray, "kept"] | None,
-) -> list[tuple[Kind, list[int]]]:
+) -> list[tuple[TokenKind, list[int]]]:
     """A response is cut at its end."""
     mask = [True] * len(kept) if trained is None else trained.tolist()
-    kinds: list[Kind] = ["trained" if is_trained else "context" for is_trained in mask]
+    kinds: list[TokenKind] = ["trained" if is_trained else "context" for is_trained in mask]
     kinds += ["cut"] * (len(whole) - len(kept))
     pairs = zip(kinds, whole.tolist(), strict=True)
     return [(kind, [number for _, number in same]) for kind, same in groupby(pairs, key=lambda pair: pair[0])]

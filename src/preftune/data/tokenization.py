@@ -160,9 +160,11 @@ def whole_groups(
 def _chunks(groups: Sequence[Group], progress: bool) -> Iterator[Sequence[Group]]:
     starts: Iterable[int] = range(0, len(groups), GROUPS_PER_CALL)
     if progress:
+        from rich.console import Console
         from rich.progress import track
 
-        starts = track(starts, description="Tokenizing")
+        # What a verb prints, others may read.
+        starts = track(starts, description="Tokenizing", console=Console(stderr=True))
     for start in starts:
         yield groups[start : start + GROUPS_PER_CALL]
 

@@ -7,6 +7,8 @@ from datetime import timedelta
 from math import ceil
 from pathlib import Path
 
+from transformers.training_args import OptimizerNames
+
 from preftune.data.examples import MEANINGS
 from preftune.data.inspection import LEVELS
 from preftune.data.rules import PAST
@@ -187,7 +189,8 @@ def _mean_gaps(name: str, split: SplitFigures) -> InspectionTable:
 
 def _memory(found: Inspection) -> InspectionTable:
     prepared, footprint, measured = found.prepared, found.footprint, found.measured
-    optimizer = str(getattr(prepared.arguments.optim, "value", prepared.arguments.optim))
+    own = prepared.given.optimizers[0] is not None
+    optimizer = "the given optimizer" if own else OptimizerNames(prepared.arguments.optim).value
     known = footprint.optimizer is not None
     trained = f"computed: {footprint.trained:,} of {footprint.parameters:,} weights are trained"
     rows = [
