@@ -168,7 +168,7 @@ def test_upstream_intervals_and_style_control(preftune: CommandLine, tmp_path: P
         (("mt_bench", "{a}", "--difficulty", "{a}"), "--difficulty is for alpaca_eval, and this is mt_bench"),
         (("alpaca_eval", "{a}", "--mode", "fast"), "--mode fast: must be one of official"),
         (("alpaca_eval", "{a}", "--difficulty-by-position"), "give --difficulty too"),
-        (("alpaca_eval", "nowhere.json"), "nowhere.json: cannot be read"),
+        (("alpaca_eval", "nowhere.json"), "nowhere.json cannot be read"),
         (("alpaca_eval", "{a}", "{b}", "--against", "c"), "--against c: must be once in these files"),
     ],
 )
@@ -185,7 +185,7 @@ def test_mistakes_are_named(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"len_model": 5}, "a value is not what alpaca_eval has there"),
+        ({"len_model": 5}, "a value is not valid in alpaca_eval"),
         ({"model": ["a"]}, "a.json: "),
     ],
 )

@@ -28,6 +28,8 @@ def read_recordings(protocol: str, files: Sequence[Path], options: RescoreOption
 def _read(rescorer: Rescorer, protocol: str, file: Path) -> list[Recording]:
     try:
         recordings = rescorer.read(file)
+    except InputError:
+        raise
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # The files are other tools', and any value in them may be of another type.
         raise InputError(
