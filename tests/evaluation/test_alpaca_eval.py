@@ -136,7 +136,7 @@ def test_few_prompts_are_warned_about() -> None:
     found = aggregate_alpaca_eval(Recording("model", "other", verdicts))
     assert found["length_controlled_win_rate"] is not None
     assert found["warnings"] == [
-        "8 prompts are few for length control, which needs about 100 to tell the effect of length from chance"
+        "8 prompts are few for length control: use about 100 to separate the effect of length from chance"
     ]
     found = aggregate_alpaca_eval(Recording("model", "other", verdicts[:4]))
     assert found["length_controlled_win_rate"] is None
@@ -152,7 +152,7 @@ def test_few_prompts_are_warned_about() -> None:
             {"model": "m", "baseline": "b", "preference": [1], "len_model": [], "len_baseline": [2]},
             "'len_model': 0",
         ),
-        ([], "not empty"),
+        ([], "not be empty"),
     ],
 )
 def test_another_shape_is_an_error(tmp_path: Path, content: Any, rule: str) -> None:

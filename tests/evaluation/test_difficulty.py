@@ -100,7 +100,7 @@ def test_what_does_not_belong_together_is_an_error(tmp_path: Path, indexed: Path
         read_difficulty(indexed, outputs)
     other = tmp_path / "other.csv"
     other.write_text("index,hardness\n0,1\n", encoding="utf-8")
-    with pytest.raises(InputError, match="must have instruction_difficulty"):
+    with pytest.raises(InputError, match="add instruction_difficulty and either"):
         read_difficulty(other)
     other.write_text("index,instruction_difficulty\n0,hard\n", encoding="utf-8")
     with pytest.raises(InputError, match="line 2: instruction_difficulty = 'hard'"):

@@ -124,7 +124,7 @@ def test_a_broken_download_goes_on(mirror: Mirror, tmp_path: Path, knows_ranges:
     A server without ranges sends the whole file again, and that is not appended to what was there.
     """
     mirror.breaks_after, mirror.knows_ranges = 1000, knows_ranges
-    with pytest.raises(InputError, match="1000 of 320000 bytes; the same call goes on"):
+    with pytest.raises(InputError, match="1000 of 320000 bytes; run the same command again"):
         fetch("mt_bench", tmp_path, mirror.url)
     assert not (tmp_path / "mt_bench" / "question 1.jsonl").exists()
     mirror.breaks_after = None

@@ -184,7 +184,7 @@ def test_control_texts_have_defaults_and_survive_a_second_run(
             ["objective.method=dpo"],
             ["data.control is set, and objective.method=dpo", "set objective.method=csft"],
         ),
-        (["data.control={good: x, bad: x}"], ["data.control", "good='x', bad='x': the two must differ"]),
+        (["data.control={good: x, bad: x}"], ["data.control", "good='x' and bad='x' must differ"]),
         (["data.control.goood=x"], ["unknown key 'data.control.goood': did you mean 'good'?"]),
         (["objective.prior=reward_gap"], ["prior = 'reward_gap' is not defined for method 'csft'"]),
     ],
