@@ -112,7 +112,7 @@ def test_killed_at_any_moment(
     caplog.clear()
     code, errors = preftune(*command(pairs, reward_model_dir, killed))
     assert code == 0, errors
-    assert f"{len(scored) - lost} of 2000 responses are scored" in caplog.text
+    assert f"{len(scored) - lost} of 2000 responses are already scored" in caplog.text
     assert killed.read_bytes() == whole.read_bytes()
     assert not shards(killed)
 
@@ -135,7 +135,7 @@ def test_two_processes_go_on_where_one_was_killed(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(f"{before} of 2000 responses are scored") >= 1
+    assert done.stderr.count(f"{before} of 2000 responses are already scored") >= 1
     assert two.read_bytes() == one.read_bytes()
     assert not shards(two)
 
