@@ -398,7 +398,7 @@ def test_launched_processes_sample_score_and_train(output: Path) -> None:
     assert one == two
     # Each process says how much is left to score.
     log = " ".join((folder / "scoring.log").read_text().split())
-    assert log.count("responses are scored") == 2
+    assert log.count("responses are already scored") == 2
 
 
 @pytest.mark.slow
