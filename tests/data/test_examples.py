@@ -78,6 +78,9 @@ def test_labels_and_unpaired_responses_are_told(smollm2_tokenizer: PreTrainedTok
     labelled = replace(whole, pairs=(), per_response={"labels": np.array([True, False])})
     titles = [each.title for each in show_group(labelled, labelled, smollm2_tokenizer, "x").responses]
     assert titles == ["response 0, desirable", "response 1, undesirable"]
+    one = replace(whole, responses=(*whole.responses, whole.responses[0]), pairs=(Pair(2, 1),))
+    titles = [each.title for each in show_group(one, one, smollm2_tokenizer, "x").responses]
+    assert titles == ["response 1, rejected", "response 2, chosen"]
     third = replace(whole, responses=(*whole.responses, whole.responses[0]), pairs=(Pair(2, 1), Pair(2, 1)))
     example = show_group(third, third, smollm2_tokenizer, "x")
     assert example.left_out == 1

@@ -5,7 +5,7 @@ import numpy as np
 from preftune.data import Group, LengthLimits, Pair, Response, TokenizedGroup
 from preftune.data.inspection import (
     LengthBias,
-    Truncation,
+    LengthCut,
     count_equal_pairs,
     count_repeated_prompts,
     count_tied_pairs,
@@ -45,12 +45,12 @@ def test_quantiles_of_one_length_are_that_length() -> None:
 def test_cuts_count_responses_beyond_the_room_behind_their_prompt() -> None:
     """Prompt 4 leaves 4 of 8: a response of 6 loses 2, one of 4 none; a prompt of 9 has no room."""
     groups = [of_lengths(4, 4, 6), of_lengths(9, 1, 1)]
-    assert measure_cut(groups, LengthLimits(8)) == Truncation(8, 1, 2, 1)
+    assert measure_cut(groups, LengthLimits(8)) == LengthCut(8, 1, 2, 1)
 
 
 def test_cuts_shorten_prompts_first() -> None:
     """A prompt of 9 that is cut to 5 leaves 3 of 8: responses of 4 and 6 lose 1 and 3."""
-    assert measure_cut([of_lengths(9, 4, 6)], LengthLimits(8, 5)) == Truncation(8, 2, 4, 0)
+    assert measure_cut([of_lengths(9, 4, 6)], LengthLimits(8, 5)) == LengthCut(8, 2, 4, 0)
 
 
 def test_length_bias_compares_chosen_with_rejected() -> None:

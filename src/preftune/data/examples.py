@@ -176,8 +176,9 @@ def _title(group: TokenizedGroup, index: int) -> str:
     wins = [pair for pair in group.pairs if pair.chosen == index]
     losses = [pair for pair in group.pairs if pair.rejected == index]
     parts = []
-    if len(group.pairs) == 1 and len(group.responses) == 2:
-        parts.append("chosen" if wins else "rejected")
+    if len(group.pairs) == 1 and (wins or losses):
+        number = "" if len(group.responses) == 2 else f"response {index}, "
+        parts.append(f"{number}{'chosen' if wins else 'rejected'}")
         gap = group.pairs[0].gap
         parts += [] if gap is None else [f"gap {gap:.3f}"]
     elif wins or losses:

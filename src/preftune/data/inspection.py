@@ -15,7 +15,7 @@ LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
-class Truncation:
+class LengthCut:
     """What a limit cuts.
 
     Attributes:
@@ -59,7 +59,7 @@ def length_quantiles(lengths: Sequence[int]) -> tuple[int, ...]:
     return tuple(ordered[max(ceil(round(level * len(ordered), 9)) - 1, 0)] for level in LEVELS)
 
 
-def measure_cut(groups: Iterable[TokenizedGroup], limits: LengthLimits) -> Truncation:
+def measure_cut(groups: Iterable[TokenizedGroup], limits: LengthLimits) -> LengthCut:
     """What limits cut of groups that were not cut yet; prompts are cut first."""
     responses = tokens = without_room = 0
     for group in groups:
@@ -71,7 +71,7 @@ def measure_cut(groups: Iterable[TokenizedGroup], limits: LengthLimits) -> Trunc
         beyond = [len(response) - room for response in group.responses if len(response) > room]
         responses += len(beyond)
         tokens += sum(beyond)
-    return Truncation(limits.max_length, responses, tokens, without_room)
+    return LengthCut(limits.max_length, responses, tokens, without_room)
 
 
 def length_bias(groups: Iterable[TokenizedGroup]) -> LengthBias | None:

@@ -9,7 +9,7 @@ from preftune.data import Group, LengthLimits, LoadedGroups, TokenizedGroup
 from preftune.data.examples import Example, show_group
 from preftune.data.inspection import (
     LengthBias,
-    Truncation,
+    LengthCut,
     count_equal_pairs,
     count_repeated_prompts,
     count_tied_pairs,
@@ -64,7 +64,7 @@ class SplitFigures:
     prompt_tokens: tuple[int, ...]
     response_tokens: tuple[int, ...]
     prompts_cut: int
-    truncations: tuple[Truncation, ...]
+    truncations: tuple[LengthCut, ...]
     cut_rows: tuple[int, ...]
     duplicates: int
     repeated_prompts: int
