@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from preftune.api.keywords import loaded_tokenizer
+from preftune.api.sample import as_prompt_rows
 from preftune.errors import InputError
 from preftune.models import load_language_model, load_tokenizer
-from preftune.online.configuration import IterateConfig, check_iterate_config, read_iterate_config
+from preftune.online.configuration import IterateConfig, check_iterate_config
 from preftune.online.plan import Plan, make_plan
 from preftune.online.rounds import run_rounds
 from preftune.online.view import View
@@ -65,10 +66,8 @@ def plan_rounds(
     reward: Callable[..., Any] | None = None,
 ) -> Plan:
     """Check everything about rounds that can be checked without weights; see `iterate`."""
-    if isinstance(config, str | Path):
-        config = read_iterate_config(Path(config), list(overrides))
-    elif not isinstance(config, IterateConfig):
-        config = check_iterate_config(dict(config))
+    if not isinstance(config, IterateConfig):
+        config = check_iterate_config(_tree(config, overrides))
     return make_plan(config, overwrite=overwrite, reward=reward)
 
 
@@ -105,12 +104,6 @@ def iterate(
         InputError: something is wrong with the configuration, a source, the reward or the folder.
     """
     tree = _tree(config, overrides)
-    given = Path(f"{tree.get('output', IterateConfig.model_fields['output'].default)}.given")
-    if model is not None:
-        tree["model"] = _saved_model(model, processing_class, given)
-    for name, rows in (("prompts", prompts), ("held_out", held_out)):
-        if rows is not None:
-            tree[name] = _saved_rows(name, rows, given)
     if reward is not None:
         tree["reward"] = function_name(reward)
         if tree.get("launch"):
@@ -118,6 +111,12 @@ def iterate(
                 f"reward is a function, and launch={tree['launch']} starts other processes, which cannot see "
                 "it: name it as module:function"
             )
+    given = Path(f"{tree.get('output', IterateConfig.model_fields['output'].default)}.given")
+    if model is not None:
+        tree["model"] = _saved_model(model, processing_class, given)
+    for name, rows in (("prompts", prompts), ("held_out", held_out)):
+        if rows is not None:
+            tree[name] = _saved_rows(name, rows, given)
     plan = plan_rounds(tree, overwrite=overwrite, reward=reward)
     console = Console(stderr=True, quiet=not progress)
     outcome = run_rounds(plan, View(plan.config.rounds, plan.config.update_every, console), PAGES)
@@ -144,8 +143,7 @@ def _saved_model(
 def _saved_rows(name: str, rows: Any, given: Path) -> str:
     if isinstance(rows, str | Path):
         return str(rows)
-    written = [row if isinstance(row, Mapping) else {"prompt": row} for row in rows]
     given.mkdir(parents=True, exist_ok=True)
     file = given / f"{name}.jsonl"
-    file.write_text(as_lines(written), encoding="utf-8")
+    file.write_text(as_lines(as_prompt_rows(rows)), encoding="utf-8")
     return str(file)

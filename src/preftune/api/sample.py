@@ -70,7 +70,7 @@ def sample(
     """
     settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed)
     spending: dict[str, Any] = {"price": price, "max_cost": max_cost}
-    source = prompts if isinstance(prompts, str | Path) else _as_rows(prompts)
+    source = prompts if isinstance(prompts, str | Path) else as_prompt_rows(prompts)
     by_name = isinstance(model, str | Path)
     if output is not None and by_name:
         options = asdict(settings) | {"rows": rows, "engine": engine, "progress": progress, **spending}
@@ -98,7 +98,7 @@ def sample(
     return sampled
 
 
-def _as_rows(prompts: Any) -> Any:
+def as_prompt_rows(prompts: Any) -> Any:
     """Rows with a `prompt`; texts and chats get one."""
     if not isinstance(prompts, list | tuple):
         return prompts

@@ -1,5 +1,6 @@
 """The one shape of preference data inside: a prompt with its responses, and pairs among them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -134,6 +135,11 @@ def numbers_of(
         for name, found in values.items()
         if None not in found
     }
+
+
+def text_key(content: Any) -> str:
+    """The same for equal texts or messages, whatever the order of a message's keys."""
+    return json.dumps(content, sort_keys=True, default=str)
 
 
 def as_text(prompt: Any) -> Text:

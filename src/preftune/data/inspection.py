@@ -1,13 +1,12 @@
 """Figures of groups that are worth a look before training: lengths, cuts, repetitions, ties, length bias."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
-from preftune.data.groups import Group, Text, TokenizedGroup
+from preftune.data.groups import Group, TokenizedGroup, text_key
 from preftune.data.tokenization import LengthLimits
 
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -118,15 +117,11 @@ def count_tied_pairs(groups: Iterable[Group]) -> int | None:
 
 def count_repeated_prompts(groups: Iterable[Group]) -> int:
     """Groups whose prompt an earlier group has too."""
-    keys = [_key(group.prompt) for group in groups]
+    keys = [text_key(group.prompt) for group in groups]
     return len(keys) - len(set(keys))
 
 
 def rows_shared(held_out: Iterable[Group], train: Iterable[Group]) -> list[int]:
     """Rows of held-out groups whose prompt is trained on."""
-    trained = {_key(group.prompt) for group in train}
-    return [group.row for group in held_out if _key(group.prompt) in trained]
-
-
-def _key(prompt: Text) -> str:
-    return json.dumps(prompt, sort_keys=True, default=str)
+    trained = {text_key(group.prompt) for group in train}
+    return [group.row for group in held_out if text_key(group.prompt) in trained]

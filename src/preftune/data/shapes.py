@@ -1,7 +1,6 @@
 """How rows become groups: each in one of the plain shapes, or counted under a rule."""
 
 import hashlib
-import json
 import math
 import numbers
 import os.path
@@ -13,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from preftune.data.columns import SHARED_BEGINNING, Asked, check_mapping, detect_columns, map_columns
-from preftune.data.groups import Group, Message, Pair, Response, Text
+from preftune.data.groups import Group, Message, Pair, Response, Text, text_key
 from preftune.data.layouts import Columns
 from preftune.data.messages import (
     CALLING_ROLES,
@@ -151,8 +150,7 @@ def _join_by_prompt(rows: Iterable[tuple[int, Row]], prompt: str) -> Iterator[tu
     """One row, under the first one's number, for rows with one prompt; its other columns are lists."""
     by_prompt: dict[str, list[tuple[int, Row]]] = {}
     for number, row in rows:
-        key = json.dumps(row.get(prompt), sort_keys=True, default=str)
-        by_prompt.setdefault(key, []).append((number, row))
+        by_prompt.setdefault(text_key(row.get(prompt)), []).append((number, row))
     for same in by_prompt.values():
         numbers_of_rows, joined = zip(*same, strict=True)
         lists = {name: [row.get(name) for row in joined] for name in joined[0]}
@@ -389,9 +387,8 @@ def _without_weights(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _key(content: Text) -> str:
-    """The same for equal contents, whatever the order of a message's keys."""
-    said = content if isinstance(content, str) else _without_weights(content)
-    return json.dumps(said, sort_keys=True, default=str)
+    """The same for contents that say the same."""
+    return text_key(content if isinstance(content, str) else _without_weights(content))
 
 
 def _preferred(strength: float) -> list[Pair]:
@@ -638,8 +635,7 @@ def _content(group: Group) -> bytes:
     ]
     pairs = [(pair.chosen, pair.rejected, pair.margin, pair.gap) for pair in group.pairs]
     said = [group.prompt, responses, pairs, *([group.tools] if group.tools else [])]
-    # Keys are sorted so that {"role", "content"} and {"content", "role"} are the same message.
-    return json.dumps(said, sort_keys=True, default=str).encode()
+    return text_key(said).encode()
 
 
 def fingerprint_rows(groups: Iterable[Group]) -> str:

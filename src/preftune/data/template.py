@@ -160,7 +160,8 @@ class ChatTemplate:
         `said` is the first turn without what the prompt had begun.
         """
         full = self._apply((*messages, *turns), tools)
-        full = full[: self._closing(full)[1]] if self._closing(full)[1] else full + self._eos()
+        end = self._closing(full)[1]
+        full = full[:end] if end else full + self._eos()
         segments: list[Segment] = []
         place, before = len(prompt), messages
         for number, (turn, is_trained) in enumerate(zip(turns, trained, strict=False)):
@@ -193,12 +194,11 @@ class ChatTemplate:
 
     def _closing(self, text: str) -> tuple[int, int]:
         """Where the special tokens that end a text begin and end, whitespace apart; (0, 0) without any."""
-        end = start = len(text.rstrip())
-        place, found = end, False
+        end = start = place = len(text.rstrip())
         while special := next((token for token in self._special if text.endswith(token, 0, place)), None):
-            found, start = True, place - len(special)
+            start = place - len(special)
             place = len(text[:start].rstrip())
-        return (start, end) if found else (0, 0)
+        return (start, end) if start < end else (0, 0)
 
     def _cut_after_turn(self, text: str) -> str:
         """End the text with the tokens that close its turn; EOS where the template writes none."""
