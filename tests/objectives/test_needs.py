@@ -24,7 +24,8 @@ from preftune.objectives import (
     needs_of,
     prior,
 )
-from preftune.objectives.methods import DPO, METHODS, Method, published
+from preftune.objectives.methods import METHODS, Method, published
+from preftune.objectives.methods.margins import DPO
 
 
 @needing("reference")

@@ -123,6 +123,7 @@ def test_each_process_holds_its_part(tiny_model_dir: Path, tmp_path: Path) -> No
         # A file for each: what two processes print may run together.
         f"file = open(f'{tmp_path}/{{torch.distributed.get_rank()}}.txt', 'w')\n"
         "file.write(f'{own / total:.2f} {same}')\n"
+        "torch.distributed.destroy_process_group()\n"
     )
     launched([str(script)])
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["0.50 True"] * 2

@@ -23,6 +23,7 @@ from preftune.cli.score import score
 from preftune.cli.sweep import sweep
 from preftune.cli.train import train
 from preftune.errors import InputError
+from preftune.storage.processes import leave_processes
 
 app = typer.Typer(
     help="Preference tuning for language models when you know more than 'A beats B'.",
@@ -71,3 +72,5 @@ def main() -> None:
         reason = f"{error.filename}: {error.strerror}; check the path"
         errors.print(f"[bold red]error:[/] {escape(reason)}", soft_wrap=True)
         sys.exit(2)
+    finally:
+        leave_processes()

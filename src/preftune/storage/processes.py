@@ -40,6 +40,13 @@ def launched_processes() -> Processes:
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
+def leave_processes() -> None:
+    """End the connections between processes, so that one that exits first does not abort another."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def run_verb(launch: Sequence[str], arguments: Sequence[str], log: Path) -> None:
     """Run `preftune` with these arguments by what starts its processes; what they write goes to a file.
 

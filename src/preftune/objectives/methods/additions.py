@@ -1,0 +1,50 @@
+"""What goes with methods: options of every method, and auxiliary rewards."""
+
+from dataclasses import dataclass
+
+from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.methods.method import VALUE_WEIGHT
+from preftune.objectives.options import BELOW_ONE, NOT_NEGATIVE, POSITIVE, REDUCTION, Options, option
+from preftune.objectives.parts import Part, Reduction
+from preftune.objectives.router import RouterBalance
+
+
+@dataclass(frozen=True)
+class OfEveryMethod(Options):
+    """Options that go with any method."""
+
+    router_loss_weight: float | None = option(
+        None, NOT_NEGATIVE, "weight of a mixture-of-experts' load-balancing loss"
+    )
+
+    def parts(self) -> tuple[Part, ...]:
+        """The balance of the experts, where it has a weight."""
+        return (RouterBalance(self.router_loss_weight),) if self.router_loss_weight else ()
+
+
+@dataclass(frozen=True)
+class Auxiliary(Options):
+    """-sg(exp(A / tau)) log pi, and the expectile regression of the value in A = R - V (HPO).
+
+    HPO's terms (arXiv 2405.17956) go with any method without its own.
+    """
+
+    weight: float = option(
+        0.1, NOT_NEGATIVE, "weight of the advantage-weighted likelihood; 0 is the plain method"
+    )
+    temperature: float = option(1 / 3, POSITIVE, "of the advantage, in standard deviations of the reward")
+    expectile: float = option(0.7, BELOW_ONE, "of the value; 0.5 is the mean")
+    value_weight: float = option(1.0, POSITIVE, VALUE_WEIGHT)
+    reduction: Reduction = option(
+        "token_mean", REDUCTION, "mean over all response tokens, or sums per response"
+    )
+    cap: float | None = option(None, POSITIVE, "largest factor exp(advantage / temperature)")
+
+    def parts(self, standardization: Standardization) -> tuple[Part, ...]:
+        """The policy's part and the value's; none where the weight is 0."""
+        if not self.weight:
+            return ()
+        return (
+            AdvantageLikelihood(self.weight, self.temperature, self.reduction, self.cap, standardization),
+            ValueRegression(self.value_weight, self.expectile, standardization),
+        )
