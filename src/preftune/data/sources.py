@@ -602,10 +602,11 @@ def _read_parquet(path: Path, _how: _Reading) -> SourcePart:
                 table = pa.Table.from_batches([batch], file.schema_arrow)
                 yield from datasets.Dataset(table).with_format(None)
 
+    with valid():
+        empty = parquet.ParquetDataset(path).schema.empty_table()
     with valid(), parquet.ParquetFile(path) as file:
         # Read to its end, so that a damaged file is an error before anything else is.
         count = sum(len(batch) for batch in file.iter_batches(BATCH_ROWS))
-        empty = file.schema_arrow.empty_table()
     columns = tuple(datasets.Dataset(empty).column_names)
     return SourcePart(str(path), columns, FileRows.of(path, count, read))
 
