@@ -19,7 +19,12 @@ A method is one dataclass in `methods`, made of a score, a link and a prior. A n
 where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` that says what it needs.
 """
 
-from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.auxiliary import (
+    AdvantageLikelihood,
+    PredictedFactors,
+    Standardization,
+    ValueRegression,
+)
 from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
@@ -31,6 +36,7 @@ from preftune.objectives.objective import (
     build,
     label_balance,
     methods_without_pairs,
+    predicted_factors,
     resolve,
 )
 from preftune.objectives.offline_rl import (
@@ -89,6 +95,7 @@ __all__ = [
     "Objective",
     "Option",
     "Part",
+    "PredictedFactors",
     "Prior",
     "ProspectUtility",
     "RewardMargin",
@@ -115,6 +122,7 @@ __all__ = [
     "needing",
     "needs_of",
     "options_of",
+    "predicted_factors",
     "prior",
     "published",
     "resolve",

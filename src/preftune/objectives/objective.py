@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from preftune.objectives.auxiliary import Standardization
+from preftune.objectives.auxiliary import AdvantageLikelihood, PredictedFactors, Standardization
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.methods import METHODS, Auxiliary, OfEveryMethod
 from preftune.objectives.needs import check_part
@@ -103,6 +104,17 @@ def label_balance(objective: Objective, desirable: int, undesirable: int) -> Lab
     """
     parts = (part for part in objective.parts if isinstance(part, ProspectUtility))
     return next((part.balance(desirable, undesirable) for part in parts), None)
+
+
+def predicted_factors(objective: Objective, rewards: Float[Tensor, "responses"]) -> PredictedFactors | None:
+    """The factors of auxiliary rewards before the first step; None if the objective has none.
+
+    Args:
+        objective: with the standardization of the training set.
+        rewards: R of the training responses, one at least.
+    """
+    parts = (part for part in objective.parts if isinstance(part, AdvantageLikelihood))
+    return next((part.predicted(rewards) for part in parts), None)
 
 
 def resolve(settings: Mapping[str, object]) -> Settings:

@@ -75,6 +75,8 @@ class PreparedRun:
     Attributes:
         standardization: of the auxiliary reward, over the training split; None if there is none.
         label_balance: of the training split, where the objective learns from labels.
+        predicted_factors: of the training split's auxiliary rewards, where the objective weighs likelihood
+            by them.
         held_out: what is evaluated on, by name; a single set is named "evaluation".
         reader: what read the splits.
         given: the caller's own objects.
@@ -87,6 +89,7 @@ class PreparedRun:
     calibration: Calibration | None
     standardization: Standardization | None
     label_balance: objectives.LabelBalance | None
+    predicted_factors: objectives.PredictedFactors | None
     train: PreparedData
     held_out: Mapping[str, PreparedData]
     reader: "SplitReader"
@@ -150,6 +153,7 @@ class PreparedRun:
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "standardization": asdict(self.standardization) if self.standardization else None,
             "label_balance": asdict(self.label_balance) if self.label_balance else None,
+            "predicted_factors": asdict(self.predicted_factors) if self.predicted_factors else None,
             "steps": self.steps,
             "tokens_per_step": round(self.train.tokens / self.steps_per_epoch),
             "needs": sorted(self.objective.needs),
@@ -197,6 +201,7 @@ def prepare(
         calibration=calibration,
         standardization=standardization,
         label_balance=_label_balance(objective, train),
+        predicted_factors=_predicted_factors(objective, train),
         train=train,
         held_out=held_out,
         reader=splits,
@@ -449,6 +454,17 @@ def _label_balance(objective: objectives.Objective, train: PreparedData) -> obje
     if balance and balance.advice:
         logger.warning(balance.advice)
     return balance
+
+
+def _predicted_factors(
+    objective: objectives.Objective, train: PreparedData
+) -> objectives.PredictedFactors | None:
+    if "auxiliary" not in objective.needs or not len(train.auxiliary):
+        return None
+    factors = objectives.predicted_factors(objective, torch.from_numpy(train.auxiliary))
+    if factors and factors.warning:
+        logger.warning(factors.warning)
+    return factors
 
 
 def _note_long_groups(prepared: PreparedRun) -> None:
