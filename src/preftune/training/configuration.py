@@ -251,7 +251,6 @@ class RunConfig(_Section):
 
 
 TRAINING_DEFAULTS: dict[str, Any] = {
-    "learning_rate": 1e-6,
     "per_device_train_batch_size": 8,
     "num_train_epochs": 1,
     "lr_scheduler_type": "linear",
@@ -264,7 +263,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "seed": 42,
 }
-"""What differs from transformers' own defaults, or is worth reading in a run's config.yaml."""
+"""What differs from transformers' own defaults; the learning rate goes by what is trained."""
 
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"

@@ -44,6 +44,7 @@ from preftune.training.configuration import (
     unknown_key,
 )
 from preftune.training.given import NOTHING_GIVEN, Given
+from preftune.training.learning_rate import check_own_rate, with_learning_rate
 from preftune.training.splits import PreparedData, SplitReader, title_of
 
 logger = logging.getLogger(__name__)
@@ -174,12 +175,13 @@ def prepare(
     Raises:
         InputError: something in the configuration or the data is wrong.
     """
-    config = with_objective_defaults(config, given)
+    config = with_defaults(config, given)
     objective = given.objective or objectives.build(config.objective)
     if given.arguments is None:
         arguments = training_arguments(config, bool(_is_evaluated(config.data, given)))
     else:
         arguments = own_arguments(given.arguments)
+        check_own_rate(arguments.learning_rate, config, given)
     _check_precision(config, arguments)
     model_config = given.model_config(config.model)
     tokenizer = given.tokenizer_of(config.model)
@@ -248,16 +250,16 @@ def load_splits(reader: SplitReader, given: Given) -> dict[str, tuple[str, Loade
     return found
 
 
-def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
-    """The configuration with every option of its objective, so that a later default changes no finished run.
+def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
+    """The configuration with its learning rate and every option of its objective.
 
-    An objective of the caller's own has no options.
+    A later default then changes no finished run. An objective of the caller's own has no options.
 
     Raises:
         InputError: an option or its value is wrong, or the model cannot be found or lacks what it asks for.
     """
     if given.objective is not None:
-        return config
+        return with_learning_rate(config, given)
     try:
         objective = objectives.resolve(config.objective)
     except ValueError as error:
@@ -270,9 +272,10 @@ def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> 
             f"objective.router_loss_weight={objective['router_loss_weight']}: model={config.model} is not a "
             "mixture of experts that reports its routers; remove the key"
         )
-    return config.model_copy(
+    config = config.model_copy(
         update={"objective": objective, "data": _with_control(config.data, str(objective["method"]))}
     )
+    return with_learning_rate(config, given)
 
 
 def _with_date(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunConfig:
