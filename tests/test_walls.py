@@ -124,9 +124,10 @@ def test_objectives_import_only_torch() -> None:
 
 
 def test_calibration_needs_no_torch() -> None:
-    """Calibrating scores works on numbers: numpy, scipy, the standard library, groups and the error."""
+    """Calibrating scores works on numbers: numpy, scipy, the standard library, groups, errors and imports."""
     allowed = {"numpy", "scipy", "jaxtyping", *sys.stdlib_module_names}
-    ours = ("preftune.data.groups.", "preftune.errors.", "preftune.rewards.reliability.")
+    ours = ("preftune.data.groups.", "preftune.errors.", "preftune.objectives.imports.")
+    ours = (*ours, "preftune.rewards.reliability.")
     foreign = {
         module
         for name in ("calibration.py", "reliability.py")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from preftune.errors import InputError
-from preftune.objectives import METHODS
+from preftune.objectives import method_named
 from preftune.objectives.options import nearest
 from preftune.sampling.engines import ELSEWHERE, ENGINES
 from preftune.training.configuration import LocalOrHub, RunConfig, check_config, read_tree, unknown_key
@@ -179,8 +179,12 @@ class IterateConfig(_Section):
 
 def _with_prior(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Another method has its own options; the prior it gets wherever it is defined with one."""
-    method = METHODS.get(str(given.get("method", defaults["method"])))
-    if given.get("method") in (None, TRAIN_DEFAULTS["objective"]["method"]) or method is None:
+    if given.get("method") in (None, TRAIN_DEFAULTS["objective"]["method"]):
+        return defaults
+    try:
+        method = method_named(given["method"])
+    except ValueError:
+        # The check of the whole configuration says what is wrong.
         return defaults
     prior = TRAIN_DEFAULTS["objective"]["prior"]
     return ({"prior": prior} if prior in method.priors else {}) | given

@@ -4,7 +4,7 @@ import logging
 
 from transformers import TrainingArguments
 
-from preftune.objectives import METHODS, Method
+from preftune.objectives import Method, method_named
 from preftune.training.configuration import RunConfig
 from preftune.training.given import Given
 
@@ -35,7 +35,8 @@ def with_learning_rate(config: RunConfig, given: Given) -> RunConfig:
 
 def default_learning_rate(config: RunConfig, given: Given) -> tuple[float, str]:
     """The method's rate, ten times it for adapters, and in words what is trained at that rate."""
-    method = METHODS.get(str(config.objective.get("method")), Method)
+    # Nothing is known of an objective of the caller's own.
+    method = Method if given.objective else method_named(config.objective.get("method", "dpo"))
     what = "policy" if method.trains_policy else "reward model"
     from peft import PeftModel
 

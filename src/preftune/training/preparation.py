@@ -289,10 +289,10 @@ def _with_date(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunConf
 
 def _with_control(data: DataSection, method: str) -> DataSection:
     """The section with control texts if the method is conditioned on them."""
-    readers = [name for name, other in objectives.METHODS.items() if other.reads_control]
-    if method in readers:
+    if objectives.method_named(method).reads_control:
         return data if data.control else data.model_copy(update={"control": ControlSection()})
     if data.control:
+        readers = [name for name, other in objectives.METHODS.items() if other.reads_control]
         raise InputError(
             f"data.control is set, and objective.method={method} is not conditioned on a text: remove "
             f"data.control, or set objective.method={' or '.join(readers)}"
@@ -496,7 +496,7 @@ def _rewards(
         return ()
     if not rewards:
         method = config.objective["method"]
-        own = objectives.METHODS[method].learns_auxiliary
+        own = objectives.method_named(method).learns_auxiliary
         cause = f"objective.method={method} learns from auxiliary rewards"
         raise InputError(
             f"{cause if own else 'objective.auxiliary is set'}, and the section `rewards` names no reward: "
