@@ -34,7 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(inspect)
-app.command()(train)
+# Flags of other programs come to the overrides, whose error says what they are here.
+app.command(context_settings={"ignore_unknown_options": True})(train)
 app.command()(sample)
 app.command()(score)
 app.command()(sweep)

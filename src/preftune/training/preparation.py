@@ -33,11 +33,11 @@ from preftune.rewards import (
     Calibration,
     auxiliary_rewards,
 )
+from preftune.training import trl_names
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
-    TRL_KEYS,
     ControlSection,
     DataSection,
     RunConfig,
@@ -260,6 +260,9 @@ def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     """
     if given.objective is not None:
         return with_learning_rate(config, given)
+    for key in config.objective.keys() - trl_names.OBJECTIVE_KEYS - trl_names.option_names():
+        if said := trl_names.answer(key):
+            raise InputError(f"objective.{key}={config.objective[key]!r}: {said}")
     try:
         objective = objectives.resolve(config.objective)
     except ValueError as error:
@@ -362,7 +365,8 @@ def own_arguments(given: TrainingArguments) -> TrainingArguments:
     """
     foreign = {field.name for field in fields(given)} - {field.name for field in fields(TrainingArguments)}
     if foreign:
-        hints = [f"{name} is {TRL_KEYS[name]}" for name in sorted(foreign) if name in TRL_KEYS]
+        keys = trl_names.TRL_KEYS
+        hints = [f"{name} is {keys[name]}" for name in sorted(foreign) if name in keys]
         raise InputError(
             f"args is a {type(given).__name__}: give transformers' TrainingArguments, and the rest by "
             f"preftune's own keywords ({'; '.join(hints) or 'see PreferenceTrainer'})"
