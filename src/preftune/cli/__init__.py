@@ -18,6 +18,7 @@ from preftune.cli.demo import demo
 from preftune.cli.evaluate import app as evaluate
 from preftune.cli.inspect import inspect
 from preftune.cli.iterate import iterate, score_samples
+from preftune.cli.methods import methods
 from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(inspect)
 # Flags of other programs come to the overrides, whose error says what they are here.
 app.command(context_settings={"ignore_unknown_options": True})(train)
+app.command()(methods)
 app.command()(sample)
 app.command()(score)
 app.command()(sweep)

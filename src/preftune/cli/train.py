@@ -62,7 +62,7 @@ def train(
     - `model=PATH_OR_HUB_NAME` the model to tune
     - `data.train=FILE_OR_HUB_NAME` pairs to train on
     - `data.evaluation=FILE_OR_HUB_NAME` held-out pairs
-    - `objective.method=dpo` or another of `preftune train --list`
+    - `objective.method=dpo` or another of `preftune methods`, or your own as `module:Class`
     - `objective.beta=0.1` how far the policy may move
     - `objective.prior=reward_gap` weight the rejected response by how much worse it is (MaPPO)
     - `objective.auxiliary.weight=0.1` also make likelier what `rewards` want (HPO)

@@ -49,6 +49,7 @@ from preftune.objectives.offline_rl import (
     importance_ratio,
 )
 from preftune.objectives.options import Option, options_of
+from preftune.objectives.overview import MethodOverview, overview
 from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part
 from preftune.objectives.priors import PRIORS, Prior, prior
 from preftune.objectives.responses import (
@@ -91,6 +92,7 @@ __all__ = [
     "Losses",
     "Margin",
     "Method",
+    "MethodOverview",
     "Need",
     "Number",
     "Objective",
@@ -124,6 +126,7 @@ __all__ = [
     "needing",
     "needs_of",
     "options_of",
+    "overview",
     "predicted_factors",
     "prior",
     "published",
