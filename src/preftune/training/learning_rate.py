@@ -35,8 +35,9 @@ def with_learning_rate(config: RunConfig, given: Given) -> RunConfig:
 
 def default_learning_rate(config: RunConfig, given: Given) -> tuple[float, str]:
     """The method's rate, ten times it for adapters, and in words what is trained at that rate."""
+    name = config.objective.get("method")
     # Nothing is known of an objective of the caller's own.
-    method = Method if given.objective else method_named(config.objective.get("method", "dpo"))
+    method = method_named(name) if name and not given.objective else Method
     what = "policy" if method.trains_policy else "reward model"
     from peft import PeftModel
 

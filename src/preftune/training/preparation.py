@@ -260,9 +260,10 @@ def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     """
     if given.objective is not None:
         return with_learning_rate(config, given)
-    for key in config.objective.keys() - trl_names.OBJECTIVE_KEYS - trl_names.option_names():
-        if said := trl_names.answer(key):
-            raise InputError(f"objective.{key}={config.objective[key]!r}: {said}")
+    known = trl_names.OBJECTIVE_KEYS | trl_names.option_names()
+    for key, value in config.objective.items():
+        if key not in known and (said := trl_names.answer(key)):
+            raise InputError(f"objective.{key}={value!r}: {said}")
     try:
         objective = objectives.resolve(config.objective)
     except ValueError as error:
