@@ -29,6 +29,7 @@ AUXILIARY_DEFAULTS = {
     "expectile": 0.7,
     "value_weight": 1.0,
     "reduction": "token_mean",
+    "cap": 20.0,
 }
 
 NEEDS: dict[str, set[str]] = {
@@ -137,9 +138,11 @@ def test_auxiliary_of_weight_zero_needs_nothing() -> None:
 
 
 def test_cap_may_be_null() -> None:
-    """A fully written configuration has `cap: null` where no cap is set, and resolves to the same words."""
-    assert resolve({"auxiliary": {"cap": None}}) == resolve({"auxiliary": {}})
-    assert resolve({"auxiliary": {"cap": 20}})["auxiliary"] == {**AUXILIARY_DEFAULTS, "cap": 20.0}
+    """Null is the paper's objective without a cap, is kept in words, and differs from the default of 20."""
+    uncapped = {"auxiliary": {"cap": None}}
+    assert resolve(uncapped)["auxiliary"] == {**AUXILIARY_DEFAULTS, "cap": None}
+    assert [getattr(part, "cap", 0) for part in build(uncapped).parts] == [0, None, 0]
+    assert build({"auxiliary": {"cap": 20}}) == build({"auxiliary": {}})
 
 
 def test_gamma_beta_ratio_stands_in_for_gamma() -> None:

@@ -19,7 +19,12 @@ A method is one dataclass in `methods`, made of a score, a link and a prior. A n
 where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` that says what it needs.
 """
 
-from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.auxiliary import (
+    AdvantageLikelihood,
+    PredictedFactors,
+    Standardization,
+    ValueRegression,
+)
 from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
@@ -30,7 +35,9 @@ from preftune.objectives.objective import (
     Settings,
     build,
     label_balance,
+    method_named,
     methods_without_pairs,
+    predicted_factors,
     resolve,
 )
 from preftune.objectives.offline_rl import (
@@ -42,6 +49,7 @@ from preftune.objectives.offline_rl import (
     importance_ratio,
 )
 from preftune.objectives.options import Option, options_of
+from preftune.objectives.overview import MethodOverview, overview
 from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part
 from preftune.objectives.priors import PRIORS, Prior, prior
 from preftune.objectives.responses import (
@@ -84,11 +92,13 @@ __all__ = [
     "Losses",
     "Margin",
     "Method",
+    "MethodOverview",
     "Need",
     "Number",
     "Objective",
     "Option",
     "Part",
+    "PredictedFactors",
     "Prior",
     "ProspectUtility",
     "RewardMargin",
@@ -111,10 +121,13 @@ __all__ = [
     "log_ratio",
     "mean_log_likelihood",
     "mean_log_ratio",
+    "method_named",
     "methods_without_pairs",
     "needing",
     "needs_of",
     "options_of",
+    "overview",
+    "predicted_factors",
     "prior",
     "published",
     "resolve",
