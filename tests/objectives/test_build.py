@@ -48,6 +48,9 @@ NEEDS: dict[str, set[str]] = {
 
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge"]
 
+TAKERS = ", ".join(TAKE_THE_PRIOR)
+"""How a message lists the methods that take the prior."""
+
 OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
 
 REFUSE_AUXILIARY = {
@@ -114,9 +117,8 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     refused = f"auxiliary cannot be added to method '{method}', which {REFUSE_AUXILIARY[method]}"
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
-    assert str(caught.value).endswith(
-        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, kto, csft"
-    )
+    takers = ", ".join(name for name in DEFAULTS if name not in REFUSE_AUXILIARY)
+    assert str(caught.value).endswith(f"remove auxiliary, or use one of {takers}")
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 
 
@@ -167,8 +169,8 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "misspelt method": ({"method": "dop"}, ["method = 'dop'", "did you mean 'dpo'?"]),
     "capitals": ({"method": "SimPO"}, ["method = 'SimPO'", "did you mean 'simpo'?"]),
     "method of later": (
-        {"method": "rdpo"},
-        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, kto"],
+        {"method": "reinforce"},
+        ["method = 'reinforce'", "unknown", ", ".join(DEFAULTS)],
     ),
     "method is no text": ({"method": 3}, ["method = 3", "choose one of them"]),
     "misspelt prior": (
@@ -182,12 +184,12 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
             "prior = 'reward_gap'",
             "not defined for method 'kto'",
             "remove prior",
-            "dpo, ipo, simpo, cpo, hinge",
+            f"choose one of {TAKERS}",
         ],
     ),
     "prior without a rejected score alone": (
         {"method": "modpo", "prior": "reward_gap"},
-        ["not defined for method 'modpo'", "one of dpo, ipo, simpo, cpo, hinge"],
+        ["not defined for method 'modpo'", f"one of {TAKERS}"],
     ),
     "ppo": ({"method": "PPO"}, ["method = 'PPO'", "did you mean 'offline_ppo'?"]),
     "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "> 0 and < 1", "to use 0.5"]),
@@ -208,7 +210,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "reward model with a prior": (
         {"method": "bradley_terry", "prior": "reward_gap"},
-        ["not defined for method 'bradley_terry'", "one of dpo, ipo, simpo, cpo, hinge"],
+        ["not defined for method 'bradley_terry'", f"one of {TAKERS}"],
     ),
     "misspelt option": (
         {"method": "cpo", "likelihood_wieght": 0.1},

@@ -244,7 +244,7 @@ SLOPES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TAKE_THE_PRIOR)
+@pytest.mark.parametrize("name", SLOPES)
 def test_gradient_formula(name: str) -> None:
     """Over random pairs the gradient is slope(m) (grad s_w - delta grad s_l), to 1e-10 (Eq. 10)."""
     responses = random_pairs(8, dtype=torch.float64)
