@@ -14,6 +14,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "simpo": {"beta": 2.0, "gamma": 1.0},
     "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
     "hinge": {"beta": 0.1},
+    "orpo": {"beta": 0.1, "likelihood_reduction": "token_mean"},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "csft": {},
     "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
@@ -37,6 +38,7 @@ NEEDS: dict[str, set[str]] = {
     "simpo": {"pairs"},
     "cpo": {"pairs"},
     "hinge": {"pairs", "reference"},
+    "orpo": {"pairs"},
     "kto": {"reference", "labels", "divergence"},
     "csft": {"labels"},
     "offline_ppo": {"reference", "auxiliary", "value"},
@@ -46,7 +48,7 @@ NEEDS: dict[str, set[str]] = {
     "bradley_terry": {"pairs", "score"},
 }
 
-TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge"]
+TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "orpo"]
 
 TAKERS = ", ".join(TAKE_THE_PRIOR)
 """How a message lists the methods that take the prior."""

@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cpo": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2},
     "cpo_sums": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2, "likelihood_reduction": "sum"},
     "hinge": {"method": "hinge", "beta": 0.1},
+    "orpo": {"method": "orpo", "beta": 0.5},
     "kto": {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75},
     "csft": {"method": "csft"},
     "offline_ppo": {"method": "offline_ppo", "clip": 0.5, "value_weight": 2.0},
@@ -125,6 +126,9 @@ def test_example_runs() -> None:
     assert result.failed == 0
 
 
+ODDS_LOST = math.expm1(2) / (math.expm1(2) + math.expm1(1.5))
+"""1 - sigma of the difference of log-odds of e^-2 and e^-1.5, for orpo."""
+
 # With gap g: dpo has m = 1 + 2 g, ipo means have m = 0.5 + 0.5 g, and so on; each row is (settings, gap,
 # loss by hand, gradient by hand for l_w and l_l).
 BY_HAND = {
@@ -160,6 +164,15 @@ BY_HAND = {
     ),
     "hinge": (VARIANTS["hinge"], None, 0.7, (-0.1, 0.1)),
     "hinge_half": (VARIANTS["hinge"], 0.5, 0.8, (-0.1, 0.05)),
+    "orpo": (
+        VARIANTS["orpo"],
+        None,
+        0.5 * math.log1p(math.expm1(2) / math.expm1(1.5)) + 2,
+        (
+            -0.5 * ODDS_LOST / (1 - math.exp(-2)) / 2 - 0.5,
+            0.5 * ODDS_LOST / (1 - math.exp(-1.5)) / 4,
+        ),
+    ),
     "kto": (
         VARIANTS["kto"],
         None,
@@ -209,6 +222,8 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - cpo, beta 0.5, lambda 0.2: m = -4 + 6 = 2, u = 1, NLL per token 4/2 = 2; on sums with half:
       m = -1, u = -0.5, NLL 4. The likelihood adds -lambda/2 per token, or -lambda, to the first gradient.
     - hinge, beta 0.1: 1 - 0.3 = 0.7; half: 1 - 0.2 = 0.8. Gradient -0.1 (1, -delta).
+    - orpo, beta 0.5: the odds of e^-2 are 1 / (e^2 - 1), so 1 / sigma(m) is 1 + (e^2 - 1) / (e^1.5 - 1), and
+      log-odds have the slope 1 / (1 - p) in l / n. NLL per token 4/2 = 2, with -1/2.
     - kto, beta 0.5, weights 1.5 and 0.75, z0 = 0.5: beta (h_w - z0) = 0.25 and beta (z0 - h_l) = 1.25, the
       mean of two responses. The slope of 1 - sigma(x) is -sigma(x) sigma(-x).
     - csft: 4 + 6 nats over 2 + 4 tokens, whatever the labels.
@@ -460,6 +475,7 @@ REWARDS_BY_HAND = {
     "cpo": (-2.0, -3.0),
     "cpo_sums": (-2.0, -3.0),
     "hinge": (0.1, -0.2),
+    "orpo": (-1.0, -0.75),
 }
 
 
@@ -467,7 +483,8 @@ REWARDS_BY_HAND = {
 def test_metrics_by_hand(name: str) -> None:
     """Rewards are beta times the method's score without the gap; ipo's are sums even if length-normalized.
 
-    dpo: 0.5 * (1, -2); ipo: 0.25 * (1, -2); simpo: 2 * (-2, -1.5); cpo: 0.5 * (-4, -6); hinge: 0.1 * (1, -2).
+    dpo: 0.5 * (1, -2); ipo: 0.25 * (1, -2); simpo: 2 * (-2, -1.5); cpo: 0.5 * (-4, -6); hinge: 0.1 * (1, -2);
+    orpo: 0.5 * (-2, -1.5).
     """
     losses, _, _ = run({**VARIANTS[name], "prior": "reward_gap"}, one_pair(gap=0.25))
     chosen, rejected = REWARDS_BY_HAND[name]
@@ -481,7 +498,7 @@ def test_metrics_by_hand(name: str) -> None:
         "prior/gap": 0.25,
         "loss/preference": losses.terms["preference"].values.item(),
     }
-    if name.startswith("cpo"):
+    if name in {"cpo", "cpo_sums", "orpo"}:
         expected["loss/chosen_likelihood"] = 4.0 if name == "cpo_sums" else 2.0
     assert losses.metrics.keys() == expected.keys()
     for metric, values in losses.metrics.items():

@@ -33,6 +33,7 @@ from preftune.objectives.objective import (
     methods_without_pairs,
     resolve,
 )
+from preftune.objectives.odds import OddsRatio, log_odds
 from preftune.objectives.offline_rl import (
     ClippedSurrogate,
     LeftoverLikelihood,
@@ -87,6 +88,7 @@ __all__ = [
     "Need",
     "Number",
     "Objective",
+    "OddsRatio",
     "Option",
     "Part",
     "Prior",
@@ -108,6 +110,7 @@ __all__ = [
     "importance_ratio",
     "label_balance",
     "log_likelihood",
+    "log_odds",
     "log_ratio",
     "mean_log_likelihood",
     "mean_log_ratio",
