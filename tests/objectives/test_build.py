@@ -15,6 +15,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
     "hinge": {"beta": 0.1},
     "orpo": {"beta": 0.1, "likelihood_reduction": "token_mean"},
+    "r_dpo": {"beta": 0.1, "alpha": 0.05},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "csft": {},
     "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
@@ -39,6 +40,7 @@ NEEDS: dict[str, set[str]] = {
     "cpo": {"pairs"},
     "hinge": {"pairs", "reference"},
     "orpo": {"pairs"},
+    "r_dpo": {"pairs", "reference"},
     "kto": {"reference", "labels", "divergence"},
     "csft": {"labels"},
     "offline_ppo": {"reference", "auxiliary", "value"},
@@ -48,7 +50,7 @@ NEEDS: dict[str, set[str]] = {
     "bradley_terry": {"pairs", "score"},
 }
 
-TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "orpo"]
+TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "orpo", "r_dpo"]
 
 TAKERS = ", ".join(TAKE_THE_PRIOR)
 """How a message lists the methods that take the prior."""

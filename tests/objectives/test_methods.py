@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cpo_sums": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.2, "likelihood_reduction": "sum"},
     "hinge": {"method": "hinge", "beta": 0.1},
     "orpo": {"method": "orpo", "beta": 0.5},
+    "r_dpo": {"method": "r_dpo", "beta": 0.5, "alpha": 0.25},
     "kto": {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75},
     "csft": {"method": "csft"},
     "offline_ppo": {"method": "offline_ppo", "clip": 0.5, "value_weight": 2.0},
@@ -173,6 +174,13 @@ BY_HAND = {
             0.5 * ODDS_LOST / (1 - math.exp(-1.5)) / 4,
         ),
     ),
+    "r_dpo": (VARIANTS["r_dpo"], None, math.log1p(math.exp(-1)), (-0.5 * sigma(-1), 0.5 * sigma(-1))),
+    "r_dpo_half": (
+        VARIANTS["r_dpo"],
+        0.5,
+        math.log1p(math.exp(-0.5)),
+        (-0.5 * sigma(-0.5), 0.25 * sigma(-0.5)),
+    ),
     "kto": (
         VARIANTS["kto"],
         None,
@@ -224,6 +232,7 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - hinge, beta 0.1: 1 - 0.3 = 0.7; half: 1 - 0.2 = 0.8. Gradient -0.1 (1, -delta).
     - orpo, beta 0.5: the odds of e^-2 are 1 / (e^2 - 1), so 1 / sigma(m) is 1 + (e^2 - 1) / (e^1.5 - 1), and
       log-odds have the slope 1 / (1 - p) in l / n. NLL per token 4/2 = 2, with -1/2.
+    - r_dpo, beta 0.5, alpha 0.25: dpo's u = 1.5, less 0.25 (4 - 2); half: 1 - 0.5.
     - kto, beta 0.5, weights 1.5 and 0.75, z0 = 0.5: beta (h_w - z0) = 0.25 and beta (z0 - h_l) = 1.25, the
       mean of two responses. The slope of 1 - sigma(x) is -sigma(x) sigma(-x).
     - csft: 4 + 6 nats over 2 + 4 tokens, whatever the labels.
@@ -476,6 +485,7 @@ REWARDS_BY_HAND = {
     "cpo_sums": (-2.0, -3.0),
     "hinge": (0.1, -0.2),
     "orpo": (-1.0, -0.75),
+    "r_dpo": (0.5, -1.0),
 }
 
 
@@ -484,7 +494,7 @@ def test_metrics_by_hand(name: str) -> None:
     """Rewards are beta times the method's score without the gap; ipo's are sums even if length-normalized.
 
     dpo: 0.5 * (1, -2); ipo: 0.25 * (1, -2); simpo: 2 * (-2, -1.5); cpo: 0.5 * (-4, -6); hinge: 0.1 * (1, -2);
-    orpo: 0.5 * (-2, -1.5).
+    orpo: 0.5 * (-2, -1.5); r_dpo: as dpo.
     """
     losses, _, _ = run({**VARIANTS[name], "prior": "reward_gap"}, one_pair(gap=0.25))
     chosen, rejected = REWARDS_BY_HAND[name]

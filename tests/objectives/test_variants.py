@@ -51,8 +51,15 @@ def orpo(x: Given) -> tuple[Tensor, Tensor]:
     return -0.5 * wrong / (1 - p_w) / x.n_w, x.delta * 0.5 * wrong / (1 - p_l) / x.n_l
 
 
+def r_dpo(x: Given) -> tuple[Tensor, Tensor]:
+    """Eq. 9 derived: dpo's gradient at a margin that counts the chosen response's extra tokens."""
+    wrong = 1 / (1 + torch.exp(0.5 * (x.h_w - x.delta * x.h_l) + 0.1 * x.n_w - 0.1 * x.n_l))
+    return -0.5 * wrong, x.delta * 0.5 * wrong
+
+
 FORMULAS: dict[str, tuple[dict[str, Any], Slopes]] = {
     "orpo": ({"method": "orpo", "beta": 0.5}, orpo),
+    "r_dpo": ({"method": "r_dpo", "beta": 0.5, "alpha": 0.1}, r_dpo),
 }
 """Settings, and the gradient of a pair's preference loss with respect to l_w and l_l."""
 

@@ -65,6 +65,7 @@ from preftune.objectives.scores import (
     mean_log_ratio,
     reward_score,
 )
+from preftune.objectives.shifts import LengthDifference
 
 __all__ = [
     "METHODS",
@@ -80,6 +81,7 @@ __all__ = [
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",
+    "LengthDifference",
     "Link",
     "Logistic",
     "Losses",
