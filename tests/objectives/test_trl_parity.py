@@ -13,6 +13,7 @@ Where TRL 1.16 differs, by design of either side:
 - TRL's ORPO trainer learns the prompt of the chosen response too; ours learns the response alone.
 - TRL takes the mean of the routers' losses of micro-batches, we weigh them by response tokens.
 - TRL's DPO trainer with ipo averages log-ratios over tokens, but logs `rewards/*` from the sums; so do we.
+- TRL's `f_alpha_divergence_coef` is 1 minus our `alpha`, which is the paper's.
 - TRL's KTO trainer logs `rewards/margins` as a difference of means; ours are of pairs, where there are some.
 - TRL estimates z0 anew on each micro-batch, we do so once for the whole step.
 """
@@ -47,7 +48,7 @@ from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
 from preftune.models import Policy
 from preftune.models.policy import own_router_loss_weight
-from preftune.objectives import Losses, ScoredResponses, build, count_units
+from preftune.objectives import METHODS, Losses, ScoredResponses, build, count_units
 
 ROWS = [
     {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},
@@ -330,6 +331,77 @@ CASES: dict[
         {"method": "hinge", "beta": 0.05},
         REWARDS + LOGPS,
     ),
+    "exo": (
+        run_dpo_trainer,
+        {"loss_type": ["exo_pair"], "beta": 0.1, "label_smoothing": 0.05},
+        {"method": "exo", "label_smoothing": 0.05},
+        REWARDS + LOGPS,
+    ),
+    "discopop": (
+        run_dpo_trainer,
+        {"loss_type": ["discopop"], "beta": 0.05, "discopop_tau": 0.5},
+        {"method": "discopop", "tau": 0.5},
+        REWARDS + LOGPS,
+    ),
+    "reverse_kl": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "reverse_kl"},
+        {"method": "f_dpo", "f_divergence_type": "reverse_kl"},
+        REWARDS + LOGPS,
+    ),
+    "forward_kl": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "forward_kl"},
+        {"method": "f_dpo", "f_divergence_type": "forward_kl"},
+        REWARDS + LOGPS,
+    ),
+    "js_divergence": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "js_divergence"},
+        {"method": "f_dpo", "f_divergence_type": "js_divergence"},
+        REWARDS + LOGPS,
+    ),
+    "alpha_divergence": (
+        run_dpo_trainer,
+        {
+            "loss_type": ["sigmoid"],
+            "beta": 0.1,
+            "f_divergence_type": "alpha_divergence",
+            "f_alpha_divergence_coef": 0.7,
+        },
+        {"method": "f_dpo", "f_divergence_type": "alpha_divergence", "alpha": 0.3},
+        REWARDS + LOGPS,
+    ),
+    "apo_zero": (
+        run_dpo_trainer,
+        {"loss_type": ["apo_zero"], "beta": 0.1},
+        {"method": "apo_zero"},
+        REWARDS + LOGPS,
+    ),
+    "apo_down": (
+        run_dpo_trainer,
+        {"loss_type": ["apo_down"], "beta": 0.1},
+        {"method": "apo_down"},
+        REWARDS + LOGPS,
+    ),
+    "nca": (
+        run_dpo_trainer,
+        {"loss_type": ["nca_pair"], "beta": 0.1},
+        {"method": "nca", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "sppo": (
+        run_dpo_trainer,
+        {"loss_type": ["sppo_hard"], "beta": 0.1},
+        {"method": "sppo", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "bco": (
+        run_dpo_trainer,
+        {"loss_type": ["bco_pair"], "beta": 0.1},
+        {"method": "bco", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
     "cpo": (
         run_cpo_trainer,
         {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 0.2},
@@ -354,8 +426,17 @@ def assert_equal(side: Side, theirs: Side) -> None:
         assert (side.gradients[weight] - gradient).norm() <= 1e-5 * gradient.norm(), weight
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("gap", [None, 1.0], ids=["plain", "gap_1"])
+def gaps_of(name: str) -> list[tuple[str, float | None]]:
+    """A case without the prior and, where its method takes it, with a gap of 1."""
+    takes_prior = "reward_gap" in METHODS[CASES[name][2]["method"]].priors
+    return [(name, None), (name, 1.0)] if takes_prior else [(name, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "gap"),
+    [case for name in CASES for case in gaps_of(name)],
+    ids=lambda value: value if isinstance(value, str) else "plain" if value is None else "gap_1",
+)
 def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Path) -> None:
     """The loss, and every weight's gradient, equal TRL's to 1e-5 relative; with a reward gap of 1 as well."""
     run_trainer, their_options, our_settings, shared_metrics = CASES[name]

@@ -19,8 +19,18 @@ A method is one dataclass in `methods`, made of a score, a link and a prior. A n
 where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` that says what it needs.
 """
 
+from preftune.objectives.anchored import (
+    Anchor,
+    Anchored,
+    BinaryClassifier,
+    BothDown,
+    NoiseContrast,
+    SelfPlay,
+    UpAndDown,
+)
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
 from preftune.objectives.conditional import ConditionalLikelihood
+from preftune.objectives.divergences import DIVERGENCES, DivergenceScore
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, published
@@ -65,29 +75,39 @@ from preftune.objectives.scores import (
     mean_log_ratio,
     reward_score,
 )
-from preftune.objectives.shifts import LengthDifference
+from preftune.objectives.shaped_links import LogRatioModulated, ReverseKL
+from preftune.objectives.shifts import ChosenLoss, LengthDifference
 
 __all__ = [
+    "DIVERGENCES",
     "METHODS",
     "NEEDS",
     "NUMBERS",
     "PRIORS",
     "AdvantageLikelihood",
+    "Anchor",
+    "Anchored",
     "Auxiliary",
+    "BinaryClassifier",
+    "BothDown",
     "Centring",
     "ChosenLikelihood",
+    "ChosenLoss",
     "ClippedSurrogate",
     "ConditionalLikelihood",
+    "DivergenceScore",
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",
     "LengthDifference",
     "Link",
+    "LogRatioModulated",
     "Logistic",
     "Losses",
     "Margin",
     "Method",
     "Need",
+    "NoiseContrast",
     "Number",
     "Objective",
     "OddsRatio",
@@ -95,17 +115,20 @@ __all__ = [
     "Part",
     "Prior",
     "ProspectUtility",
+    "ReverseKL",
     "RewardMargin",
     "RewardRegression",
     "RouterBalance",
     "Score",
     "ScoredResponses",
+    "SelfPlay",
     "Settings",
     "SoftValueRegression",
     "Square",
     "Standardization",
     "Term",
     "Unit",
+    "UpAndDown",
     "ValueRegression",
     "build",
     "count_units",

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from preftune.objectives.responses import Need, ScoredResponses
-from preftune.objectives.scores import log_likelihood
+from preftune.objectives.scores import log_likelihood, log_ratio
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,22 @@ class LengthDifference:
         """The shift of every pair."""
         difference = responses.lengths[responses.chosen] - responses.lengths[responses.rejected]
         return self.weight * difference.to(log_likelihood(responses).dtype)
+
+
+@dataclass(frozen=True)
+class ChosenLoss:
+    """-weight * max(0, -h_w): what the chosen response has lost (DPO-Positive, arXiv 2402.13228, Eq. 3).
+
+    With weight 2 and h_w = -1 it is -2, with the slope 2 in h_w; with h_w >= 0 it is 0.
+
+    Attributes:
+        weight: lambda.
+    """
+
+    weight: float
+
+    needs = frozenset[Need]({"pairs", "reference"})
+
+    def __call__(self, responses: ScoredResponses) -> Float[Tensor, "pairs"]:
+        """The shift of every pair."""
+        return -self.weight * torch.relu(-log_ratio(responses)[responses.chosen])
