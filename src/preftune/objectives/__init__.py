@@ -19,6 +19,15 @@ A method is one dataclass in `methods`, made of a score, a link and a prior. A n
 where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` that says what it needs.
 """
 
+from preftune.objectives.anchored import (
+    Anchor,
+    Anchored,
+    BinaryClassifier,
+    BothDown,
+    NoiseContrast,
+    SelfPlay,
+    UpAndDown,
+)
 from preftune.objectives.auxiliary import (
     AdvantageLikelihood,
     PredictedFactors,
@@ -26,6 +35,7 @@ from preftune.objectives.auxiliary import (
     ValueRegression,
 )
 from preftune.objectives.conditional import ConditionalLikelihood
+from preftune.objectives.divergences import DIVERGENCES, DivergenceScore
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, published
@@ -40,6 +50,7 @@ from preftune.objectives.objective import (
     predicted_factors,
     resolve,
 )
+from preftune.objectives.odds import OddsRatio, log_odds
 from preftune.objectives.offline_rl import (
     ClippedSurrogate,
     LeftoverLikelihood,
@@ -72,52 +83,69 @@ from preftune.objectives.scores import (
     mean_log_ratio,
     reward_score,
 )
+from preftune.objectives.shaped_links import LogRatioModulated, ReverseKL
+from preftune.objectives.shifts import ChosenLoss, LengthDifference
 
 __all__ = [
+    "DIVERGENCES",
     "METHODS",
     "NEEDS",
     "NUMBERS",
     "PRIORS",
     "AdvantageLikelihood",
+    "Anchor",
+    "Anchored",
     "Auxiliary",
+    "BinaryClassifier",
+    "BothDown",
     "Centring",
     "ChosenLikelihood",
+    "ChosenLoss",
     "ClippedSurrogate",
     "ConditionalLikelihood",
+    "DivergenceScore",
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",
+    "LengthDifference",
     "Link",
+    "LogRatioModulated",
     "Logistic",
     "Losses",
     "Margin",
     "Method",
     "MethodOverview",
     "Need",
+    "NoiseContrast",
     "Number",
     "Objective",
+    "OddsRatio",
     "Option",
     "Part",
     "PredictedFactors",
     "Prior",
     "ProspectUtility",
+    "ReverseKL",
     "RewardMargin",
     "RewardRegression",
     "RouterBalance",
     "Score",
     "ScoredResponses",
+    "SelfPlay",
     "Settings",
     "SoftValueRegression",
     "Square",
     "Standardization",
     "Term",
     "Unit",
+    "UpAndDown",
     "ValueRegression",
     "build",
     "count_units",
     "importance_ratio",
     "label_balance",
     "log_likelihood",
+    "log_odds",
     "log_ratio",
     "mean_log_likelihood",
     "mean_log_ratio",
