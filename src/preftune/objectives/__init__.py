@@ -21,6 +21,7 @@ where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` 
 
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
 from preftune.objectives.conditional import ConditionalLikelihood
+from preftune.objectives.credit import TokenCredit, reweighted, token_rows
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, published
@@ -64,6 +65,7 @@ from preftune.objectives.scores import (
     mean_log_ratio,
     reward_score,
 )
+from preftune.objectives.tokens import LengthDiscountedMargin, LikelihoodWeightedMargin
 
 __all__ = [
     "METHODS",
@@ -79,6 +81,8 @@ __all__ = [
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",
+    "LengthDiscountedMargin",
+    "LikelihoodWeightedMargin",
     "Link",
     "Logistic",
     "Losses",
@@ -101,6 +105,7 @@ __all__ = [
     "Square",
     "Standardization",
     "Term",
+    "TokenCredit",
     "Unit",
     "ValueRegression",
     "build",
@@ -119,4 +124,6 @@ __all__ = [
     "published",
     "resolve",
     "reward_score",
+    "reweighted",
+    "token_rows",
 ]
