@@ -14,6 +14,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "simpo": {"beta": 2.0, "gamma": 1.0},
     "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
     "hinge": {"beta": 0.1},
+    "ld_dpo": {"beta": 0.1, "alpha": 0.5},
+    "wpo": {"beta": 0.1},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "csft": {},
     "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
@@ -37,6 +39,8 @@ NEEDS: dict[str, set[str]] = {
     "simpo": {"pairs"},
     "cpo": {"pairs"},
     "hinge": {"pairs", "reference"},
+    "ld_dpo": {"pairs", "reference", "token_logps", "reference_tokens"},
+    "wpo": {"pairs", "reference", "collisions"},
     "kto": {"reference", "labels", "divergence"},
     "csft": {"labels"},
     "offline_ppo": {"reference", "auxiliary", "value"},
@@ -46,7 +50,7 @@ NEEDS: dict[str, set[str]] = {
     "bradley_terry": {"pairs", "score"},
 }
 
-TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge"]
+TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "ld_dpo", "wpo"]
 
 OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
 
@@ -115,7 +119,7 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
     assert str(caught.value).endswith(
-        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, kto, csft"
+        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, ld_dpo, wpo, kto, csft"
     )
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 
@@ -168,7 +172,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "capitals": ({"method": "SimPO"}, ["method = 'SimPO'", "did you mean 'simpo'?"]),
     "method of later": (
         {"method": "rdpo"},
-        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, kto"],
+        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, "],
     ),
     "method is no text": ({"method": 3}, ["method = 3", "choose one of them"]),
     "misspelt prior": (

@@ -233,7 +233,7 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - cpo, beta 0.5, lambda 0.2: m = -4 + 6 = 2, u = 1, NLL per token 4/2 = 2; on sums with half:
       m = -1, u = -0.5, NLL 4. The likelihood adds -lambda/2 per token, or -lambda, to the first gradient.
     - hinge, beta 0.1: 1 - 0.3 = 0.7; half: 1 - 0.2 = 0.8. Gradient -0.1 (1, -delta).
-    - ld_dpo, beta 0.5, alpha 0.5, the sums spread evenly over tokens: of the four rejected tokens with h = -0.5
+    - ld_dpo, beta 0.5, alpha 0.5, the sums spread evenly over tokens: of four rejected tokens with h = -0.5
       the last two are behind the chosen response's length, so that s_l = -1 - 0.5 = -1.5, its slope in l_l is
       (2 + 1) / 4, and u = 0.5 * 2.5; half: u = 0.5 * 1.75.
     - wpo, beta 0.5, w(y) = exp(-0.25) of both responses: dpo's loss and gradient times exp(-0.5).
