@@ -152,7 +152,7 @@ RESUMED = [
     (2, None, "kto"),
     (4, None, "auxiliary"),
     (2, BY_TOKENS, "token_prior"),
-    (4, None, "wpo"),
+    pytest.param(4, None, "wpo", marks=pytest.mark.slow),
 ]
 
 
@@ -203,7 +203,7 @@ def on_two_processes(config: dict[str, Any], output: Path) -> Path:
         ("kto", {"tokens_per_step": 300, "tokens_per_row": 120}),
         ("auxiliary", {"tokens_per_step": 300, "tokens_per_row": 120}),
         ("token_prior", {"tokens_per_step": 300, "tokens_per_row": 120}),
-        ("wpo", None),
+        pytest.param("wpo", None, marks=pytest.mark.slow),
     ],
     ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary", "token_prior", "wpo"],
 )
