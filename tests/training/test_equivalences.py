@@ -233,7 +233,7 @@ def test_two_processes_equal_one(
     assert (seen[1.0], seen[2.0]) == (epoch, 2 * epoch)
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "ld_dpo", "wpo", "token_prior", "auxiliary"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "wpo", "token_prior", "auxiliary"])
 def test_shared_prompts_equal_padded_rows(
     name: str, config: dict[str, Any], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,8 +141,7 @@ def test_micro_batches_add_up(tiny_model_dir: Path, masked_groups: list[Tokenize
         )
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "lora"), [*((name, None) for name in NAMES), ("token_prior", {"rank": 4})])
 def test_twenty_steps(
     name: str, lora: dict[str, int] | None, config: dict[str, Any], train: Train, tiny_model_dir: Path
 ) -> None:
@@ -169,5 +168,6 @@ def test_twenty_steps(
     assert any(name.endswith("-tokens.safetensors") for name in kept) == (name != "wpo")
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert ("reference_tokens" in summary["needs"]) == (name != "wpo")
-    trained, start = (load_file(folder / "model.safetensors") for folder in (run / "model", tiny_model_dir))
-    assert any(not torch.equal(weight, start[key]) for key, weight in trained.items())
+    if lora is None:
+        trained, start = (load_file(path / "model.safetensors") for path in (run / "model", tiny_model_dir))
+        assert any(not torch.equal(weight, start[key]) for key, weight in trained.items())
