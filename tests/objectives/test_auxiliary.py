@@ -25,6 +25,8 @@ from preftune.objectives import (
     predicted_factors,
 )
 
+from .spread_tokens import with_tokens
+
 E = math.e
 NO_PAIRS = torch.tensor([], dtype=torch.int64)
 
@@ -63,7 +65,7 @@ def random_responses(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float
 
     lengths = torch.randint(1, 20, (2 * pairs,), generator=generator)
     logps = -lengths * (1 + normal().abs())
-    return ScoredResponses(
+    responses = ScoredResponses(
         logps=logps.requires_grad_(),
         lengths=lengths,
         chosen=torch.arange(pairs),
@@ -75,6 +77,7 @@ def random_responses(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float
         auxiliary=normal(),
         values=(0.5 * normal()).requires_grad_(),
     )
+    return with_tokens(responses)
 
 
 def total_of(part: Part, responses: ScoredResponses) -> tuple[Tensor, dict[str, Tensor]]:

@@ -26,6 +26,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "nca": {"beta": 0.01},
     "sppo": {"beta": 0.001},
     "bco": {"beta": 0.01},
+    "ld_dpo": {"beta": 0.1, "alpha": 0.5},
+    "wpo": {"beta": 0.1},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "csft": {},
     "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
@@ -61,6 +63,8 @@ NEEDS: dict[str, set[str]] = {
     "nca": {"pairs", "reference"},
     "sppo": {"pairs", "reference"},
     "bco": {"pairs", "reference"},
+    "ld_dpo": {"pairs", "reference", "token_logps", "reference_tokens"},
+    "wpo": {"pairs", "reference", "collisions"},
     "kto": {"reference", "labels", "divergence"},
     "csft": {"labels"},
     "offline_ppo": {"reference", "auxiliary", "value"},
@@ -71,6 +75,7 @@ NEEDS: dict[str, set[str]] = {
 }
 
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "orpo", "r_dpo", "exo", "discopop", "dpop", "f_dpo"]
+TAKE_THE_PRIOR += ["ld_dpo", "wpo"]
 
 TAKERS = ", ".join(TAKE_THE_PRIOR)
 """How a message lists the methods that take the prior."""

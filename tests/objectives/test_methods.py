@@ -29,6 +29,8 @@ from preftune.objectives import (
     mean_log_ratio,
 )
 
+from .spread_tokens import with_tokens
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "dpo": {"method": "dpo", "beta": 0.5},
     "ipo": {"method": "ipo", "beta": 0.25},
@@ -50,6 +52,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nca": {"method": "nca", "beta": 0.5},
     "sppo": {"method": "sppo", "beta": 0.25},
     "bco": {"method": "bco", "beta": 0.5},
+    "ld_dpo": {"method": "ld_dpo", "beta": 0.5, "alpha": 0.5},
+    "wpo": {"method": "wpo", "beta": 0.5},
     "kto": {"method": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75},
     "csft": {"method": "csft"},
     "offline_ppo": {"method": "offline_ppo", "clip": 0.5, "value_weight": 2.0},
@@ -120,7 +124,9 @@ def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) 
 
 def run(settings: dict[str, Any], responses: ScoredResponses) -> tuple[Losses, Tensor, Tensor]:
     """Losses, their total, and its gradient with respect to the log-probabilities."""
-    losses = build(settings)(responses)
+    objective = build(settings)
+    by_token = objective.needs & {"token_logps", "collisions"}
+    losses = objective(with_tokens(responses) if by_token else responses)
     total = losses.total(count_units(responses.lengths, responses.chosen))
     (gradient,) = torch.autograd.grad(total, responses.logps)
     return losses, total.detach(), gradient
@@ -271,6 +277,24 @@ BY_HAND = {
         math.log1p(math.exp(-0.5)) + math.log1p(math.exp(-1)),
         (-0.5 * sigma(-0.5), 0.5 * sigma(-1)),
     ),
+    "ld_dpo": (
+        VARIANTS["ld_dpo"],
+        None,
+        math.log1p(math.exp(-1.25)),
+        (-0.5 * sigma(-1.25), 0.375 * sigma(-1.25)),
+    ),
+    "ld_dpo_half": (
+        VARIANTS["ld_dpo"],
+        0.5,
+        math.log1p(math.exp(-0.875)),
+        (-0.5 * sigma(-0.875), 0.1875 * sigma(-0.875)),
+    ),
+    "wpo": (
+        VARIANTS["wpo"],
+        None,
+        math.exp(-0.5) * math.log1p(math.exp(-1.5)),
+        (-0.5 * math.exp(-0.5) * sigma(-1.5), 0.5 * math.exp(-0.5) * sigma(-1.5)),
+    ),
     "kto": (
         VARIANTS["kto"],
         None,
@@ -333,6 +357,10 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - apo_zero, apo_down, nca and bco, beta 0.5: u_w = 0.5 and u_l = -1. The slope of sigma is
       sigma(u) sigma(-u), and of -log sigma(u) -sigma(-u).
     - sppo, beta 0.25, targets 2 and -2: (1 - 2)^2 + 0^2, with the slopes 2 (1 - 2) and 0.
+    - ld_dpo, beta 0.5, alpha 0.5, the sums spread evenly over tokens: of four rejected tokens with h = -0.5
+      the last two are behind the chosen response's length, so that s_l = -1 - 0.5 = -1.5, its slope in l_l is
+      (2 + 1) / 4, and u = 0.5 * 2.5; half: u = 0.5 * 1.75.
+    - wpo, beta 0.5, w(y) = exp(-0.25) of both responses: dpo's loss and gradient times exp(-0.5).
     - kto, beta 0.5, weights 1.5 and 0.75, z0 = 0.5: beta (h_w - z0) = 0.25 and beta (z0 - h_l) = 1.25, the
       mean of two responses. The slope of 1 - sigma(x) is -sigma(x) sigma(-x).
     - csft: 4 + 6 nats over 2 + 4 tokens, whatever the labels.
@@ -462,7 +490,7 @@ def test_pairs_do_not_touch_each_other(seed: int, row: int, name: str) -> None:
     after = replace(before, logps=changed.requires_grad_(), scores=changed, lengths=lengths)
     pairs = torch.arange(6) != row
     others = {6: pairs, 12: pairs.repeat(2)}  # by pair, or by response
-    first, second = build(settings)(before), build(settings)(after)
+    first, second = build(settings)(with_tokens(before)), build(settings)(with_tokens(after))
     for term in first.terms:
         old, new = first.terms[term].values, second.terms[term].values
         assert torch.equal(old[others[len(old)]], new[others[len(new)]]), term
@@ -504,12 +532,12 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
 def test_split_totals_add_up(name: str) -> None:
     """Micro-batches divided by the whole batch's counts add up to its total, tokens included."""
     objective = build(with_prior(name))
-    whole = random_pairs(9, dtype=torch.float64)
+    whole = with_tokens(random_pairs(9, dtype=torch.float64))
     counts = count_units(whole.lengths, whole.chosen)
     parts = [take_pairs(whole, pairs) for pairs in (torch.arange(2), torch.arange(2, 8), torch.tensor([8]))]
     part_counts = [count_units(part.lengths, part.chosen) for part in parts]
     assert {unit: sum(c[unit] for c in part_counts) for unit in counts} == counts
-    split = sum(objective(part).total(counts) for part in parts)
+    split = sum(objective(with_tokens(part)).total(counts) for part in parts)
     torch.testing.assert_close(split, objective(whole).total(counts), rtol=1e-12, atol=0)
 
 
@@ -664,7 +692,7 @@ def test_float32_keeps_its_digits(name: str, labels: bool) -> None:
             values=torch.full((2 * count,), 0.25, dtype=dtype),
             margins=torch.zeros(count, dtype=dtype),
         )
-        losses = build(settings)(responses)
+        losses = build(settings)(with_tokens(responses))
         values = torch.cat([term.weight * term.values for term in losses.terms.values()])
         (gradient,) = torch.autograd.grad(values.sum(), logps)
         found[dtype] = torch.cat([values.detach(), gradient])
@@ -675,7 +703,7 @@ def test_float32_keeps_its_digits(name: str, labels: bool) -> None:
 def test_float64_stays_float64() -> None:
     """Double inputs are computed in double."""
     for settings in VARIANTS.values():
-        losses = build(settings)(one_pair())
+        losses = build(settings)(with_tokens(one_pair()))
         assert {term.values.dtype for term in losses.terms.values()} == {torch.float64}
 
 

@@ -14,6 +14,8 @@ Where TRL 1.16 differs, by design of either side:
 - TRL takes the mean of the routers' losses of micro-batches, we weigh them by response tokens.
 - TRL's DPO trainer with ipo averages log-ratios over tokens, but logs `rewards/*` from the sums; so do we.
 - TRL's `f_alpha_divergence_coef` is 1 minus our `alpha`, which is the paper's.
+- TRL's DPO trainer logs `rewards/*` and `logps/*` of discounted sums with `ld_alpha`; ours are of whole ones.
+- TRL's `use_weighting` has no largest weight, as WPO's own code has; ours has one if `cap` is set.
 - TRL's KTO trainer logs `rewards/margins` as a difference of means; ours are of pairs, where there are some.
 - TRL estimates z0 anew on each micro-batch, we do so once for the whole step.
 """
@@ -269,14 +271,25 @@ def response_logps(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor
     return (token_logps * inside).sum(-1), inside.sum(-1)
 
 
+def by_tokens(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of response tokens, and for each response the sum of log sum_v p(v)^2."""
+    logps = model(batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1].log_softmax(-1)
+    labels = batch.labels[:, 1:]
+    inside = labels != -100
+    token_logps = logps.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return token_logps[inside], ((logps.exp() ** 2).sum(-1).log() * inside).sum(-1).detach()
+
+
 def ours(theirs: Theirs, settings: dict[str, Any], gap: float | None = None) -> tuple[Side, Losses]:
     """Our loss on the ids TRL collated, with the same weights."""
     theirs.model.zero_grad()
     logps, lengths = response_logps(theirs.model, theirs.batch)
-    reference_logps = None
+    reference_logps = reference_token_logps = None
+    token_logps, collision_logps = by_tokens(theirs.model, theirs.batch)
     if theirs.reference is not None:
         with torch.no_grad():
             reference_logps, _ = response_logps(theirs.reference, theirs.batch)
+            reference_token_logps, _ = by_tokens(theirs.reference, theirs.batch)
     unpaired = theirs.unpaired
     pairs = torch.arange(0 if unpaired else len(ROWS))
     responses = ScoredResponses(
@@ -288,6 +301,9 @@ def ours(theirs: Theirs, settings: dict[str, Any], gap: float | None = None) -> 
         prior_gap=None if gap is None else torch.full((len(pairs),), gap),
         labels=unpaired and unpaired.labels,
         divergence=unpaired and divergence(theirs.model, theirs.reference, unpaired.mismatched),
+        token_logps=token_logps,
+        reference_token_logps=reference_token_logps,
+        collision_logps=collision_logps,
     )
     losses = build(settings)(responses)
     loss = losses.total(count_units(lengths, pairs))
@@ -400,6 +416,24 @@ CASES: dict[
         run_dpo_trainer,
         {"loss_type": ["bco_pair"], "beta": 0.1},
         {"method": "bco", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "ld_dpo": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "ld_alpha": 0.4},
+        {"method": "ld_dpo", "alpha": 0.4},
+        [],
+    ),
+    "ld_dpo_shared_tokens_alone": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "ld_alpha": 0.0},
+        {"method": "ld_dpo", "alpha": 0.0},
+        [],
+    ),
+    "wpo": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "use_weighting": True},
+        {"method": "wpo"},
         REWARDS + LOGPS,
     ),
     "cpo": (

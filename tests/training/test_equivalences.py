@@ -48,6 +48,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cpo": {"objective": {"method": "cpo"}},
     # One estimate of the divergence for the whole step: one for each micro-batch would show.
     "kto": {"objective": {"method": "kto"}},
+    "ld_dpo": {"objective": {"method": "ld_dpo", "prior": "reward_gap"}},
+    "wpo": {"objective": {"method": "wpo"}},
+    "token_prior": {"objective": {"method": "dpo", "prior": "token_reward_gap", "credit_temperature": 0.1}},
     "auxiliary": {
         "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}},
         "rewards": {"lexical_diversity": {"weight": 2}, "length": {"target": [4, 8], "weight": 0.1}},
@@ -151,6 +154,8 @@ RESUMED = [
     (4, BY_TOKENS, "dpo"),
     (2, None, "kto"),
     (4, None, "auxiliary"),
+    (2, BY_TOKENS, "token_prior"),
+    pytest.param(4, None, "wpo", marks=pytest.mark.slow),
 ]
 
 
@@ -205,8 +210,10 @@ def on_two_processes(config: dict[str, Any], output: Path, launch: Callable[[lis
         # One process has more rows in a step than the other, and each estimates its share of the divergence.
         ("kto", {"tokens_per_step": 300, "tokens_per_row": 120}),
         ("auxiliary", {"tokens_per_step": 300, "tokens_per_row": 120}),
+        ("token_prior", {"tokens_per_step": 300, "tokens_per_row": 120}),
+        pytest.param("wpo", None, marks=pytest.mark.slow),
     ],
-    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary"],
+    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary", "token_prior", "wpo"],
 )
 def test_two_processes_equal_one(
     name: str,
@@ -241,7 +248,7 @@ def test_two_processes_equal_one(
     assert (seen[1.0], seen[2.0]) == (epoch, 2 * epoch)
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "auxiliary"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "wpo", "token_prior", "auxiliary"])
 def test_shared_prompts_equal_padded_rows(
     name: str, config: dict[str, Any], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

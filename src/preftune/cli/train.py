@@ -22,9 +22,9 @@ def _print_methods(wanted: bool) -> bool:
     for name, method in METHODS.items():
         options = list_options(options_of(method))
         methods.add_row(name, method.summary, options, ", ".join(method.priors), method.source)
-    priors = Table("prior", "what")
+    priors = Table(Column("prior", no_wrap=True), "what", Column("options", overflow="fold"))
     for name, prior in PRIORS.items():
-        priors.add_row(name, prior.summary)
+        priors.add_row(name, prior.summary, list_options(options_of(*prior.options)))
     Console().print(methods, priors)
     raise typer.Exit
 

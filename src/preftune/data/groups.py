@@ -87,6 +87,8 @@ class TokenizedGroup:
             the reference (KTO).
         trained: whether each token of each response is trained; None where all are.
         row: where in the source it came from.
+        per_token: numbers of each response's trained tokens by name, where known; none for a response that is
+            not packed.
     """
 
     prompt: Int32[np.ndarray, "prompt_tokens"]
@@ -96,6 +98,7 @@ class TokenizedGroup:
     mismatched: "TokenizedGroup | None" = None
     trained: tuple[Bool[np.ndarray, "_"], ...] | None = None
     row: int = 0
+    per_token: Mapping[str, tuple[Shaped[np.ndarray, "_"], ...]] = field(default_factory=dict)
 
     @property
     def per_pair(self) -> dict[str, Shaped[np.ndarray, "pairs"]]:

@@ -35,6 +35,7 @@ from preftune.objectives.auxiliary import (
     ValueRegression,
 )
 from preftune.objectives.conditional import ConditionalLikelihood
+from preftune.objectives.credit import TokenCredit, reweighted, token_rows
 from preftune.objectives.divergences import DIVERGENCES, DivergenceScore
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
@@ -85,6 +86,7 @@ from preftune.objectives.scores import (
 )
 from preftune.objectives.shaped_links import LogRatioModulated, ReverseKL
 from preftune.objectives.shifts import ChosenLoss, LengthDifference
+from preftune.objectives.tokens import LengthDiscountedMargin, LikelihoodWeightedMargin
 
 __all__ = [
     "DIVERGENCES",
@@ -108,6 +110,8 @@ __all__ = [
     "LabelBalance",
     "LeftoverLikelihood",
     "LengthDifference",
+    "LengthDiscountedMargin",
+    "LikelihoodWeightedMargin",
     "Link",
     "LogRatioModulated",
     "Logistic",
@@ -137,6 +141,7 @@ __all__ = [
     "Square",
     "Standardization",
     "Term",
+    "TokenCredit",
     "Unit",
     "UpAndDown",
     "ValueRegression",
@@ -160,4 +165,6 @@ __all__ = [
     "published",
     "resolve",
     "reward_score",
+    "reweighted",
+    "token_rows",
 ]

@@ -90,6 +90,9 @@ class Objective:
             responses,
             logps=_wide(responses.logps),
             reference_logps=_wide(responses.reference_logps),
+            token_logps=_wide(responses.token_logps),
+            reference_token_logps=_wide(responses.reference_token_logps),
+            collision_logps=_wide(responses.collision_logps),
             scores=_wide(responses.scores),
         )
         metrics = {}
@@ -149,7 +152,7 @@ def resolve(settings: Mapping[str, object]) -> Settings:
             f"{', '.join(takers)}"
         )
     own = {key: value for key, value in settings.items() if key not in _BESIDE_OPTIONS}
-    options = options_of(method, OfEveryMethod)
+    options = options_of(method, OfEveryMethod, *PRIORS[prior].options)
     resolved: Settings = {"method": name, "prior": prior}
     resolved |= resolve_options(own, options, f"{name} (and prior, auxiliary)", others=_BESIDE_OPTIONS)
     auxiliary = settings.get("auxiliary")
@@ -185,6 +188,7 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
     """
     resolved = cast(dict[str, Any], resolve(settings))
     method, prior = method_named(resolved.pop("method")), PRIORS[resolved.pop("prior")]
+    prior = prior.with_options({key: resolved.pop(key) for key in options_of(*prior.options)})
     auxiliary = resolved.pop("auxiliary", {"weight": 0.0})
     of_every = {key: resolved.pop(key) for key in options_of(OfEveryMethod) if key in resolved}
     standardization = standardization or Standardization()

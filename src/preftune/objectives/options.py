@@ -38,6 +38,9 @@ BELOW_ONE = Constraint(
 SHARE = Constraint(
     "a number > 0 and <= 1", lambda value: is_finite_number(value) and 0 < cast(float, value) <= 1
 )
+UNIT_INTERVAL = Constraint(
+    "a number >= 0 and <= 1", lambda value: is_finite_number(value) and 0 <= cast(float, value) <= 1
+)
 NOT_NEGATIVE = Constraint(
     "a finite number >= 0", lambda value: is_finite_number(value) and cast(float, value) >= 0
 )

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, cast, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from preftune.objectives.credit import reweighted, token_share
 from preftune.objectives.links import Link
 from preftune.objectives.needs import needs_of
 from preftune.objectives.priors import PRIORS, Prior
@@ -90,17 +91,28 @@ class Margin:
         """The preference term per pair, and the implicit rewards, which the prior leaves alone."""
         score = self.score(responses)
         delta = self.prior.delta(responses).to(score.dtype)
-        margin = score[responses.chosen] - delta * score[responses.rejected]
+        chosen, rejected, explained = self.sides(score, responses)
+        margin = chosen - delta * rejected
         if self.shift is not None:
             margin = margin + self.shift(responses)
         if self.data_margin:
             margin = margin - cast(Tensor, responses.margins).to(score.dtype)
         reward = score if self.reward is None else self.reward(responses)
-        metrics = pair_rewards(self.link.beta * reward, responses)
+        metrics = {**pair_rewards(self.link.beta * reward, responses), **explained}
         if "prior_gap" in self.prior.needs:
             metrics["prior/gap"] = delta
         values = self.link(margin)
         return Term(values, unit="pairs"), {**metrics, f"loss/{self.name}": values}
+
+    def sides(
+        self, score: Float[Tensor, "responses"], responses: ScoredResponses
+    ) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"], dict[str, Tensor]]:
+        """s_w and s_l of every pair, s_l by tokens where the prior is, with metrics that explain them."""
+        if self.prior.credit is None:
+            return score[responses.chosen], score[responses.rejected], {}
+        weights = self.prior.credit(responses)
+        rejected = self.score(reweighted(responses, responses.rejected, weights))
+        return score[responses.chosen], rejected, {"prior/token_share": token_share(responses, weights)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What an objective sees: scored responses, and nothing of models, files or devices.
 
-The fields of ScoredResponses are the registry of numbers: what an objective can need, for each response or
-each pair, is one line there.
+The fields of ScoredResponses are the registry of numbers: what an objective can need, for each response,
+pair or token, is one line there.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Number:
         is_given: the batch brings it, while the others come from the model that reads the batch.
     """
 
-    per: Literal["response", "pair", "batch"]
+    per: Literal["response", "pair", "token", "batch"]
     dtype: Literal["float32", "bool", "int64"] = "float32"
     need: Need = ""
     of: str = ""
@@ -69,6 +69,11 @@ class ScoredResponses:
         values: V(x) of each response's prompt, in standard units of R.
         scores: what the reward model that is trained gives each response.
         margins: by how much each pair's chosen response should outscore the rejected one.
+        token_logps: log pi_theta of every response token, response after response, in nats; `lengths` says
+            where one ends.
+        reference_token_logps: the same under the frozen reference policy.
+        collision_logps: log sum_v pi_theta(v)^2 over the vocabulary, summed over response tokens, in nats and
+            without gradient: what log pi_theta of a sampled token is around (WPO, arXiv 2406.11827).
 
     Raises:
         ValueError: a field has a shape, a dtype or a value that does not fit.
@@ -104,6 +109,15 @@ class ScoredResponses:
     margins: Float[Tensor, "pairs"] | None = field(
         default=None, metadata=_is("pair", "float32", "margin", of="margin", is_given=True)
     )
+    token_logps: Float[Tensor, "response_tokens"] | None = field(
+        default=None, metadata=_is("token", "float32", "token_logps")
+    )
+    reference_token_logps: Float[Tensor, "response_tokens"] | None = field(
+        default=None, metadata=_is("token", "float32", "reference_tokens", is_given=True)
+    )
+    collision_logps: Float[Tensor, "responses"] | None = field(
+        default=None, metadata=_is("response", "float32", "collisions")
+    )
 
     # Tests check every annotation at run time; here they must meet the messages that people meet.
     __no_type_check__ = True
@@ -125,7 +139,7 @@ FIELDS: Mapping[str, Number] = {each.name: each.metadata["number"] for each in f
 """Every field of ScoredResponses."""
 
 NUMBERS: Mapping[str, Number] = {name: number for name, number in FIELDS.items() if number.is_given}
-"""What a batch brings for its responses or pairs, by name."""
+"""What a batch brings for its responses, pairs or tokens, by name."""
 
 NEEDS: Mapping[Need, str] = {number.need: name for name, number in FIELDS.items() if number.need}
 """What a part can need, and the field that has it."""
@@ -150,6 +164,10 @@ def _check_shape(field: str, value: Tensor, responses: ScoredResponses) -> None:
         expected, rule = tuple(responses.lengths.shape), "one number for each response, as lengths has"
     elif FIELDS[field].per == "pair":
         expected, rule = tuple(responses.chosen.shape), "one number for each pair, as chosen has"
+    elif FIELDS[field].per == "token":
+        # Adding up lengths on another device would wait for it.
+        tokens = int(responses.lengths.sum()) if value.device.type == "cpu" else value.numel()
+        expected, rule = (tokens,), "one number for each response token, as many as lengths add up to"
     else:
         expected, rule = (), "a single number without dimensions"
     if shape != expected:

@@ -7,7 +7,7 @@ from preftune.objectives.links import Hinge, Logistic, Square
 from preftune.objectives.methods.method import BETA, Method, published
 from preftune.objectives.options import NOT_NEGATIVE, POSITIVE, REDUCTION, SWITCH, option
 from preftune.objectives.parts import ChosenLikelihood, Margin, Part, Reduction
-from preftune.objectives.priors import Prior
+from preftune.objectives.priors import TOKEN_REWARD_GAP, Prior
 from preftune.objectives.scores import log_likelihood, log_ratio, mean_log_likelihood, mean_log_ratio
 
 
@@ -19,6 +19,7 @@ class DPO(Method):
     name = "dpo"
     summary = "logistic loss on the difference of log-ratios to the reference"
     source = "DPO, arXiv 2305.18290; MaPPO, arXiv 2507.21183, Eq. 8"
+    priors = (*Method.priors, TOKEN_REWARD_GAP)
 
     beta: float = option(0.1, POSITIVE, BETA)
 
@@ -35,6 +36,7 @@ class IPO(Method):
     name = "ipo"
     summary = "squared distance of the log-ratio difference from 1 / (2 beta)"
     source = "IPO, arXiv 2310.12036; MaPPO, arXiv 2507.21183, Eq. 14"
+    priors = (*Method.priors, TOKEN_REWARD_GAP)
 
     beta: float = option(0.1, POSITIVE, "a larger one asks for a smaller difference")
     length_normalized: bool = option(True, SWITCH, "log-ratios per token instead of summed")
@@ -97,6 +99,7 @@ class SLiC(Method):
     name = "hinge"
     summary = "hinge loss on the difference of log-ratios to the reference"
     source = "SLiC-HF, arXiv 2305.10425; the prior enters as in MaPPO Eq. 8"
+    priors = (*Method.priors, TOKEN_REWARD_GAP)
 
     beta: float = option(0.1, POSITIVE, BETA)
 

@@ -6,7 +6,7 @@ from typing import ClassVar, TypeVar
 from preftune.objectives.auxiliary import Standardization
 from preftune.objectives.options import Options
 from preftune.objectives.parts import Part
-from preftune.objectives.priors import PRIORS, Prior
+from preftune.objectives.priors import Prior
 
 BETA = "scale of the implicit reward; a larger one keeps the policy closer to where it started"
 VALUE_WEIGHT = "weight of the value's regression"
@@ -29,7 +29,7 @@ class Method(Options, ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
-    priors: ClassVar[tuple[str, ...]] = tuple(PRIORS)
+    priors: ClassVar[tuple[str, ...]] = ("none", "reward_gap")
     learns_auxiliary: ClassVar[bool] = False
     trains_policy: ClassVar[bool] = True
     reads_control: ClassVar[bool] = False
