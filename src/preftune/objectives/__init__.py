@@ -24,6 +24,7 @@ from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, published
+from preftune.objectives.mixing import methods_of
 from preftune.objectives.needs import needing, needs_of
 from preftune.objectives.objective import (
     Objective,
@@ -42,7 +43,7 @@ from preftune.objectives.offline_rl import (
     importance_ratio,
 )
 from preftune.objectives.options import Option, options_of
-from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part
+from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, MixedPart, Part
 from preftune.objectives.priors import PRIORS, Prior, prior
 from preftune.objectives.responses import (
     NEEDS,
@@ -84,6 +85,7 @@ __all__ = [
     "Losses",
     "Margin",
     "Method",
+    "MixedPart",
     "Need",
     "Number",
     "Objective",
@@ -111,6 +113,7 @@ __all__ = [
     "log_ratio",
     "mean_log_likelihood",
     "mean_log_ratio",
+    "methods_of",
     "methods_without_pairs",
     "needing",
     "needs_of",

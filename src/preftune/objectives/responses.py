@@ -29,7 +29,7 @@ class Number:
     Attributes:
         per: what has one.
         dtype: of its values; "float32" also stands for the other floating-point dtypes.
-        need: the name by which a part asks for it; empty for what every batch has.
+        need: the name by which a part asks for it; empty for what every batch has, or may have.
         of: the attribute of the data's Response or Pair that it is read from; empty if it is computed.
         teaches: a response that has it is learned from, with or without a pair.
         is_given: the batch brings it, while the others come from the model that reads the batch.
@@ -69,6 +69,7 @@ class ScoredResponses:
         values: V(x) of each response's prompt, in standard units of R.
         scores: what the reward model that is trained gives each response.
         margins: by how much each pair's chosen response should outscore the rejected one.
+        weights: what each pair's losses are multiplied by, >= 0; None weighs all pairs alike.
 
     Raises:
         ValueError: a field has a shape, a dtype or a value that does not fit.
@@ -103,6 +104,9 @@ class ScoredResponses:
     )
     margins: Float[Tensor, "pairs"] | None = field(
         default=None, metadata=_is("pair", "float32", "margin", of="margin", is_given=True)
+    )
+    weights: Float[Tensor, "pairs"] | None = field(
+        default=None, metadata=_is("pair", "float32", of="weight", is_given=True)
     )
 
     # Tests check every annotation at run time; here they must meet the messages that people meet.
@@ -164,6 +168,8 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
         wrong, rule = value < 0, "a number of tokens >= 0"
     elif field == "prior_gap":
         wrong, rule = ~((value >= 0) & (value <= 1)), "a gap in [0, 1]: calibrate the data's scores"
+    elif field == "weights":
+        wrong, rule = ~(value.isfinite() & (value >= 0)), "a finite number >= 0"
     elif field == "divergence":
         wrong, rule = value < 0, "an estimate >= 0: clamp it at 0"
     else:
@@ -175,6 +181,9 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
 
 Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens"]
 """What a term's mean is taken over."""
+
+UNITS_OF_PAIRS: frozenset[Unit] = frozenset({"pairs", "chosen_tokens"})
+"""Those of terms that have a value per pair, which the pair's weight multiplies."""
 
 
 def count_units(lengths: Int[Tensor, "responses"], chosen: Int[Tensor, "pairs"]) -> dict[Unit, Tensor]:

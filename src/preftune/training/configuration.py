@@ -275,7 +275,10 @@ _SECRET = "a token must not stand in a configuration; run `hf auth login`, or se
 TRL_KEYS: dict[str, str] = {
     "loss_type": "objective.method",
     "beta": "objective.beta",
+    "loss_weights": "objective.mix",
+    "label_smoothing": "objective.label_smoothing",
     "cpo_alpha": "objective.likelihood_weight",
+    "rpo_alpha": "objective.likelihood_weight",
     "router_aux_loss_coef": "objective.router_loss_weight",
     "simpo_gamma": "objective.gamma",
     "desirable_weight": "objective.desirable_weight",
