@@ -9,18 +9,24 @@ import torch
 from preftune.objectives import METHODS, Auxiliary, Objective, ScoredResponses, build, options_of, resolve
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "dpo": {"beta": 0.1},
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0, "length_normalized": False},
     "ipo": {"beta": 0.1, "length_normalized": True},
-    "simpo": {"beta": 2.0, "gamma": 1.0},
-    "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
-    "hinge": {"beta": 0.1},
+    "simpo": {"beta": 2.0, "gamma": 1.0, "label_smoothing": 0.0},
+    "cpo": {
+        "beta": 0.1,
+        "likelihood_weight": 0.2,
+        "likelihood_reduction": "token_mean",
+        "label_smoothing": 0.0,
+    },
+    "hinge": {"beta": 0.1, "length_normalized": False},
+    "robust": {"beta": 0.1, "label_smoothing": 0.1, "length_normalized": False},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "csft": {},
     "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
     "alol": {"clip": 0.9, "reference_free": False, "value_weight": 1.0},
     "dro_v": {"tau": 1.0, "value_weight": 1.0},
     "modpo": {"beta": 0.1, "preference_weight": 0.5},
-    "bradley_terry": {"margin": False, "center_weight": 0.0},
+    "bradley_terry": {"margin": False, "center_weight": 0.0, "label_smoothing": 0.0},
 }
 
 AUXILIARY_DEFAULTS = {
@@ -37,6 +43,7 @@ NEEDS: dict[str, set[str]] = {
     "simpo": {"pairs"},
     "cpo": {"pairs"},
     "hinge": {"pairs", "reference"},
+    "robust": {"pairs", "reference"},
     "kto": {"reference", "labels", "divergence"},
     "csft": {"labels"},
     "offline_ppo": {"reference", "auxiliary", "value"},
@@ -46,7 +53,7 @@ NEEDS: dict[str, set[str]] = {
     "bradley_terry": {"pairs", "score"},
 }
 
-TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge"]
+TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust"]
 
 OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
 
@@ -115,7 +122,7 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
     assert str(caught.value).endswith(
-        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, kto, csft"
+        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, robust, kto, csft"
     )
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 
@@ -146,7 +153,7 @@ def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
     """SimPO's ratio gives gamma = ratio * beta; it may be null, as a fully written configuration has it."""
     ratio = {"method": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.25}
     assert build(ratio) == build({"method": "simpo", "beta": 2.0, "gamma": 0.5})
-    assert resolve(ratio) == {**ratio, "prior": "none"}
+    assert resolve(ratio) == {**ratio, "label_smoothing": 0.0, "prior": "none"}
     assert build({"method": "simpo", "gamma": 0.5, "gamma_beta_ratio": None}) == build(
         {"method": "simpo", "gamma": 0.5}
     )
@@ -168,7 +175,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "capitals": ({"method": "SimPO"}, ["method = 'SimPO'", "did you mean 'simpo'?"]),
     "method of later": (
         {"method": "rdpo"},
-        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, kto"],
+        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, robust, kto"],
     ),
     "method is no text": ({"method": 3}, ["method = 3", "choose one of them"]),
     "misspelt prior": (
@@ -216,8 +223,8 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "misspelt prior key": ({"method": "dpo", "priors": "none"}, ["priors = 'none'", "did you mean 'prior'?"]),
     "another's option": (
-        {"method": "dpo", "likelihood_weight": 0.1},
-        ["likelihood_weight = ", "not an option of dpo", "beta", "remove it"],
+        {"method": "dpo", "desirable_weight": 0.1},
+        ["desirable_weight = ", "not an option of dpo", "beta", "remove it"],
     ),
     "key is no text": ({"method": "dpo", 1: 2}, ["1", "is not an option of dpo"]),
     "misspelt auxiliary key": (

@@ -33,7 +33,6 @@ _NAMES_ELSEWHERE = {
     "reward": "bradley_terry",
     "reward_model": "bradley_terry",
     "conditional_sft": "csft",
-    "rdpo": "robust",
 }
 """What other libraries and papers call things, by our names."""
 
