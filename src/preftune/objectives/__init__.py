@@ -23,7 +23,7 @@ from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, 
 from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
-from preftune.objectives.methods import METHODS, Auxiliary, Method, published
+from preftune.objectives.methods import METHODS, Auxiliary, Method, OfPairs, published
 from preftune.objectives.mixing import methods_of
 from preftune.objectives.needs import needing, needs_of
 from preftune.objectives.objective import (
@@ -89,6 +89,7 @@ __all__ = [
     "Need",
     "Number",
     "Objective",
+    "OfPairs",
     "Option",
     "Part",
     "Prior",
