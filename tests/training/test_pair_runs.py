@@ -85,6 +85,8 @@ def test_accumulation_changes_nothing_with_weights_and_a_mix(
 
 def test_weights_of_one_are_no_weights(config: dict[str, Any], train: Train, tmp_path: Path) -> None:
     """Bit for bit the run without the column; other weights end elsewhere, and the summary has them."""
+    config["data"].pop("evaluation")
+    config["training"] |= {"max_steps": 2, "save_strategy": "no"}
     plain = train(config)
     weigh(config["data"]["train"], [1] * 16)
     ones = train(config, f"output={tmp_path / 'ones'}")
