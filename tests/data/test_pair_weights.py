@@ -1,5 +1,6 @@
 """A weight per pair: which column it is read from, what it may be, and where it goes."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from preftune.data import Asked, LoadedGroups, Pair, Pairing, RowRules, TokenizedGroup, load_groups
 from preftune.data.packing import pack
 from preftune.data.shapes import fingerprint_rows
+from preftune.data.stored import _from_json, _to_json
 from preftune.data.tokenization import fingerprint_groups
 from preftune.errors import InputError
 from preftune.rewards import apply_prior, fit_calibration
@@ -93,6 +95,13 @@ def test_other_weights_are_other_data() -> None:
     assert len({fingerprint_rows(groups) for groups in rows}) == 3
     tokens = [[tokenized(Pair(0, 1, weight=weight))] for weight in (None, 1.0, 2.0)]
     assert len({fingerprint_groups(groups) for groups in tokens}) == 3
+
+
+def test_a_stored_pair_keeps_its_weight() -> None:
+    """What is written to a temporary file and read back is the same pair."""
+    group = load({**PAIR, "weight": 0.25}).groups[0]
+    stored = _from_json(json.dumps(_to_json(group)).encode(), group.row)
+    assert stored.pairs == (Pair(0, 1, weight=0.25),)
 
 
 def test_a_swapped_pair_keeps_its_weight() -> None:

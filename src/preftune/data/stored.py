@@ -128,7 +128,7 @@ def _to_json(group: Group) -> list[Any]:
     responses = [
         [each.content, each.score, each.label, each.auxiliary, each.trained] for each in group.responses
     ]
-    pairs = [[pair.chosen, pair.rejected, pair.margin, pair.gap] for pair in group.pairs]
+    pairs = [[pair.chosen, pair.rejected, pair.margin, pair.gap, pair.weight] for pair in group.pairs]
     own = None if group.response_columns is None else sorted(group.response_columns)
     return [group.prompt, responses, pairs, dict(group.columns), own, group.tools]
 

@@ -33,6 +33,7 @@ from preftune.data import (
     whole_groups,
 )
 from preftune.data.sources import GIVEN_ROWS
+from preftune.data.stored import StoredGroups
 from preftune.errors import InputError
 from preftune.rewards import (
     AuxiliaryReward,
@@ -298,15 +299,16 @@ class SplitReader:
 
 def _weigh_all(groups: Sequence[Group]) -> Sequence[Group]:
     """Where some pairs have a weight, as those of one source of a mixture, the others have 1."""
-    if all(pair.weight is None for group in groups for pair in group.pairs):
+    found = {pair.weight is None for group in groups for pair in group.pairs}
+    if found != {True, False}:
         return groups
-    return [
+    return StoredGroups(
         replace(
             group,
             pairs=tuple(replace(pair, weight=1.0) if pair.weight is None else pair for pair in group.pairs),
         )
         for group in groups
-    ]
+    )
 
 
 def _check_weights(title: str, weights: Mapping[str, float] | None) -> None:
