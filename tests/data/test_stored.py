@@ -216,7 +216,10 @@ def test_rows_that_are_joined_wait_for_their_prompt_alone(
 def test_rows_that_are_joined_keep_the_order_of_their_first() -> None:
     """However rows of several prompts mix, a group stands where its first row does."""
     loaded = load_groups(helpsteer(["a", "b", "b", "c", "a", "c", "b"]))
-    found = [(g.prompt, g.row, [response.content for response in g.responses]) for g in loaded.groups]
+    found = [
+        (group.prompt[0]["content"], group.row, [each.content[0]["content"] for each in group.responses])
+        for group in loaded.groups
+    ]
     assert found == [("a", 0, ["r0", "r4"]), ("b", 1, ["r1", "r2", "r6"]), ("c", 3, ["r3", "r5"])]
     assert loaded.report.rows == 3
 

@@ -4,7 +4,8 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from tempfile import SpooledTemporaryFile, TemporaryFile, gettempdir
 from typing import Any, overload
 from weakref import finalize
@@ -124,13 +125,14 @@ def _write(file: Any, data: Any) -> None:
         ) from error
 
 
+_OF_RESPONSE, _OF_PAIR = (attrgetter(*(each.name for each in fields(of))) for of in (Response, Pair))
+"""All fields in their order."""
+
+
 def _to_json(group: Group) -> list[Any]:
-    responses = [
-        [each.content, each.score, each.label, each.auxiliary, each.trained] for each in group.responses
-    ]
-    pairs = [[pair.chosen, pair.rejected, pair.margin, pair.gap, pair.weight] for pair in group.pairs]
     own = None if group.response_columns is None else sorted(group.response_columns)
-    return [group.prompt, responses, pairs, dict(group.columns), own, group.tools]
+    responses, pairs = map(_OF_RESPONSE, group.responses), map(_OF_PAIR, group.pairs)
+    return [group.prompt, [*responses], [*pairs], dict(group.columns), own, group.tools]
 
 
 def _from_json(line: bytes, row: int) -> Group:
@@ -138,8 +140,10 @@ def _from_json(line: bytes, row: int) -> Group:
     return Group(
         as_text(prompt),
         tuple(
-            Response(as_text(content), score, label, auxiliary, None if trained is None else tuple(trained))
-            for content, score, label, auxiliary, trained in responses
+            Response(
+                as_text(content), *(tuple(value) if isinstance(value, list) else value for value in more)
+            )
+            for content, *more in responses
         ),
         tuple(Pair(*pair) for pair in pairs),
         row,
