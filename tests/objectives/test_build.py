@@ -10,11 +10,17 @@ import torch
 from preftune.objectives import METHODS, Auxiliary, Objective, ScoredResponses, build, options_of, resolve
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "dpo": {"beta": 0.1},
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0, "length_normalized": False},
     "ipo": {"beta": 0.1, "length_normalized": True},
-    "simpo": {"beta": 2.0, "gamma": 1.0},
-    "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
-    "hinge": {"beta": 0.1},
+    "simpo": {"beta": 2.0, "gamma": 1.0, "label_smoothing": 0.0},
+    "cpo": {
+        "beta": 0.1,
+        "likelihood_weight": 0.2,
+        "likelihood_reduction": "token_mean",
+        "label_smoothing": 0.0,
+    },
+    "hinge": {"beta": 0.1, "length_normalized": False},
+    "robust": {"beta": 0.1, "label_smoothing": 0.1, "length_normalized": False},
     "orpo": {"beta": 0.1, "likelihood_reduction": "token_mean"},
     "r_dpo": {"beta": 0.1, "alpha": 0.05},
     "exo": {"beta": 0.1, "label_smoothing": 0.001},
@@ -34,7 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "alol": {"clip": 0.9, "reference_free": False, "value_weight": 1.0},
     "dro_v": {"tau": 1.0, "value_weight": 1.0},
     "modpo": {"beta": 0.1, "preference_weight": 0.5},
-    "bradley_terry": {"margin": False, "center_weight": 0.0},
+    "bradley_terry": {"margin": False, "center_weight": 0.0, "label_smoothing": 0.0},
 }
 
 AUXILIARY_DEFAULTS = {
@@ -52,6 +58,7 @@ NEEDS: dict[str, set[str]] = {
     "simpo": {"pairs"},
     "cpo": {"pairs"},
     "hinge": {"pairs", "reference"},
+    "robust": {"pairs", "reference"},
     "orpo": {"pairs"},
     "r_dpo": {"pairs", "reference"},
     "exo": {"pairs", "reference"},
@@ -74,8 +81,8 @@ NEEDS: dict[str, set[str]] = {
     "bradley_terry": {"pairs", "score"},
 }
 
-TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "orpo", "r_dpo", "exo", "discopop", "dpop", "f_dpo"]
-TAKE_THE_PRIOR += ["ld_dpo", "wpo"]
+TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust", "orpo", "r_dpo", "exo", "discopop", "dpop"]
+TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo"]
 
 TAKERS = ", ".join(TAKE_THE_PRIOR)
 """How a message lists the methods that take the prior."""
@@ -179,7 +186,7 @@ def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
     """SimPO's ratio gives gamma = ratio * beta; it may be null, as a fully written configuration has it."""
     ratio = {"method": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.25}
     assert build(ratio) == build({"method": "simpo", "beta": 2.0, "gamma": 0.5})
-    assert resolve(ratio) == {**ratio, "prior": "none"}
+    assert resolve(ratio) == {**ratio, "label_smoothing": 0.0, "prior": "none"}
     assert build({"method": "simpo", "gamma": 0.5, "gamma_beta_ratio": None}) == build(
         {"method": "simpo", "gamma": 0.5}
     )
@@ -272,8 +279,8 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "misspelt prior key": ({"method": "dpo", "priors": "none"}, ["priors = 'none'", "did you mean 'prior'?"]),
     "another's option": (
-        {"method": "dpo", "likelihood_weight": 0.1},
-        ["likelihood_weight = ", "not an option of dpo", "beta", "remove it"],
+        {"method": "dpo", "desirable_weight": 0.1},
+        ["desirable_weight = ", "not an option of dpo", "beta", "remove it"],
     ),
     "key is no text": ({"method": "dpo", 1: 2}, ["1", "is not an option of dpo"]),
     "misspelt auxiliary key": (

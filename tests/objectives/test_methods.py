@@ -63,6 +63,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "modpo": {"method": "modpo", "beta": 0.5, "preference_weight": 0.5},
     "bradley_terry": {"method": "bradley_terry"},
     "bradley_terry_margin": {"method": "bradley_terry", "margin": True, "center_weight": 0.01},
+    "dpo_smoothed": {"method": "dpo", "beta": 0.5, "label_smoothing": 0.2},
+    "dpo_means": {"method": "dpo", "beta": 0.5, "length_normalized": True},
+    "dpo_likelihood": {"method": "dpo", "beta": 0.5, "likelihood_weight": 0.5},
+    "simpo_smoothed": {"method": "simpo", "beta": 2.0, "gamma": 1.0, "label_smoothing": 0.2},
+    "cpo_smoothed": {"method": "cpo", "beta": 0.5, "likelihood_weight": 0.0, "label_smoothing": 0.2},
+    "hinge_means": {"method": "hinge", "beta": 0.1, "length_normalized": True},
+    "robust": {"method": "robust", "beta": 0.5, "label_smoothing": 0.16},
+    "robust_means": {"method": "robust", "beta": 0.5, "label_smoothing": 0.16, "length_normalized": True},
+    "bradley_terry_smoothed": {"method": "bradley_terry", "label_smoothing": 0.2},
 }
 
 TAKE_THE_PRIOR = [
@@ -324,6 +333,43 @@ BY_HAND = {
         math.log1p(math.exp(-1.5)) + 1.0,
         (-sigma(-1.5) - 0.2, sigma(-1.5) - 0.2),
     ),
+    "dpo_smoothed_half": (
+        VARIANTS["dpo_smoothed"],
+        0.5,
+        0.8 * math.log1p(math.exp(-1.0)) + 0.2 * math.log1p(math.exp(1.0)),
+        tuple(-0.5 * (0.8 * sigma(-1.0) - 0.2 * sigma(1.0)) * side for side in (1, -0.5)),
+    ),
+    "dpo_means_half": (
+        VARIANTS["dpo_means"],
+        0.5,
+        math.log1p(math.exp(-0.375)),
+        (-0.25 * sigma(-0.375), 0.0625 * sigma(-0.375)),
+    ),
+    "dpo_likelihood": (
+        VARIANTS["dpo_likelihood"],
+        None,
+        math.log1p(math.exp(-1.5)) + 0.5 * 2,
+        (-0.5 * sigma(-1.5) - 0.25, 0.5 * sigma(-1.5)),
+    ),
+    "simpo_smoothed": (
+        VARIANTS["simpo_smoothed"],
+        None,
+        0.8 * math.log1p(math.exp(2.0)) + 0.2 * math.log1p(math.exp(-2.0)),
+        tuple(-2 * (0.8 * sigma(2.0) - 0.2 * sigma(-2.0)) * side for side in (0.5, -0.25)),
+    ),
+    "hinge_means_half": (VARIANTS["hinge_means"], 0.5, 0.925, (-0.05, 0.0125)),
+    "robust_half": (
+        VARIANTS["robust"],
+        0.5,
+        (0.84 * math.log1p(math.exp(-1.0)) - 0.16 * math.log1p(math.exp(1.0))) / 0.68,
+        tuple(-0.5 * (0.84 * sigma(-1.0) + 0.16 * sigma(1.0)) / 0.68 * side for side in (1, -0.5)),
+    ),
+    "bradley_terry_smoothed": (
+        VARIANTS["bradley_terry_smoothed"],
+        None,
+        0.8 * math.log1p(math.exp(-2.0)) + 0.2 * math.log1p(math.exp(2.0)),
+        tuple(-(0.8 * sigma(-2.0) - 0.2 * sigma(2.0)) * side for side in (1, -1)),
+    ),
 }
 
 
@@ -372,12 +418,29 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - modpo, beta 0.5, w 0.5: u = 1 * 3 - 1 * (0 - 1) = 4, and the slope is beta / w = 1.
     - bradley_terry: u = -4 + 6 = 2; with the margin 1.5, and centred by 0.01 (-4 - 6)^2 = 1, of which both
       scores have the slope 0.02 * -10.
+    - smoothed labels, e 0.2: 0.8 -log sigma(u) + 0.2 -log sigma(-u), whose slope in u is
+      -0.8 sigma(-u) + 0.2 sigma(u); u as above, and the prior in it.
+    - means: dpo with half the gap has m = 0.5 + 0.25 = 0.75 and u = 0.375; hinge 1 - 0.075. Gradient through
+      the tokens, 1/2 and -delta/4.
+    - likelihood of weight 0.5: 4 nats on 2 tokens add 1, and -0.5/2 to the first gradient.
+    - robust, e 0.16: (0.84 -log sigma(u) - 0.16 -log sigma(-u)) / 0.68, slope
+      -(0.84 sigma(-u) + 0.16 sigma(u)) / 0.68; u = 1.
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]
     prior = {} if gap is None else {"prior": "reward_gap"}
     _, loss, gradient = run({**settings, **prior}, one_pair(gap))
     assert loss.item() == pytest.approx(expected_loss, abs=1e-10)
     assert gradient.tolist() == pytest.approx(expected_gradient, abs=1e-10)
+
+
+def smoothed_slope(u: Tensor, share: float = 0.2) -> Tensor:
+    """Slope in u of -(1 - e) log sigma(u) - e log sigma(-u)."""
+    return -(1 - share) * torch.sigmoid(-u) + share * torch.sigmoid(u)
+
+
+def robust_slope(u: Tensor) -> Tensor:
+    """Slope in u of (-(1 - e) log sigma(u) + e log sigma(-u)) / (1 - 2e), e 0.16."""
+    return -(0.84 * torch.sigmoid(-u) + 0.16 * torch.sigmoid(u)) / 0.68
 
 
 def dpo_slope(margin: Tensor) -> Tensor:
@@ -393,6 +456,14 @@ SLOPES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "cpo": ("log_likelihood", dpo_slope),
     "cpo_sums": ("log_likelihood", dpo_slope),
     "hinge": ("log_ratio", lambda m: -0.1 * (0.1 * m < 1).double()),
+    "dpo_smoothed": ("log_ratio", lambda m: 0.5 * smoothed_slope(0.5 * m)),
+    "dpo_means": ("mean_log_ratio", dpo_slope),
+    "dpo_likelihood": ("log_ratio", dpo_slope),
+    "simpo_smoothed": ("mean_log_likelihood", lambda m: 2 * smoothed_slope(2 * m - 1)),
+    "cpo_smoothed": ("log_likelihood", lambda m: 0.5 * smoothed_slope(0.5 * m)),
+    "hinge_means": ("mean_log_ratio", lambda m: -0.1 * (0.1 * m < 1).double()),
+    "robust": ("log_ratio", lambda m: 0.5 * robust_slope(0.5 * m)),
+    "robust_means": ("mean_log_ratio", lambda m: 0.5 * robust_slope(0.5 * m)),
 }
 
 
@@ -618,12 +689,16 @@ REWARDS_BY_HAND = {
     "discopop": (0.5, -1.0),
     "dpop": (0.5, -1.0),
     "f_dpo": (0.5, -1.0),
+    "dpo_means": (0.5, -1.0),
+    "dpo_likelihood": (0.5, -1.0),
+    "hinge_means": (0.1, -0.2),
+    "robust": (0.5, -1.0),
 }
 
 
 @pytest.mark.parametrize("name", REWARDS_BY_HAND)
 def test_metrics_by_hand(name: str) -> None:
-    """Rewards are beta times the method's score without the gap; ipo's are sums even if length-normalized.
+    """Rewards are beta times the method's score without the gap; those of log-ratios are sums in any case.
 
     dpo: 0.5 * (1, -2); ipo: 0.25 * (1, -2); simpo: 2 * (-2, -1.5); cpo: 0.5 * (-4, -6); hinge: 0.1 * (1, -2);
     orpo: 0.5 * (-2, -1.5); r_dpo and its like: as dpo.
@@ -640,7 +715,7 @@ def test_metrics_by_hand(name: str) -> None:
         "prior/gap": 0.25,
         "loss/preference": losses.terms["preference"].values.item(),
     }
-    if name in {"cpo", "cpo_sums", "orpo"}:
+    if "likelihood_weight" in VARIANTS[name] or name == "orpo":
         expected["loss/chosen_likelihood"] = 4.0 if name == "cpo_sums" else 2.0
     assert losses.metrics.keys() == expected.keys()
     for metric, values in losses.metrics.items():

@@ -6,7 +6,8 @@ scored by a plain padded forward, and `build(...)` makes the loss from those log
 Where TRL 1.16 differs, by design of either side:
 
 - TRL's CPO trainer logs `logps/*` per token when its loss is simpo; ours are always sums.
-- TRL's CPO trainer adds the likelihood term to simpo as well unless `cpo_alpha=0`; ours never does.
+- TRL's CPO trainer adds the likelihood term to simpo as well unless `cpo_alpha=0`; ours only if asked.
+- TRL's DPO trainer smooths labels with `robust`, `exo_pair` and `aot` alone, its CPO trainer with its own.
 - TRL's `simpo_gamma` is the target margin gamma itself, as is our `gamma`, not a multiple of beta.
 - TRL's CPO trainer prepends a beginning-of-sequence token if the tokenizer names one, its DPO trainer leaves
   that to the tokenizer; both end each response with </s>, which both losses count.
@@ -447,6 +448,59 @@ CASES: dict[
         {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
         {"method": "simpo"},
         REWARDS,
+    ),
+    "cpo_smoothed": (
+        run_cpo_trainer,
+        {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 0.2, "label_smoothing": 0.2},
+        {"method": "cpo", "label_smoothing": 0.2},
+        REWARDS + LOGPS,
+    ),
+    "simpo_smoothed": (
+        run_cpo_trainer,
+        {
+            "loss_type": "simpo",
+            "beta": 2.0,
+            "simpo_gamma": 1.0,
+            "cpo_alpha": 0.0,
+            "label_smoothing": 0.2,
+        },
+        {"method": "simpo", "label_smoothing": 0.2},
+        REWARDS,
+    ),
+    # TRL adds the likelihood to simpo too, and calls the method then CPO-SimPO.
+    "simpo_likelihood": (
+        run_cpo_trainer,
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.5},
+        {"method": "simpo", "likelihood_weight": 0.5},
+        REWARDS,
+    ),
+    "robust": (
+        run_dpo_trainer,
+        {"loss_type": ["robust"], "beta": 0.1, "label_smoothing": 0.2},
+        {"method": "robust", "label_smoothing": 0.2},
+        REWARDS + LOGPS,
+    ),
+    "dpo_means": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid_norm"], "beta": 0.5},
+        {"method": "dpo", "beta": 0.5, "length_normalized": True},
+        REWARDS + LOGPS,
+    ),
+    "dpo_likelihood": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "beta": 0.1},
+        {"method": "dpo", "likelihood_weight": 0.5},
+        REWARDS + LOGPS,
+    ),
+    "mix": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid", "ipo", "robust", "sft"], "loss_weights": [0.8, 0.3, 0.5, 1.0], "beta": 0.1}
+        | {"label_smoothing": 0.2},
+        {
+            "mix": {"dpo": 0.8, "ipo": 0.3, "robust": {"weight": 0.5, "label_smoothing": 0.2}},
+            "likelihood_weight": 1.0,
+        },
+        REWARDS + LOGPS,
     ),
 }
 

@@ -74,8 +74,9 @@ class PreferenceTrainer(PackedTrainer):
 
         Args:
             model: a name, a folder, a loaded transformers model, or a `PeftModel`, whose adapter is trained.
-            objective: a method's name, its options (`{"method": "dpo", "prior": "reward_gap"}`, see
-                `preftune.objectives.build`), or an `Objective` of your own. DPO unless given.
+            objective: a method's name, its options (`{"method": "dpo", "prior": "reward_gap"}`, or of several
+                methods `{"mix": {"dpo": 0.8, "hinge": 0.2}}`, see `preftune.objectives.build`), or an
+                `Objective` of your own. DPO unless given.
             args: transformers' `TrainingArguments`, or a mapping of some of its fields.
             train_dataset: preference data: a `datasets.Dataset`, a list of rows, a path or a hub name.
             eval_dataset: the same, held out; or several by name, which have metrics `eval_NAME_...`.

@@ -14,7 +14,7 @@ def _print_methods(wanted: bool) -> bool:
     from rich.table import Column, Table
 
     from preftune.cli.tables import list_options
-    from preftune.objectives import METHODS, PRIORS, options_of
+    from preftune.objectives import METHODS, PRIORS, OfPairs, options_of
 
     methods = Table(
         "method", Column("what", overflow="fold"), Column("options", overflow="fold"), "priors", "source"
@@ -22,10 +22,13 @@ def _print_methods(wanted: bool) -> bool:
     for name, method in METHODS.items():
         options = list_options(options_of(method))
         methods.add_row(name, method.summary, options, ", ".join(method.priors), method.source)
+    beside = Table("with", Column("options", overflow="fold"))
+    beside.add_row("any method of pairs", list_options(options_of(OfPairs)))
+    beside.add_row("several methods", "mix: a mapping of methods to weights, in place of method")
     priors = Table(Column("prior", no_wrap=True), "what", Column("options", overflow="fold"))
     for name, prior in PRIORS.items():
         priors.add_row(name, prior.summary, list_options(options_of(*prior.options)))
-    Console().print(methods, priors)
+    Console().print(methods, beside, priors)
     raise typer.Exit
 
 

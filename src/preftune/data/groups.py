@@ -42,12 +42,14 @@ class Pair:
         rejected: index into the group's responses.
         margin: raw score difference, where the data gives that and no scores, or the objective needs it.
         gap: delta in [0, 1], once the prior is calibrated.
+        weight: what its losses are multiplied by, >= 0, where the data gives that.
     """
 
     chosen: int
     rejected: int
     margin: float | None = None
     gap: float | None = None
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,9 @@ class _GroupBuilder:
             group = self._read_group(row, number)
         else:
             group = self._read_labelled(row, number)
+        if self.columns.weight:
+            weight = row.get(self.columns.weight)
+            group = replace(group, pairs=_weighted(group.pairs, weight, self.columns.weight))
         tools = as_tools(row.get(self.columns.tools), self.columns.tools) if self.columns.tools else ()
         return replace(group, tools=tools) if tools else group
 
@@ -471,14 +474,34 @@ def _group_scores(row: Row, columns: Columns, count: int) -> list[float]:
 def _number(value: Any, column: str) -> float:
     if value is None:
         raise BadRow("missing_score", column, value)
+    number = _finite_or_nan(value)
+    if math.isnan(number):
+        raise BadRow("nan_score", column, value)
+    return number
+
+
+def _finite_or_nan(value: Any) -> float:
     is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
     try:
         number = float(value) if is_number else math.nan
     except OverflowError:  # a whole number of 400 digits
         number = math.nan
-    if not math.isfinite(number):
-        raise BadRow("nan_score", column, value)
-    return number
+    return number if math.isfinite(number) else math.nan
+
+
+def _weighted(pairs: Sequence[Pair], value: Any, column: str) -> tuple[Pair, ...]:
+    """A row's pair with the row's weight.
+
+    Raises:
+        BadRow: the weight is not a finite number >= 0, or there are several pairs.
+    """
+    weight = _finite_or_nan(value)
+    if not weight >= 0:
+        raise BadRow("bad_pair_weight", column, value, "it must be a finite number >= 0")
+    if len(pairs) > 1:
+        why = f"the row has {len(pairs)} pairs, and a weight is of one: choose another data.pair_rule"
+        raise BadRow("bad_pair_weight", column, value, why)
+    return tuple(replace(pair, weight=weight) for pair in pairs)
 
 
 def _label(row: Row, column: str) -> bool:
@@ -644,7 +667,10 @@ def _content(group: Group) -> bytes:
         )
         for response in group.responses
     ]
-    pairs = [(pair.chosen, pair.rejected, pair.margin, pair.gap) for pair in group.pairs]
+    pairs = [
+        (pair.chosen, pair.rejected, pair.margin, pair.gap, *(() if pair.weight is None else (pair.weight,)))
+        for pair in group.pairs
+    ]
     said = [group.prompt, responses, pairs, *([group.tools] if group.tools else [])]
     return text_key(said).encode()
 

@@ -153,6 +153,11 @@ def _from_json(line: bytes, row: int) -> Group:
     )
 
 
+def _from_list(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 # --- token ids ---
 
 

@@ -39,14 +39,15 @@ from preftune.objectives.credit import TokenCredit, reweighted, token_rows
 from preftune.objectives.divergences import DIVERGENCES, DivergenceScore
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
-from preftune.objectives.methods import METHODS, Auxiliary, Method, published
+from preftune.objectives.methods import METHODS, Auxiliary, Method, OfPairs, published
+from preftune.objectives.mixing import methods_of
+from preftune.objectives.naming import method_named
 from preftune.objectives.needs import needing, needs_of
 from preftune.objectives.objective import (
     Objective,
     Settings,
     build,
     label_balance,
-    method_named,
     methods_without_pairs,
     predicted_factors,
     resolve,
@@ -62,7 +63,7 @@ from preftune.objectives.offline_rl import (
 )
 from preftune.objectives.options import Option, options_of
 from preftune.objectives.overview import MethodOverview, overview
-from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part
+from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, MixedPart, Part
 from preftune.objectives.priors import PRIORS, Prior, prior
 from preftune.objectives.responses import (
     NEEDS,
@@ -119,11 +120,13 @@ __all__ = [
     "Margin",
     "Method",
     "MethodOverview",
+    "MixedPart",
     "Need",
     "NoiseContrast",
     "Number",
     "Objective",
     "OddsRatio",
+    "OfPairs",
     "Option",
     "Part",
     "PredictedFactors",
@@ -155,6 +158,7 @@ __all__ = [
     "mean_log_likelihood",
     "mean_log_ratio",
     "method_named",
+    "methods_of",
     "methods_without_pairs",
     "needing",
     "needs_of",

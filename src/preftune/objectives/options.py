@@ -44,6 +44,9 @@ UNIT_INTERVAL = Constraint(
 NOT_NEGATIVE = Constraint(
     "a finite number >= 0", lambda value: is_finite_number(value) and cast(float, value) >= 0
 )
+BELOW_HALF = Constraint(
+    "a number >= 0 and < 0.5", lambda value: is_finite_number(value) and 0 <= cast(float, value) < 0.5
+)
 SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
 
 

@@ -1,7 +1,7 @@
 """The summands of an objective. A published loss is one of them, or a few side by side."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
@@ -138,6 +138,46 @@ class ChosenLikelihood:
         # is averaged over pairs: there only a per-token number can be read beside the loss.
         shown = values if self.reduction == "sum" else -mean_log_likelihood(responses)[responses.chosen]
         return Term(values, _UNIT_OF[self.reduction], self.weight), {f"loss/{self.name}": shown}
+
+
+@dataclass(frozen=True)
+class MixedPart:
+    """weight * part, one of several methods' in a mix.
+
+    Its term is `part.name/label`, so that methods with parts of one name stand beside each other.
+
+    Attributes:
+        part: what is weighted.
+        weight: its factor, on top of the part's own.
+        label: the method's name in the mix.
+        is_first: whether it belongs to the first method of the mix, whose figures keep their names.
+    """
+
+    part: Part
+    weight: float
+    label: str
+    is_first: bool
+
+    @property
+    def name(self) -> str:
+        """The part's name and the label."""
+        return f"{self.part.name}/{self.label}"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Those of the part."""
+        return self.part.needs
+
+    def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
+        """The part's term with its weight, and its metrics, those of later methods with the label."""
+        term, metrics = self.part(responses)
+        named = {self._named(metric): values for metric, values in metrics.items()}
+        return replace(term, weight=self.weight * term.weight), named
+
+    def _named(self, metric: str) -> str:
+        """Losses are always told apart; of auxiliary rewards there is one set in a mix."""
+        is_shared = self.is_first or metric.startswith("auxiliary/")
+        return metric if is_shared and not metric.startswith("loss/") else f"{metric}/{self.label}"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Number:
     Attributes:
         per: what has one.
         dtype: of its values; "float32" also stands for the other floating-point dtypes.
-        need: the name by which a part asks for it; empty for what every batch has.
+        need: the name by which a part asks for it; empty for what every batch has, or may have.
         of: the attribute of the data's Response or Pair that it is read from; empty if it is computed.
         teaches: a response that has it is learned from, with or without a pair.
         is_given: the batch brings it, while the others come from the model that reads the batch.
@@ -74,6 +74,7 @@ class ScoredResponses:
         reference_token_logps: the same under the frozen reference policy.
         collision_logps: log sum_v pi_theta(v)^2 over the vocabulary, summed over response tokens, in nats and
             without gradient: what log pi_theta of a sampled token is around (WPO, arXiv 2406.11827).
+        weights: what each pair's losses are multiplied by, >= 0; None weighs all pairs alike.
 
     Raises:
         ValueError: a field has a shape, a dtype or a value that does not fit.
@@ -117,6 +118,9 @@ class ScoredResponses:
     )
     collision_logps: Float[Tensor, "responses"] | None = field(
         default=None, metadata=_is("response", "float32", "collisions")
+    )
+    weights: Float[Tensor, "pairs"] | None = field(
+        default=None, metadata=_is("pair", "float32", of="weight", is_given=True)
     )
 
     # Tests check every annotation at run time; here they must meet the messages that people meet.
@@ -182,6 +186,8 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
         wrong, rule = value < 0, "a number of tokens >= 0"
     elif field == "prior_gap":
         wrong, rule = ~((value >= 0) & (value <= 1)), "a gap in [0, 1]: calibrate the data's scores"
+    elif field == "weights":
+        wrong, rule = ~(value.isfinite() & (value >= 0)), "a finite number >= 0"
     elif field == "divergence":
         wrong, rule = value < 0, "an estimate >= 0: clamp it at 0"
     else:
@@ -193,6 +199,9 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
 
 Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens"]
 """What a term's mean is taken over."""
+
+UNITS_OF_PAIRS: frozenset[Unit] = frozenset({"pairs", "chosen_tokens"})
+"""Those of terms that have a value per pair, which the pair's weight multiplies."""
 
 
 def count_units(lengths: Int[Tensor, "responses"], chosen: Int[Tensor, "pairs"]) -> dict[Unit, Tensor]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from preftune.errors import InputError
-from preftune.objectives import method_named
+from preftune.objectives import methods_of
 from preftune.objectives.options import nearest
 from preftune.sampling.engines import ELSEWHERE, ENGINES
 from preftune.training.configuration import LocalOrHub, RunConfig, check_config, read_tree, unknown_key
@@ -178,16 +178,13 @@ class IterateConfig(_Section):
 
 
 def _with_prior(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Another method has its own options; the prior it gets wherever it is defined with one."""
-    if given.get("method") in (None, TRAIN_DEFAULTS["objective"]["method"]):
+    """Another method, or a mix, has its own options; the prior it gets wherever it is defined with one."""
+    methods, default = methods_of(given), TRAIN_DEFAULTS["objective"]
+    is_default = given.get("method") in (None, default["method"]) or not methods
+    if is_default and given.get("mix") is None:
         return defaults
-    try:
-        method = method_named(given["method"])
-    except ValueError:
-        # The check of the whole configuration says what is wrong.
-        return defaults
-    prior = TRAIN_DEFAULTS["objective"]["prior"]
-    return ({"prior": prior} if prior in method.priors else {}) | given
+    takes_prior = any(default["prior"] in method.priors for method in methods)
+    return ({"prior": default["prior"]} if takes_prior else {}) | given
 
 
 def read_iterate_config(path: Path, overrides: list[str]) -> IterateConfig:

@@ -367,7 +367,7 @@ def _drop(pair: Pair, group: Group, gap: float) -> None:
 
 def _swap(pair: Pair, group: Group, gap: float) -> Pair:
     margin = None if pair.margin is None else -pair.margin
-    return Pair(chosen=pair.rejected, rejected=pair.chosen, margin=margin, gap=-gap)
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, margin=margin, gap=-gap)
 
 
 def _clip(pair: Pair, group: Group, gap: float) -> Pair:

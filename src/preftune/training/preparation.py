@@ -276,9 +276,7 @@ def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
             f"objective.router_loss_weight={objective['router_loss_weight']}: model={config.model} is not a "
             "mixture of experts that reports its routers; remove the key"
         )
-    config = config.model_copy(
-        update={"objective": objective, "data": _with_control(config.data, str(objective["method"]))}
-    )
+    config = config.model_copy(update={"objective": objective, "data": _with_control(config.data, objective)})
     return with_learning_rate(config, given)
 
 
@@ -291,14 +289,15 @@ def _with_date(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunConf
     return config.model_copy(update={"data": config.data.model_copy(update={"template_date": today})})
 
 
-def _with_control(data: DataSection, method: str) -> DataSection:
+def _with_control(data: DataSection, objective: Mapping[str, Any]) -> DataSection:
     """The section with control texts if the method is conditioned on them."""
-    if objectives.method_named(method).reads_control:
+    if any(method.reads_control for method in objectives.methods_of(objective)):
         return data if data.control else data.model_copy(update={"control": ControlSection()})
     if data.control:
         readers = [name for name, other in objectives.METHODS.items() if other.reads_control]
+        found = "objective.mix" if "mix" in objective else f"objective.method={objective['method']}"
         raise InputError(
-            f"data.control is set, and objective.method={method} is not conditioned on a text: remove "
+            f"data.control is set, and {found} is not conditioned on a text: remove "
             f"data.control, or set objective.method={' or '.join(readers)}"
         )
     return data
@@ -500,9 +499,9 @@ def _rewards(
             note("the section `rewards` is not trained on: objective.auxiliary.weight is not set, or 0")
         return ()
     if not rewards:
-        method = config.objective["method"]
-        own = objectives.method_named(method).learns_auxiliary
-        cause = f"objective.method={method} learns from auxiliary rewards"
+        methods = objectives.methods_of(config.objective)
+        own = next((method.name for method in methods if method.learns_auxiliary), None)
+        cause = f"objective.method={own} learns from auxiliary rewards"
         raise InputError(
             f"{cause if own else 'objective.auxiliary is set'}, and the section `rewards` names no reward: "
             "add one, such as rewards.reading_grade.goal=minimise (`preftune score --list` lists them), or "

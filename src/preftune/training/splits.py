@@ -1,11 +1,12 @@
 """A split of the data: rows, prior, auxiliary rewards and tokens, read in one way."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from preftune.data import (
     whole_groups,
 )
 from preftune.data.sources import GIVEN_ROWS
+from preftune.data.stored import StoredGroups
 from preftune.errors import InputError
 from preftune.rewards import (
     AuxiliaryReward,
@@ -50,6 +52,9 @@ from preftune.training.configuration import (
 )
 
 logger = logging.getLogger(__name__)
+
+USUAL_MEAN_WEIGHT = (0.5, 2.0)
+"""A mean weight of pairs outside of this changes the scale of the loss so much that it is said."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,12 @@ class PreparedData:
         labels = np.concatenate(found)
         return {"desirable": int(labels.sum()), "undesirable": int((~labels).sum())}
 
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """Mean, lowest and highest weight of the pairs, where the data has weights."""
+        found = [pair.weight for group in self.groups for pair in group.pairs if pair.weight is not None]
+        return {"mean": fmean(found), "low": min(found), "high": max(found)} if found else None
+
     def summary(self) -> dict[str, Any]:
         """Counts for summary.json and --dry-run."""
         return {
@@ -117,6 +128,7 @@ class PreparedData:
             "labels": self.labels,
             "rewards": asdict(self.rewards) if self.rewards else None,
             "fingerprint": self.fingerprint,
+            **({"weights": self.weights} if self.weights else {}),
             **({"sources": self.rows.sources} if self.rows.sources else {}),
         }
 
@@ -148,7 +160,7 @@ class SplitReader:
             NothingLeftError: every row was dropped.
             InputError: a row is wrong.
         """
-        groups: Sequence[Group] = loaded.groups
+        groups: Sequence[Group] = _weigh_all(loaded.groups)
         report = loaded.report
         config = self.config
         prior = measured = None
@@ -175,7 +187,9 @@ class SplitReader:
         if "divergence" in self.needs:
             with _naming(title):
                 tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
-        return PreparedData(tokenized, report, prior, measured), calibration
+        data = PreparedData(tokenized, report, prior, measured)
+        _check_weights(title, data.weights)
+        return data, calibration
 
     def _tokenized(self, groups: Sequence[Group], report: RowReport) -> list[TokenizedGroup]:
         data = self.config.data
@@ -243,6 +257,12 @@ class SplitReader:
             logger.info("read %s", line)
         if loaded.unused_columns:
             logger.info("%s: columns not used: %s", title_of(source), ", ".join(loaded.unused_columns))
+        if "labels" in self.needs and "weight" in loaded.unused_columns:
+            logger.warning(
+                "%s: the column `weight` is not read: it weighs pairs, and the objective learns from single "
+                "responses",
+                title_of(source),
+            )
         return loaded
 
     def _note_unlabelled(self, groups: Sequence[Group], tokenized: Sequence[TokenizedGroup]) -> None:
@@ -275,6 +295,37 @@ class SplitReader:
         )
         if prior.warning:
             logger.warning(prior.warning)
+
+
+def _weigh_all(groups: Sequence[Group]) -> Sequence[Group]:
+    """Where some pairs have a weight, as those of one source of a mixture, the others have 1."""
+    found = {pair.weight is None for group in groups for pair in group.pairs}
+    if found != {True, False}:
+        return groups
+    return StoredGroups(
+        replace(
+            group,
+            pairs=tuple(replace(pair, weight=1.0) if pair.weight is None else pair for pair in group.pairs),
+        )
+        for group in groups
+    )
+
+
+def _check_weights(title: str, weights: Mapping[str, float] | None) -> None:
+    """Refuse weights that leave nothing, and say so where they scale the loss."""
+    if weights is None:
+        return
+    if weights["high"] == 0:
+        raise InputError(f"{title}: all pairs have the weight 0, so nothing is learned: correct the column")
+    logger.info("%s: weights of pairs: mean %.3g, from %.3g to %.3g", title, *weights.values())
+    low, high = USUAL_MEAN_WEIGHT
+    if not low <= weights["mean"] <= high:
+        logger.warning(
+            "%s: the mean weight of pairs is %.3g, and losses and gradients are so many times those of pairs "
+            "without weights: divide the weights by their mean, or change the learning rate to match",
+            title,
+            weights["mean"],
+        )
 
 
 def _mixture(source: Any) -> list[MixtureSource]:
