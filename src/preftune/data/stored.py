@@ -153,9 +153,9 @@ def _from_json(line: bytes, row: int) -> Group:
     )
 
 
-def _from_list(value: Any) -> Any:
+def _from_lists(values: list[Any]) -> list[Any]:
     """JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
+    return [tuple(value) if isinstance(value, list) else value for value in values]
 
 
 # --- token ids ---
