@@ -1,5 +1,6 @@
 """What `build` accepts, what it refuses, and what its messages say."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "hinge": {"beta": 0.1},
     "ld_dpo": {"beta": 0.1, "alpha": 0.5},
     "wpo": {"beta": 0.1},
+    "orpo": {"beta": 0.1, "likelihood_reduction": "token_mean"},
+    "r_dpo": {"beta": 0.1, "alpha": 0.05},
+    "exo": {"beta": 0.1, "label_smoothing": 0.001},
+    "discopop": {"beta": 0.05, "tau": 0.05},
+    "dpop": {"beta": 0.3, "penalty": 50.0},
+    "f_dpo": {"beta": 0.1, "f_divergence_type": "js_divergence"},
+    "apo_zero": {"beta": 0.1},
+    "apo_down": {"beta": 0.1},
+    "nca": {"beta": 0.01},
+    "sppo": {"beta": 0.001},
+    "bco": {"beta": 0.01},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "csft": {},
     "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
@@ -31,6 +43,7 @@ AUXILIARY_DEFAULTS = {
     "expectile": 0.7,
     "value_weight": 1.0,
     "reduction": "token_mean",
+    "cap": 20.0,
 }
 
 NEEDS: dict[str, set[str]] = {
@@ -41,6 +54,17 @@ NEEDS: dict[str, set[str]] = {
     "hinge": {"pairs", "reference"},
     "ld_dpo": {"pairs", "reference", "token_logps", "reference_tokens"},
     "wpo": {"pairs", "reference", "collisions"},
+    "orpo": {"pairs"},
+    "r_dpo": {"pairs", "reference"},
+    "exo": {"pairs", "reference"},
+    "discopop": {"pairs", "reference"},
+    "dpop": {"pairs", "reference"},
+    "f_dpo": {"pairs", "reference"},
+    "apo_zero": {"pairs", "reference"},
+    "apo_down": {"pairs", "reference"},
+    "nca": {"pairs", "reference"},
+    "sppo": {"pairs", "reference"},
+    "bco": {"pairs", "reference"},
     "kto": {"reference", "labels", "divergence"},
     "csft": {"labels"},
     "offline_ppo": {"reference", "auxiliary", "value"},
@@ -50,7 +74,24 @@ NEEDS: dict[str, set[str]] = {
     "bradley_terry": {"pairs", "score"},
 }
 
-TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "ld_dpo", "wpo"]
+TAKE_THE_PRIOR = [
+    "dpo",
+    "ipo",
+    "simpo",
+    "cpo",
+    "hinge",
+    "ld_dpo",
+    "wpo",
+    "orpo",
+    "r_dpo",
+    "exo",
+    "discopop",
+    "dpop",
+    "f_dpo",
+]
+
+TAKERS = ", ".join(TAKE_THE_PRIOR)
+"""How a message lists the methods that take the prior."""
 
 OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
 
@@ -118,9 +159,8 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     refused = f"auxiliary cannot be added to method '{method}', which {REFUSE_AUXILIARY[method]}"
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
-    assert str(caught.value).endswith(
-        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, ld_dpo, wpo, kto, csft"
-    )
+    takers = ", ".join(name for name in DEFAULTS if name not in REFUSE_AUXILIARY)
+    assert str(caught.value).endswith(f"remove auxiliary, or use one of {takers}")
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 
 
@@ -141,9 +181,11 @@ def test_auxiliary_of_weight_zero_needs_nothing() -> None:
 
 
 def test_cap_may_be_null() -> None:
-    """A fully written configuration has `cap: null` where no cap is set, and resolves to the same words."""
-    assert resolve({"auxiliary": {"cap": None}}) == resolve({"auxiliary": {}})
-    assert resolve({"auxiliary": {"cap": 20}})["auxiliary"] == {**AUXILIARY_DEFAULTS, "cap": 20.0}
+    """Null is the paper's objective without a cap, is kept in words, and differs from the default of 20."""
+    uncapped = {"auxiliary": {"cap": None}}
+    assert resolve(uncapped)["auxiliary"] == {**AUXILIARY_DEFAULTS, "cap": None}
+    assert [getattr(part, "cap", 0) for part in build(uncapped).parts] == [0, None, 0]
+    assert build({"auxiliary": {"cap": 20}}) == build({"auxiliary": {}})
 
 
 def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
@@ -157,10 +199,13 @@ def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
 
 
 def test_every_method_is_described() -> None:
-    """Each method names its source, with the equation unless it is likelihood, and each option what it is."""
+    """Each method names its source, with equation, table or theorem unless it is likelihood.
+
+    Each option says what it is.
+    """
     for name, method in METHODS.items():
         assert "arXiv" in method.source
-        assert ("Eq." in method.source) == (name != "csft")
+        assert re.search(r"Eq\.|Table|Theorem", method.source) or name == "csft"
         assert method.summary
         assert all(option.summary for option in options_of(method).values())
     assert all(option.summary for option in options_of(Auxiliary).values())
@@ -168,13 +213,33 @@ def test_every_method_is_described() -> None:
 
 REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "misspelt method key": ({"metod": "simpo"}, ["metod = 'simpo'", "did you mean 'method'?"]),
-    "misspelt method": ({"method": "dop"}, ["method = 'dop'", "did you mean 'dpo'?"]),
+    "misspelt method": ({"method": "dpoo"}, ["method = 'dpoo'", "did you mean 'dpo'?"]),
     "capitals": ({"method": "SimPO"}, ["method = 'SimPO'", "did you mean 'simpo'?"]),
     "method of later": (
-        {"method": "rdpo"},
-        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, "],
+        {"method": "reinforce"},
+        ["method = 'reinforce'", "unknown", ", ".join(DEFAULTS)],
     ),
     "method is no text": ({"method": 3}, ["method = 3", "choose one of them"]),
+    "TRL's name": ({"method": "exo_pair"}, ["method = 'exo_pair'", "did you mean 'exo'?"]),
+    "TRL's other names": ({"method": "sppo_hard"}, ["method = 'sppo_hard'", "did you mean 'sppo'?"]),
+    "the model's name": ({"method": "Smaug"}, ["method = 'Smaug'", "did you mean 'dpop'?"]),
+    "alpha of no divergence": (
+        {"method": "f_dpo", "alpha": 0.3},
+        ["alpha = 0.3", "f_divergence_type = 'alpha_divergence'", "remove alpha"],
+    ),
+    "unknown divergence": (
+        {"method": "f_dpo", "f_divergence_type": "hellinger"},
+        ["f_divergence_type = 'hellinger'", "reverse_kl, forward_kl, js_divergence or alpha_divergence"],
+    ),
+    "label that is certain": (
+        {"method": "exo", "label_smoothing": 0},
+        ["label_smoothing = 0", "> 0 and < 0.5", "to use 0.001"],
+    ),
+    "tau above one": ({"method": "discopop", "tau": 2}, ["tau = 2", "> 0 and <= 1", "to use 0.05"]),
+    "prior without one margin": (
+        {"method": "apo_down", "prior": "reward_gap"},
+        ["not defined for method 'apo_down'", f"one of {TAKERS}"],
+    ),
     "misspelt prior": (
         {"method": "dpo", "prior": "reward-gap"},
         ["prior = 'reward-gap'", "none, reward_gap", "did you mean 'reward_gap'?"],
@@ -186,12 +251,12 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
             "prior = 'reward_gap'",
             "not defined for method 'kto'",
             "remove prior",
-            "dpo, ipo, simpo, cpo, hinge",
+            f"choose one of {TAKERS}",
         ],
     ),
     "prior without a rejected score alone": (
         {"method": "modpo", "prior": "reward_gap"},
-        ["not defined for method 'modpo'", "one of dpo, ipo, simpo, cpo, hinge"],
+        ["not defined for method 'modpo'", f"one of {TAKERS}"],
     ),
     "ppo": ({"method": "PPO"}, ["method = 'PPO'", "did you mean 'offline_ppo'?"]),
     "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "> 0 and < 1", "to use 0.5"]),
@@ -212,7 +277,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "reward model with a prior": (
         {"method": "bradley_terry", "prior": "reward_gap"},
-        ["not defined for method 'bradley_terry'", "one of dpo, ipo, simpo, cpo, hinge"],
+        ["not defined for method 'bradley_terry'", f"one of {TAKERS}"],
     ),
     "misspelt option": (
         {"method": "cpo", "likelihood_wieght": 0.1},

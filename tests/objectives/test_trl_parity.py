@@ -10,10 +10,12 @@ Where TRL 1.16 differs, by design of either side:
 - TRL's `simpo_gamma` is the target margin gamma itself, as is our `gamma`, not a multiple of beta.
 - TRL's CPO trainer prepends a beginning-of-sequence token if the tokenizer names one, its DPO trainer leaves
   that to the tokenizer; both end each response with </s>, which both losses count.
+- TRL's ORPO trainer learns the prompt of the chosen response too; ours learns the response alone.
 - TRL takes the mean of the routers' losses of micro-batches, we weigh them by response tokens.
 - TRL's DPO trainer with ipo averages log-ratios over tokens, but logs `rewards/*` from the sums; so do we.
 - TRL's DPO trainer logs `rewards/*` and `logps/*` of discounted sums with `ld_alpha`; ours are of whole ones.
 - TRL's `use_weighting` has no largest weight, as WPO's own code has; ours has one if `cap` is set.
+- TRL's `f_alpha_divergence_coef` is 1 minus our `alpha`, which is the paper's.
 - TRL's KTO trainer logs `rewards/margins` as a difference of means; ours are of pairs, where there are some.
 - TRL estimates z0 anew on each micro-batch, we do so once for the whole step.
 """
@@ -42,12 +44,13 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
 from preftune.models import Policy
 from preftune.models.policy import own_router_loss_weight
-from preftune.objectives import Losses, ScoredResponses, build, count_units
+from preftune.objectives import METHODS, Losses, ScoredResponses, build, count_units
 
 ROWS = [
     {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},
@@ -184,15 +187,27 @@ def run_dpo_trainer(folder: Path, options: dict[str, Any], make: MakeModel = mak
 
 def run_cpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
     """TRL's CPO trainer, which also has SimPO."""
+    return without_reference(CPOTrainer, CPOConfig, folder, options)
+
+
+def run_orpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
+    """TRL's ORPO trainer."""
+    return without_reference(ORPOTrainer, ORPOConfig, folder, options)
+
+
+def without_reference(
+    trainer_class: Callable[..., Any], config: Callable[..., Any], folder: Path, options: dict[str, Any]
+) -> Theirs:
+    """A trainer of TRL that knows no reference."""
     model = make_model(0)
-    trainer = CPOTrainer(
+    trainer = trainer_class(
         model=model,
-        args=CPOConfig(output_dir=str(folder), remove_unused_columns=False, **COMMON, **options),
+        args=config(output_dir=str(folder), remove_unused_columns=False, **COMMON, **options),
         train_dataset=Dataset.from_list(ROWS),
         processing_class=make_tokenizer(),
     )
     inputs = collate(trainer)
-    joined = trainer.concatenated_inputs(inputs, padding_value=trainer.pad_token_id)
+    joined = trainer.concatenated_inputs(inputs, padding_value=make_tokenizer().pad_token_id)
     batch = Batch(
         joined["concatenated_input_ids"],
         joined["concatenated_attention_mask"],
@@ -350,6 +365,77 @@ CASES: dict[
         {"method": "wpo"},
         REWARDS + LOGPS,
     ),
+    "exo": (
+        run_dpo_trainer,
+        {"loss_type": ["exo_pair"], "beta": 0.1, "label_smoothing": 0.05},
+        {"method": "exo", "label_smoothing": 0.05},
+        REWARDS + LOGPS,
+    ),
+    "discopop": (
+        run_dpo_trainer,
+        {"loss_type": ["discopop"], "beta": 0.05, "discopop_tau": 0.5},
+        {"method": "discopop", "tau": 0.5},
+        REWARDS + LOGPS,
+    ),
+    "reverse_kl": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "reverse_kl"},
+        {"method": "f_dpo", "f_divergence_type": "reverse_kl"},
+        REWARDS + LOGPS,
+    ),
+    "forward_kl": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "forward_kl"},
+        {"method": "f_dpo", "f_divergence_type": "forward_kl"},
+        REWARDS + LOGPS,
+    ),
+    "js_divergence": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "js_divergence"},
+        {"method": "f_dpo", "f_divergence_type": "js_divergence"},
+        REWARDS + LOGPS,
+    ),
+    "alpha_divergence": (
+        run_dpo_trainer,
+        {
+            "loss_type": ["sigmoid"],
+            "beta": 0.1,
+            "f_divergence_type": "alpha_divergence",
+            "f_alpha_divergence_coef": 0.7,
+        },
+        {"method": "f_dpo", "f_divergence_type": "alpha_divergence", "alpha": 0.3},
+        REWARDS + LOGPS,
+    ),
+    "apo_zero": (
+        run_dpo_trainer,
+        {"loss_type": ["apo_zero"], "beta": 0.1},
+        {"method": "apo_zero"},
+        REWARDS + LOGPS,
+    ),
+    "apo_down": (
+        run_dpo_trainer,
+        {"loss_type": ["apo_down"], "beta": 0.1},
+        {"method": "apo_down"},
+        REWARDS + LOGPS,
+    ),
+    "nca": (
+        run_dpo_trainer,
+        {"loss_type": ["nca_pair"], "beta": 0.1},
+        {"method": "nca", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "sppo": (
+        run_dpo_trainer,
+        {"loss_type": ["sppo_hard"], "beta": 0.1},
+        {"method": "sppo", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "bco": (
+        run_dpo_trainer,
+        {"loss_type": ["bco_pair"], "beta": 0.1},
+        {"method": "bco", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
     "cpo": (
         run_cpo_trainer,
         {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 0.2},
@@ -374,8 +460,17 @@ def assert_equal(side: Side, theirs: Side) -> None:
         assert (side.gradients[weight] - gradient).norm() <= 1e-5 * gradient.norm(), weight
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("gap", [None, 1.0], ids=["plain", "gap_1"])
+def gaps_of(name: str) -> list[tuple[str, float | None]]:
+    """A case without the prior and, where its method takes it, with a gap of 1."""
+    takes_prior = "reward_gap" in METHODS[CASES[name][2]["method"]].priors
+    return [(name, None), (name, 1.0)] if takes_prior else [(name, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "gap"),
+    [case for name in CASES for case in gaps_of(name)],
+    ids=lambda value: value if isinstance(value, str) else "plain" if value is None else "gap_1",
+)
 def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Path) -> None:
     """The loss, and every weight's gradient, equal TRL's to 1e-5 relative; with a reward gap of 1 as well."""
     run_trainer, their_options, our_settings, shared_metrics = CASES[name]
@@ -385,6 +480,33 @@ def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Pa
     assert_equal(side, theirs.side)
     for metric in shared_metrics:
         assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], **METRICS_CLOSE), metric
+
+
+@pytest.mark.parametrize("gap", [None, 1.0], ids=["plain", "gap_1"])
+def test_orpo_equals_trl(gap: float | None, tmp_path: Path) -> None:
+    """The odds ratio plus the likelihood of prompt and chosen response has TRL's loss and gradients to 1e-5.
+
+    Our own likelihood is that of the response alone, which `cpo` shows to be TRL's.
+    """
+    theirs = run_orpo_trainer(tmp_path, {"beta": 0.5})
+    prior = {} if gap is None else {"prior": "reward_gap"}
+    side, losses = ours(theirs, {"method": "orpo", "beta": 0.5, **prior}, gap)
+    inside = theirs.batch.attention_mask[: len(ROWS)] == 1
+    everything = theirs.batch.input_ids[: len(ROWS)].masked_fill(~inside, -100)
+    chosen = Batch(theirs.batch.input_ids[: len(ROWS)], inside.long(), everything)
+    responses = replace(chosen, labels=theirs.batch.labels[: len(ROWS)])
+    theirs.model.zero_grad()
+    (total, tokens), (own, own_tokens) = (response_logps(theirs.model, b) for b in (chosen, responses))
+    difference = own.sum() / own_tokens.sum() - total.sum() / tokens.sum()
+    difference.backward()
+    gradients = take_gradients(theirs.model)
+    assert difference.abs() > 0.01
+    whole = {weight: gradient + gradients[weight] for weight, gradient in side.gradients.items()}
+    assert_equal(Side(side.loss + difference.detach(), whole, {}), theirs.side)
+    for metric in REWARDS:
+        assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], **METRICS_CLOSE), metric
+    odds_ratio = losses.metrics["loss/preference"].mean().item() / -0.5
+    assert odds_ratio == pytest.approx(theirs.side.metrics["log_odds_ratio"], **METRICS_CLOSE)
 
 
 KTO_CASES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {

@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from preftune.objectives.auxiliary import Standardization
+from preftune.objectives.auxiliary import AdvantageLikelihood, PredictedFactors, Standardization
+from preftune.objectives.imports import REFERENCE
 from preftune.objectives.kto import LabelBalance, ProspectUtility
-from preftune.objectives.methods import METHODS, Auxiliary, OfEveryMethod
+from preftune.objectives.methods import METHODS, Auxiliary, Method, OfEveryMethod
+from preftune.objectives.methods.own import import_method
 from preftune.objectives.needs import check_part
 from preftune.objectives.options import Value, nearest, options_of, resolve_options
 from preftune.objectives.parts import Part
@@ -25,6 +28,15 @@ _BESIDE_OPTIONS = ("method", "prior", "auxiliary")
 _NAMES_ELSEWHERE = {
     "sigmoid": "dpo",
     "slic": "hinge",
+    "exo_pair": "exo",
+    "nca_pair": "nca",
+    "bco_pair": "bco",
+    "sppo_hard": "sppo",
+    "smaug": "dpop",
+    "dpo_positive": "dpop",
+    "apo": "apo_zero",
+    "rdpo": "r_dpo",
+    "lr_dpo": "r_dpo",
     "mappo": "reward_gap",
     "ppo": "offline_ppo",
     "a_lol": "alol",
@@ -108,19 +120,31 @@ def label_balance(objective: Objective, desirable: int, undesirable: int) -> Lab
     return next((part.balance(desirable, undesirable) for part in parts), None)
 
 
+def predicted_factors(objective: Objective, rewards: Float[Tensor, "responses"]) -> PredictedFactors | None:
+    """The factors of auxiliary rewards before the first step; None if the objective has none.
+
+    Args:
+        objective: with the standardization of the training set.
+        rewards: R of the training responses, one at least.
+    """
+    parts = (part for part in objective.parts if isinstance(part, AdvantageLikelihood))
+    return next((part.predicted(rewards) for part in parts), None)
+
+
 def resolve(settings: Mapping[str, object]) -> Settings:
     """The settings with every default filled in, checked; resolving them again changes nothing.
 
     Args:
-        settings: `method` (default "dpo"), `prior` (default "none"), the method's options, those of every
-            method, and `auxiliary`, a mapping of the options of `Auxiliary`, where there are such rewards.
+        settings: `method` (default "dpo"; your own as `module:Class`), `prior` (default "none"), the method's
+            options, those of every method, and `auxiliary`, a mapping of the options of `Auxiliary`, where
+            there are such rewards.
 
     Raises:
         ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
     """
-    name = _one_of("method", settings.get("method", "dpo"), METHODS)
+    name = str(settings.get("method", "dpo"))
+    method = method_named(settings.get("method", "dpo"))
     prior = _one_of("prior", settings.get("prior", "none"), PRIORS)
-    method = METHODS[name]
     if prior not in method.priors:
         takers = [other.name for other in METHODS.values() if prior in other.priors]
         raise ValueError(
@@ -163,7 +187,7 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
         ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
     """
     resolved = cast(dict[str, Any], resolve(settings))
-    method, prior = METHODS[resolved.pop("method")], PRIORS[resolved.pop("prior")]
+    method, prior = method_named(resolved.pop("method")), PRIORS[resolved.pop("prior")]
     prior = prior.with_options({key: resolved.pop(key) for key in options_of(*prior.options)})
     auxiliary = resolved.pop("auxiliary", {"weight": 0.0})
     of_every = {key: resolved.pop(key) for key in options_of(OfEveryMethod) if key in resolved}
@@ -180,6 +204,17 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
 def methods_without_pairs() -> list[str]:
     """Names of the methods that learn from single responses."""
     return [name for name in METHODS if "pairs" not in build({"method": name}).needs]
+
+
+def method_named(name: object) -> type[Method]:
+    """A published method, or one of the user's as `module:Class`.
+
+    Raises:
+        ValueError: there is none of this name, the module cannot be imported, or the class is no method.
+    """
+    if isinstance(name, str) and REFERENCE.fullmatch(name):
+        return import_method(name)
+    return METHODS[_one_of("method", name, METHODS)]
 
 
 def _one_of(key: str, value: object, table: Mapping[str, object]) -> str:

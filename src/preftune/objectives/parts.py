@@ -1,5 +1,6 @@
 """The summands of an objective. A published loss is one of them, or a few side by side."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast, runtime_checkable
 
@@ -15,6 +16,9 @@ from preftune.objectives.scores import Score, log_likelihood, mean_log_likelihoo
 
 Reduction = Literal["token_mean", "sum"]
 """Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
+
+Shift = Callable[[ScoredResponses], Float[Tensor, "pairs"]]
+"""One number per pair, in units of the score."""
 
 _UNIT_OF: dict[Reduction, Unit] = {"token_mean": "chosen_tokens", "sum": "pairs"}
 
@@ -57,6 +61,7 @@ class Margin:
         link: how the margin becomes a loss.
         prior: where delta comes from.
         reward: the score that `rewards/*` report as beta * score; `score` itself unless given.
+        shift: what is added to every margin, whatever the prior; it says what it needs (`needs_of`).
         data_margin: whether s_w must exceed s_l by the pair's own margin, as the data gives it.
 
     Raises:
@@ -67,6 +72,7 @@ class Margin:
     link: Link
     prior: Prior = PRIORS["none"]
     reward: Score | None = None
+    shift: Shift | None = None
     data_margin: bool = False
 
     name = "preference"
@@ -78,8 +84,8 @@ class Margin:
     def needs(self) -> frozenset[Need]:
         """Pairs, and what score and prior need."""
         own = {"pairs", "margin"} if self.data_margin else {"pairs"}
-        scores = needs_of(self.score) | needs_of(self.reward or self.score)
-        return scores.union(self.prior.needs, own)
+        functions = (self.score, self.reward or self.score, self.shift or self.score)
+        return self.prior.needs.union(own, *map(needs_of, functions))
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The preference term per pair, and the implicit rewards, which the prior leaves alone."""
@@ -87,6 +93,8 @@ class Margin:
         delta = self.prior.delta(responses).to(score.dtype)
         chosen, rejected, explained = self.sides(score, responses)
         margin = chosen - delta * rejected
+        if self.shift is not None:
+            margin = margin + self.shift(responses)
         if self.data_margin:
             margin = margin - cast(Tensor, responses.margins).to(score.dtype)
         reward = score if self.reward is None else self.reward(responses)

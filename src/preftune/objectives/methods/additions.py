@@ -2,9 +2,17 @@
 
 from dataclasses import dataclass
 
-from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.auxiliary import DEFAULT_CAP, AdvantageLikelihood, Standardization, ValueRegression
 from preftune.objectives.methods.method import VALUE_WEIGHT
-from preftune.objectives.options import BELOW_ONE, NOT_NEGATIVE, POSITIVE, REDUCTION, Options, option
+from preftune.objectives.options import (
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_OR_NONE,
+    REDUCTION,
+    Options,
+    option,
+)
 from preftune.objectives.parts import Part, Reduction
 from preftune.objectives.router import RouterBalance
 
@@ -38,7 +46,9 @@ class Auxiliary(Options):
     reduction: Reduction = option(
         "token_mean", REDUCTION, "mean over all response tokens, or sums per response"
     )
-    cap: float | None = option(None, POSITIVE, "largest factor exp(advantage / temperature)")
+    cap: float | None = option(
+        DEFAULT_CAP, POSITIVE_OR_NONE, "largest factor exp(advantage / temperature); null is the paper's"
+    )
 
     def parts(self, standardization: Standardization) -> tuple[Part, ...]:
         """The policy's part and the value's; none where the weight is 0."""

@@ -22,6 +22,7 @@ class Method(Options, ABC):
         priors: names of the priors it is defined with.
         learns_auxiliary: it learns from auxiliary rewards itself, so that `auxiliary` cannot be added.
         trains_policy: it trains a policy, and not a reward model, whose likelihood `auxiliary` could weigh.
+        learning_rate: of AdamW on all weights, where the user gives none.
         reads_control: a text in front of each response says whether it is desirable.
     """
 
@@ -32,6 +33,8 @@ class Method(Options, ABC):
     learns_auxiliary: ClassVar[bool] = False
     trains_policy: ClassVar[bool] = True
     reads_control: ClassVar[bool] = False
+    # TRL's default of its DPO, KTO and CPO trainers; the papers' recipes lie between 3e-7 and 5e-6.
+    learning_rate: ClassVar[float] = 1e-6
 
     @abstractmethod
     def parts(self, prior: Prior, standardization: Standardization) -> tuple[Part, ...]:
