@@ -43,7 +43,8 @@ class PackedBatch:
         prompt_ends: row of the last token of each response's prompt.
         chosen: each pair's preferred response, as an index into the batch's responses.
         rejected: the other one.
-        numbers: what `preftune.objectives.NUMBERS` names, of each response or pair, where every group has it.
+        numbers: what `preftune.objectives.NUMBERS` names, of each response or pair, where every group has it;
+            `groups` says which responses share a prompt.
         mismatched: the groups' prompts with responses to other ones, where every group has some.
     """
 
@@ -72,7 +73,7 @@ class PackedBatch:
 
 
 def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
-    """Lay groups out in one row, each prompt once.
+    """Lay groups out in one row, each prompt once; a group stays whole.
 
     Responses that nothing is learned from are left out (`TokenizedGroup.packed`).
     """
@@ -131,8 +132,10 @@ def _join(parts: Sequence[np.ndarray]) -> Int64[Tensor, "tokens"]:
 def _join_numbers(groups: Sequence[TokenizedGroup]) -> dict[str, Shaped[Tensor, "_"]]:
     """Numbers of packed responses and of pairs, without those that a group lacks."""
     found = [
-        {name: values[group.packed] for name, values in group.per_response.items()} | group.per_pair
-        for group in groups
+        {name: values[group.packed] for name, values in group.per_response.items()}
+        | group.per_pair
+        | {"groups": np.full(len(group.packed), place)}
+        for place, group in enumerate(groups)
     ]
     return {
         name: torch.from_numpy(np.concatenate([each[name] for each in found]))

@@ -21,6 +21,13 @@ where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` 
 
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
 from preftune.objectives.conditional import ConditionalLikelihood
+from preftune.objectives.groups import (
+    ContrastAmongResponses,
+    ContrastWithReference,
+    DecisionDistillation,
+    QuantileRegression,
+    RankLikelihood,
+)
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, published
@@ -55,6 +62,17 @@ from preftune.objectives.responses import (
     Unit,
     count_units,
 )
+from preftune.objectives.reward_gaps import (
+    BernoulliKL,
+    ClippedReference,
+    GapLink,
+    GapMargin,
+    OffsetByGap,
+    SoftLabel,
+    SquaredGap,
+    WeightedByGap,
+    WeightedByMargin,
+)
 from preftune.objectives.router import RouterBalance
 from preftune.objectives.scores import (
     Score,
@@ -72,10 +90,17 @@ __all__ = [
     "PRIORS",
     "AdvantageLikelihood",
     "Auxiliary",
+    "BernoulliKL",
     "Centring",
     "ChosenLikelihood",
+    "ClippedReference",
     "ClippedSurrogate",
     "ConditionalLikelihood",
+    "ContrastAmongResponses",
+    "ContrastWithReference",
+    "DecisionDistillation",
+    "GapLink",
+    "GapMargin",
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",
@@ -87,22 +112,29 @@ __all__ = [
     "Need",
     "Number",
     "Objective",
+    "OffsetByGap",
     "Option",
     "Part",
     "Prior",
     "ProspectUtility",
+    "QuantileRegression",
+    "RankLikelihood",
     "RewardMargin",
     "RewardRegression",
     "RouterBalance",
     "Score",
     "ScoredResponses",
     "Settings",
+    "SoftLabel",
     "SoftValueRegression",
     "Square",
+    "SquaredGap",
     "Standardization",
     "Term",
     "Unit",
     "ValueRegression",
+    "WeightedByGap",
+    "WeightedByMargin",
     "build",
     "count_units",
     "importance_ratio",

@@ -32,6 +32,13 @@ _NAMES_ELSEWHERE = {
     "reward": "bradley_terry",
     "reward_model": "bradley_terry",
     "conditional_sft": "csft",
+    "rebel": "reward_distillation",
+    "rpo_bwd_kl": "rpo",
+    "rpo_fwd_kl": "rpo",
+    "rpo_sq": "rpo",
+    "scale": "scaled_dpo",
+    "hybrid_dpo": "hypo",
+    "listnet": "infonca",
 }
 """What other libraries and papers call things, by our names."""
 
@@ -175,7 +182,7 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
 
 def methods_without_pairs() -> list[str]:
     """Names of the methods that learn from single responses."""
-    return [name for name in METHODS if "pairs" not in build({"method": name}).needs]
+    return [name for name in METHODS if build({"method": name}).needs.isdisjoint({"pairs", "groups"})]
 
 
 def _one_of(key: str, value: object, table: Mapping[str, object]) -> str:

@@ -38,6 +38,9 @@ SHARE = Constraint(
 NOT_NEGATIVE = Constraint(
     "a finite number >= 0", lambda value: is_finite_number(value) and cast(float, value) >= 0
 )
+AT_LEAST_ONE = Constraint(
+    "a finite number >= 1", lambda value: is_finite_number(value) and cast(float, value) >= 1
+)
 SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
 
 
