@@ -46,6 +46,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "modpo": {"method": "modpo", "beta": 0.5, "preference_weight": 0.5},
     "bradley_terry": {"method": "bradley_terry"},
     "bradley_terry_margin": {"method": "bradley_terry", "margin": True, "center_weight": 0.01},
+    "odpo": {"method": "odpo", "beta": 0.5, "scaling": "linear", "reward_scale": 2.0},
+    "odpo_log": {"method": "odpo", "beta": 0.5, "reward_scale": 4.0},
+    "rpo": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0},
+    "rpo_forward": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0, "distance": "forward_kl"},
+    "rpo_squared": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0, "distance": "squared"},
+    "reward_distillation": {"method": "reward_distillation", "beta": 0.5, "reward_scale": 2.0},
+    "mmpo": {"method": "mmpo", "beta": 0.5, "reward_scale": 2.0},
+    "mmpo_linear": {"method": "mmpo", "beta": 0.5, "label": "linear"},
+    "scaled_dpo": {"method": "scaled_dpo", "beta": 0.5, "reward_scale": 3.0},
+    "madpo": {"method": "madpo", "beta": 0.5, "reward_scale": 2.0},
+    "hypo": {"method": "hypo", "beta": 0.5},
+    "infonca": {"method": "infonca", "beta": 0.5, "reward_scale": 2 * math.log(3)},
+    "reward_nca": {"method": "reward_nca", "beta": 0.5, "reward_scale": 2 * math.log(3)},
+    "plackett_luce": {"method": "plackett_luce", "beta": 0.5},
+    "qrpo": {"method": "qrpo", "beta": 1.0},
+    "ddo_rm": {"method": "ddo_rm", "eta": 0.5, "temperature": 0.5},
 }
 
 TAKE_THE_PRIOR = [
@@ -61,7 +77,8 @@ def with_prior(name: str) -> dict[str, Any]:
 def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> ScoredResponses:
     """l_w = -4 on 2 tokens, l_l = -6 on 4 tokens; rho_w = -5, rho_l = -4: so h_w = 1, h_l = -2; z0 = 0.5.
 
-    R is 0 and 1, and V 0.5 of both: so A = -0.5 and 0.5. The scores s are l, and the margin is 0.5.
+    R is 0 and 1, and V 0.5 of both: so A = -0.5 and 0.5. The scores s are l, and the margin is 0.5. Both
+    answer one prompt, and r is 0.75 and 0.25.
     """
     logps = torch.tensor([-4.0, -6.0], dtype=dtype, requires_grad=True)
     return ScoredResponses(
@@ -77,6 +94,8 @@ def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> Sc
         values=torch.tensor([0.5, 0.5], dtype=torch.promote_types(dtype, torch.float32)),
         scores=logps,
         margins=torch.tensor([0.5], dtype=dtype),
+        prior_reward=torch.tensor([0.75, 0.25], dtype=dtype),
+        groups=torch.tensor([0, 0]),
     )
 
 
@@ -102,13 +121,15 @@ def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) 
         auxiliary=torch.randn(2 * pairs, generator=generator, dtype=dtype),
         values=torch.randn(2 * pairs, generator=generator, dtype=dtype).requires_grad_(),
         margins=torch.rand(pairs, generator=generator, dtype=dtype),
+        prior_reward=torch.rand(2 * pairs, generator=generator, dtype=dtype),
+        groups=torch.arange(pairs).repeat(2),
     )
 
 
 def run(settings: dict[str, Any], responses: ScoredResponses) -> tuple[Losses, Tensor, Tensor]:
     """Losses, their total, and its gradient with respect to the log-probabilities."""
     losses = build(settings)(responses)
-    total = losses.total(count_units(responses.lengths, responses.chosen))
+    total = losses.total(count_units(responses.lengths, responses.chosen, responses.groups))
     (gradient,) = torch.autograd.grad(total, responses.logps)
     return losses, total.detach(), gradient
 
@@ -124,6 +145,9 @@ def test_example_runs() -> None:
     assert result.attempted > 5
     assert result.failed == 0
 
+
+LOG_Z = math.log(math.e - 1)
+"""Of qrpo with beta 1."""
 
 # With gap g: dpo has m = 1 + 2 g, ipo means have m = 0.5 + 0.5 g, and so on; each row is (settings, gap,
 # loss by hand, gradient by hand for l_w and l_l).
@@ -189,6 +213,88 @@ BY_HAND = {
         math.log1p(math.exp(-1.5)) + 1.0,
         (-sigma(-1.5) - 0.2, sigma(-1.5) - 0.2),
     ),
+    "odpo": (VARIANTS["odpo"], 0.5, math.log1p(math.exp(-0.5)), (-0.5 * sigma(-0.5), 0.5 * sigma(-0.5))),
+    "odpo_log": (
+        VARIANTS["odpo_log"],
+        0.5,
+        math.log1p(2 * math.exp(-1.5)),
+        (-0.5 * sigma(math.log(2) - 1.5), 0.5 * sigma(math.log(2) - 1.5)),
+    ),
+    "rpo": (
+        VARIANTS["rpo"],
+        0.5,
+        sigma(1) * math.log(sigma(1) / sigma(1.5)) + sigma(-1) * math.log(sigma(-1) / sigma(-1.5)),
+        (0.5 * (sigma(1.5) - sigma(1)), -0.5 * (sigma(1.5) - sigma(1))),
+    ),
+    "rpo_forward": (
+        VARIANTS["rpo_forward"],
+        0.5,
+        sigma(1.5) * math.log(sigma(1.5) / sigma(1)) + sigma(-1.5) * math.log(sigma(-1.5) / sigma(-1)),
+        (0.25 * sigma(1.5) * sigma(-1.5), -0.25 * sigma(1.5) * sigma(-1.5)),
+    ),
+    "rpo_squared": (VARIANTS["rpo_squared"], 0.5, 0.25, (0.5, -0.5)),
+    "reward_distillation": (VARIANTS["reward_distillation"], 0.5, 0.25, (0.5, -0.5)),
+    "mmpo": (
+        VARIANTS["mmpo"],
+        0.5,
+        sigma(1) * math.log1p(math.exp(-1.5)) + sigma(-1) * math.log1p(math.exp(1.5)),
+        (0.5 * (sigma(1.5) - sigma(1)), -0.5 * (sigma(1.5) - sigma(1))),
+    ),
+    "mmpo_linear": (
+        VARIANTS["mmpo_linear"],
+        0.5,
+        0.75 * math.log1p(math.exp(-1.5)) + 0.25 * math.log1p(math.exp(1.5)),
+        (0.5 * (sigma(1.5) - 0.75), -0.5 * (sigma(1.5) - 0.75)),
+    ),
+    "scaled_dpo": (
+        VARIANTS["scaled_dpo"],
+        0.5,
+        1.5 * math.log1p(math.exp(-1.5)),
+        (-0.75 * sigma(-1.5), 0.75 * sigma(-1.5)),
+    ),
+    "madpo": (
+        VARIANTS["madpo"],
+        0.5,
+        sigma(0.5 + 1.5 / (1 + 2 / math.e)) / sigma(1) * math.log1p(math.exp(-1.5)),
+        (
+            -0.5 * sigma(0.5 + 1.5 / (1 + 2 / math.e)) / sigma(1) * sigma(-1.5),
+            0.5 * sigma(0.5 + 1.5 / (1 + 2 / math.e)) / sigma(1) * sigma(-1.5),
+        ),
+    ),
+    "hypo": (VARIANTS["hypo"], None, math.log1p(math.exp(-1)), (-0.5 * sigma(-1), 0.5 * sigma(-1))),
+    "infonca": (
+        VARIANTS["infonca"],
+        None,
+        0.75 * math.log1p(math.exp(-1.5)) + 0.25 * math.log1p(math.exp(1.5)),
+        (0.5 * (sigma(1.5) - 0.75), 0.5 * (sigma(-1.5) - 0.25)),
+    ),
+    "reward_nca": (
+        VARIANTS["reward_nca"],
+        None,
+        0.75 * math.log1p(math.exp(-0.5))
+        + 0.5 * math.log1p(math.exp(0.5))
+        + 0.25 * math.log1p(math.e)
+        + 0.5 * math.log1p(1 / math.e),
+        (-0.5 * (0.75 * sigma(-0.5) - 0.5 * sigma(0.5)), -0.5 * (0.25 * sigma(1) - 0.5 * sigma(-1))),
+    ),
+    "plackett_luce": (
+        VARIANTS["plackett_luce"],
+        None,
+        math.log1p(math.exp(-1.5)),
+        (-0.5 * sigma(-1.5), 0.5 * sigma(-1.5)),
+    ),
+    "qrpo": (
+        VARIANTS["qrpo"],
+        None,
+        (LOG_Z**2 + (2.5 - LOG_Z) ** 2) / 2,
+        (LOG_Z, LOG_Z - 2.5),
+    ),
+    "ddo_rm": (
+        VARIANTS["ddo_rm"],
+        None,
+        sigma(-0.5) * math.log1p(math.e) + sigma(0.5) * math.log1p(1 / math.e),
+        (sigma(-1) - sigma(-0.5), (sigma(1) - sigma(0.5)) / 2),
+    ),
 }
 
 
@@ -220,9 +326,20 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - modpo, beta 0.5, w 0.5: u = 1 * 3 - 1 * (0 - 1) = 4, and the slope is beta / w = 1.
     - bradley_terry: u = -4 + 6 = 2; with the margin 1.5, and centred by 0.01 (-4 - 6)^2 = 1, of which both
       scores have the slope 0.02 * -10.
+    - Rivals of the prior, beta 0.5 and delta 0.5: beta m = 1.5, and with s = 2 rewards differ by s delta = 1.
+      odpo: u = 1.5 - 1, and with the logarithm of 4 * 0.5 u = 1.5 - log 2. rpo: KL between sigma(1) and
+      sigma(1.5), whose slopes in the second are sigma(1.5) - sigma(1), and in the first 0.5 sigma'; squared
+      0.5^2. mmpo: p is sigma(1), or linear 0.75. scaled_dpo: 3 * 0.5 times dpo. madpo: odds 2 / e, so
+      c = 0.5 + 1.5 / (1 + 2 / e), and w = sigma(c) / sigma(1) times dpo. hypo: l_w - l_l = 2, and the
+      reference's -1 counts as 0, so u = 1.
+    - Groups: r of 0.75 and 0.25 times 2 log 3 differ by log 3, so p = 3/4 and 1/4; beta h = 0.5 and -1.
+      plackett_luce is dpo. qrpo, log Z = log(e - 1): q = 1 and 0.5, residuals 1 - log Z - 1 and
+      0.5 - log Z + 2. ddo_rm: lbar / T = -4 and -3 differ by -1, and with eta r / T by -0.5; the slopes
+      (p - q) / T go to 2 and 4 tokens.
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]
-    prior = {} if gap is None else {"prior": "reward_gap"}
+    takes_prior = gap is not None and "reward_gap" in METHODS[settings["method"]].priors
+    prior = {"prior": "reward_gap"} if takes_prior else {}
     _, loss, gradient = run({**settings, **prior}, one_pair(gap))
     assert loss.item() == pytest.approx(expected_loss, abs=1e-10)
     assert gradient.tolist() == pytest.approx(expected_gradient, abs=1e-10)
@@ -318,6 +435,8 @@ def test_finite_at_extremes(
             divergence=torch.tensor(divergence),
             auxiliary=torch.tensor(rewards),
             values=torch.tensor([0.5, -0.5]),
+            prior_reward=torch.tensor([gap, 0.5]),
+            groups=torch.tensor([0, 0]),
         )
         losses, total, gradient = run(with_prior(name), responses)
         assert total.isfinite()
@@ -360,6 +479,7 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
     assert responses.values is not None
     assert responses.logps is not None
     assert responses.margins is not None
+    assert responses.prior_reward is not None
     return ScoredResponses(
         logps=responses.logps[rows],
         scores=responses.logps[rows],
@@ -373,6 +493,8 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
         divergence=responses.divergence,
         auxiliary=responses.auxiliary[rows],
         values=responses.values[rows],
+        prior_reward=responses.prior_reward[rows],
+        groups=torch.arange(len(pairs)).repeat(2),
     )
 
 
@@ -381,9 +503,9 @@ def test_split_totals_add_up(name: str) -> None:
     """Micro-batches divided by the whole batch's counts add up to its total, tokens included."""
     objective = build(with_prior(name))
     whole = random_pairs(9, dtype=torch.float64)
-    counts = count_units(whole.lengths, whole.chosen)
+    counts = count_units(whole.lengths, whole.chosen, whole.groups)
     parts = [take_pairs(whole, pairs) for pairs in (torch.arange(2), torch.arange(2, 8), torch.tensor([8]))]
-    part_counts = [count_units(part.lengths, part.chosen) for part in parts]
+    part_counts = [count_units(part.lengths, part.chosen, part.groups) for part in parts]
     assert {unit: sum(c[unit] for c in part_counts) for unit in counts} == counts
     split = sum(objective(part).total(counts) for part in parts)
     torch.testing.assert_close(split, objective(whole).total(counts), rtol=1e-12, atol=0)
@@ -428,7 +550,7 @@ def test_one_response_may_be_in_many_pairs() -> None:
     }
     for settings in VARIANTS.values():
         _, twice, _ = run(settings, responses)
-        _, once, _ = run(settings, one_pair())
+        _, once, _ = run(settings, one_pair(gap=1.0))
         torch.testing.assert_close(twice, once)
 
 
@@ -525,6 +647,9 @@ def test_float32_keeps_its_digits(name: str, labels: bool) -> None:
             auxiliary=torch.tensor([0.0, 1.0], dtype=dtype).repeat(count),
             values=torch.full((2 * count,), 0.25, dtype=dtype),
             margins=torch.zeros(count, dtype=dtype),
+            prior_gap=torch.full((count,), 0.5, dtype=dtype),
+            prior_reward=torch.tensor([0.75, 0.25], dtype=dtype).repeat_interleave(count),
+            groups=torch.arange(count).repeat(2),
         )
         losses = build(settings)(responses)
         values = torch.cat([term.weight * term.values for term in losses.terms.values()])
@@ -537,7 +662,7 @@ def test_float32_keeps_its_digits(name: str, labels: bool) -> None:
 def test_float64_stays_float64() -> None:
     """Double inputs are computed in double."""
     for settings in VARIANTS.values():
-        losses = build(settings)(one_pair())
+        losses = build(settings)(one_pair(gap=0.5))
         assert {term.values.dtype for term in losses.terms.values()} == {torch.float64}
 
 

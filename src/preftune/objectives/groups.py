@@ -170,8 +170,8 @@ class QuantileRegression:
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response."""
         ratio, reward, same = log_ratio(responses), _rewards(responses), same_group(responses)
-        quantile = (same & (reward <= reward[:, None])).sum(dim=1) / same.sum(dim=1)
-        target = quantile.double() - self.beta * log_partition(self.beta)
+        quantile = (same & (reward <= reward[:, None])).double().sum(dim=1) / same.sum(dim=1)
+        target = quantile - self.beta * log_partition(self.beta)
         values = ((target - self.beta * ratio.double()) ** 2).to(ratio.dtype)
         metrics = {**_metrics(self.beta * ratio, values, responses), "prior/quantile": quantile}
         return Term(values, "responses"), metrics
@@ -189,9 +189,9 @@ def log_partition(beta: float) -> float:
 class DecisionDistillation:
     """-sg(q) log p, with p = softmax(lbar / T), and q proportional to p exp(eta r / T).
 
-    Source: DDO-RM, arXiv 2604.11119. p is how the policy, without a reference, chooses among the prompt's responses, by likelihood per
-    token; q is p after a step towards the rewards, by which the policy is to choose. Its gradient is (p -
-    q) / T grad lbar.
+    Source: DDO-RM, arXiv 2604.11119. p is how the policy, without a reference, chooses among the prompt's
+    responses, by likelihood per token; q is p after a step towards the rewards, by which the policy is to
+    choose. Its gradient is (p - q) / T grad lbar.
 
     With lbar equal, T = 1 and eta r = log 3 and 0, q is 3/4 and 1/4, and the prompt's loss log 2.
 

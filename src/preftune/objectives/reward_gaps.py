@@ -78,11 +78,11 @@ class OffsetByGap:
     reward_scale: float
 
     def __call__(self, margin: Float[Tensor, "pairs"], gap: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
-        """Loss of every pair."""
-        reward = self.reward_scale * gap
+        """Loss of every pair, in float64 inside: few offsets are numbers of float32."""
+        reward = self.reward_scale * gap.double()
         if self.scaling == "log":
-            reward = torch.log(self.reward_scale * gap.clamp(min=SMALLEST_GAP))
-        return -logsigmoid(self.beta * margin - self.alpha * reward)
+            reward = torch.log(self.reward_scale * gap.double().clamp(min=SMALLEST_GAP))
+        return -logsigmoid(self.beta * margin.double() - self.alpha * reward).to(margin.dtype)
 
 
 @dataclass(frozen=True)
