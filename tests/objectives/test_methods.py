@@ -603,6 +603,8 @@ def test_metrics_by_hand(name: str) -> None:
         "prior/gap": 0.25,
         "loss/preference": losses.terms["preference"].values.item(),
     }
+    if "reference" in build(VARIANTS[name]).needs:
+        expected |= {"displacement/chosen": 0.0, "displacement/both": 0.0}
     if name.startswith("cpo"):
         expected["loss/chosen_likelihood"] = 4.0 if name == "cpo_sums" else 2.0
     assert losses.metrics.keys() == expected.keys()
@@ -610,6 +612,19 @@ def test_metrics_by_hand(name: str) -> None:
         assert values.dtype == torch.float32
         assert not values.requires_grad
         assert values.tolist() == pytest.approx([expected[metric]], rel=1e-6), metric
+
+
+def test_displacement_by_hand() -> None:
+    """Of pairs with h_w and h_l of (1, -2), (-1, -2) and (-1, 1), the chosen one fell in two, both in one.
+
+    The first margin grew by a likelier chosen response, the second by a rejected one that fell faster.
+    """
+    ratios = torch.tensor([1.0, -1.0, -1.0, -2.0, -2.0, 1.0])
+    pairs = replace(random_pairs(3), logps=ratios - 10, reference_logps=torch.full((6,), -10.0))
+    metrics = build({"method": "dpo"})(pairs).metrics
+    assert metrics["displacement/chosen"].tolist() == [0.0, 1.0, 1.0]
+    assert metrics["displacement/both"].tolist() == [0.0, 1.0, 0.0]
+    assert "displacement/chosen" not in build({"method": "simpo"})(pairs).metrics
 
 
 @pytest.mark.parametrize("name", VARIANTS)

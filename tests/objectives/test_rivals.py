@@ -345,7 +345,7 @@ def test_metrics_of_groups(method: str, extra: set[str]) -> None:
     """Rewards by pair, the loss and r by response."""
     losses = build({"method": method})(batch())
     by_pair = {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
-    by_pair |= {"logps/chosen", "logps/rejected"}
+    by_pair |= {"logps/chosen", "logps/rejected", "displacement/chosen", "displacement/both"}
     by_response = {"loss/preference", "prior/reward"} | extra
     assert losses.metrics.keys() == by_pair | by_response
     assert {len(losses.metrics[name]) for name in by_response} == {sum(SIZES)}

@@ -12,7 +12,7 @@ from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.methods import METHODS, Auxiliary, OfEveryMethod
 from preftune.objectives.needs import check_part
 from preftune.objectives.options import Value, nearest, options_of, resolve_options
-from preftune.objectives.parts import Part
+from preftune.objectives.parts import Part, displacement
 from preftune.objectives.priors import PRIORS
 from preftune.objectives.responses import NEEDS, Losses, Need, ScoredResponses
 from preftune.objectives.scores import log_likelihood
@@ -94,6 +94,8 @@ class Objective:
                 "logps/chosen": logps[responses.chosen],
                 "logps/rejected": logps[responses.rejected],
             }
+        if "reference" in self.needs:
+            metrics |= displacement(responses)
         terms = {}
         for part in self.parts:
             terms[part.name], explained = part(responses)

@@ -10,7 +10,7 @@ from preftune.objectives.links import Link
 from preftune.objectives.needs import needs_of
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Need, ScoredResponses, Term, Unit
-from preftune.objectives.scores import Score, log_likelihood, mean_log_likelihood, reward_score
+from preftune.objectives.scores import Score, log_likelihood, log_ratio, mean_log_likelihood, reward_score
 
 Reduction = Literal["token_mean", "sum"]
 """Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
@@ -43,6 +43,17 @@ def pair_rewards(reward: Float[Tensor, "responses"], responses: ScoredResponses)
         "rewards/margins": chosen - rejected,
         "rewards/accuracies": chosen > rejected,
     }
+
+
+def displacement(responses: ScoredResponses) -> dict[str, Tensor]:
+    """Metrics of what training did to every pair so far: whether log pi fell under the reference's.
+
+    A margin also grows where both fall and the rejected response falls faster. The chosen one's probability
+    then goes to responses that nobody asked for (likelihood displacement, arXiv 2410.08847; squeezing).
+    """
+    fell = log_ratio(responses) < 0
+    chosen, rejected = fell[responses.chosen], fell[responses.rejected]
+    return {"displacement/chosen": chosen, "displacement/both": chosen & rejected}
 
 
 @dataclass(frozen=True)

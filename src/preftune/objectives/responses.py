@@ -177,7 +177,7 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
         wrong, rule = ~((value >= 0) & (value <= 1)), "a reward in [0, 1]: calibrate the data's scores"
     elif field == "groups":
         # The last number tells how many prompts there are.
-        last = len(value.unique()) - 1
+        last = len(set(value.tolist())) - 1
         wrong, rule = (value < 0) | (value > last), f"a prompt's number from 0 to {last}: number them so"
     elif field == "divergence":
         wrong, rule = value < 0, "an estimate >= 0: clamp it at 0"
