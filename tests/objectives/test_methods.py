@@ -624,6 +624,8 @@ def test_displacement_by_hand() -> None:
     metrics = build({"method": "dpo"})(pairs).metrics
     assert metrics["displacement/chosen"].tolist() == [0.0, 1.0, 1.0]
     assert metrics["displacement/both"].tolist() == [0.0, 1.0, 0.0]
+    rounded = replace(pairs, logps=torch.full((6,), -10.001))
+    assert build({"method": "dpo"})(rounded).metrics["displacement/chosen"].tolist() == [0.0, 0.0, 0.0]
     assert "displacement/chosen" not in build({"method": "simpo"})(pairs).metrics
 
 

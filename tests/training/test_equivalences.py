@@ -45,6 +45,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cpo": {"objective": {"method": "cpo"}},
     # One estimate of the divergence for the whole step: one for each micro-batch would show.
     "kto": {"objective": {"method": "kto"}},
+    # A mean over prompts, each of which is compared with itself.
+    "groups": {"objective": {"method": "infonca"}},
     "auxiliary": {
         "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}},
         "rewards": {"lexical_diversity": {"weight": 2}, "length": {"target": [4, 8], "weight": 0.1}},
@@ -197,8 +199,9 @@ def on_two_processes(config: dict[str, Any], output: Path) -> Path:
         # One process has more rows in a step than the other, and each estimates its share of the divergence.
         ("kto", {"tokens_per_step": 300, "tokens_per_row": 120}),
         ("auxiliary", {"tokens_per_step": 300, "tokens_per_row": 120}),
+        ("groups", {"tokens_per_step": 300, "tokens_per_row": 120}),
     ],
-    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary"],
+    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary", "groups"],
 )
 def test_two_processes_equal_one(
     name: str, batches: dict[str, int] | None, config: dict[str, Any], train: Train, tmp_path: Path

@@ -15,6 +15,9 @@ from preftune.objectives.scores import Score, log_likelihood, log_ratio, mean_lo
 Reduction = Literal["token_mean", "sum"]
 """Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
 
+LEAST_FALL = 0.01
+"""Nats, 1% of the probability: policy and reference that are equal differ by rounding."""
+
 _UNIT_OF: dict[Reduction, Unit] = {"token_mean": "chosen_tokens", "sum": "pairs"}
 
 
@@ -46,12 +49,12 @@ def pair_rewards(reward: Float[Tensor, "responses"], responses: ScoredResponses)
 
 
 def displacement(responses: ScoredResponses) -> dict[str, Tensor]:
-    """Metrics of what training did to every pair so far: whether log pi fell under the reference's.
+    """Metrics of what training did to a pair so far: whether log pi is under the reference's by LEAST_FALL.
 
     A margin also grows where both fall and the rejected response falls faster. The chosen one's probability
     then goes to responses that nobody asked for (likelihood displacement, arXiv 2410.08847; squeezing).
     """
-    fell = log_ratio(responses) < 0
+    fell = log_ratio(responses) < -LEAST_FALL
     chosen, rejected = fell[responses.chosen], fell[responses.rejected]
     return {"displacement/chosen": chosen, "displacement/both": chosen & rejected}
 
