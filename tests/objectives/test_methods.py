@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rpo": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0},
     "rpo_forward": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0, "distance": "forward_kl"},
     "rpo_squared": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0, "distance": "squared"},
-    "reward_distillation": {"method": "reward_distillation", "beta": 0.5, "reward_scale": 2.0},
+    "distilled_dpo": {"method": "distilled_dpo", "beta": 0.5, "reward_scale": 2.0},
     "mmpo": {"method": "mmpo", "beta": 0.5, "reward_scale": 2.0},
     "mmpo_linear": {"method": "mmpo", "beta": 0.5, "label": "linear"},
     "scaled_dpo": {"method": "scaled_dpo", "beta": 0.5, "reward_scale": 3.0},
@@ -233,7 +233,7 @@ BY_HAND = {
         (0.25 * sigma(1.5) * sigma(-1.5), -0.25 * sigma(1.5) * sigma(-1.5)),
     ),
     "rpo_squared": (VARIANTS["rpo_squared"], 0.5, 0.25, (0.5, -0.5)),
-    "reward_distillation": (VARIANTS["reward_distillation"], 0.5, 0.25, (0.5, -0.5)),
+    "distilled_dpo": (VARIANTS["distilled_dpo"], 0.5, 0.25, (0.5, -0.5)),
     "mmpo": (
         VARIANTS["mmpo"],
         0.5,

@@ -81,8 +81,8 @@ SLOPES: dict[str, tuple[dict[str, Any], Callable[[Tensor, Tensor], Tensor]]] = {
         {"method": "rpo", "reward_scale": 3.0, "distance": "squared"},
         lambda u, gap: 2 * (u - 3 * gap),
     ),
-    "reward_distillation": (
-        {"method": "reward_distillation", "reward_scale": 3.0},
+    "distilled_dpo": (
+        {"method": "distilled_dpo", "reward_scale": 3.0},
         lambda u, gap: 2 * (u - 3 * gap),
     ),
     "mmpo": (
@@ -219,7 +219,7 @@ REDUCTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], float | None]] = {
     "margin of 0": ({"method": "madpo"}, {"method": "dpo"}, 0.0),
     "margin of tau": ({"method": "madpo", "reward_scale": 2.0}, {"method": "dpo"}, 1.0),
     "label of a gap of 1": ({"method": "mmpo", "label": "linear"}, {"method": "dpo"}, 1.0),
-    "squared distance": ({"method": "rpo", "distance": "squared"}, {"method": "reward_distillation"}, None),
+    "squared distance": ({"method": "rpo", "distance": "squared"}, {"method": "distilled_dpo"}, None),
 }
 
 

@@ -37,7 +37,7 @@ FIRST_LOSS: dict[str, float] = {
         for p in (1 / (1 + math.exp(-gap)) for gap in GAPS)
     )
     / 4,
-    "reward_distillation": sum(gap**2 for gap in GAPS) / 4,
+    "distilled_dpo": sum(gap**2 for gap in GAPS) / 4,
     "mmpo": math.log(2),
     "scaled_dpo": sum(GAPS) / 4 * math.log(2),
     "infonca": math.log(4),

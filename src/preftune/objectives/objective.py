@@ -32,7 +32,7 @@ _NAMES_ELSEWHERE = {
     "reward": "bradley_terry",
     "reward_model": "bradley_terry",
     "conditional_sft": "csft",
-    "rebel": "reward_distillation",
+    "rebel": "distilled_dpo",
     "rpo_bwd_kl": "rpo",
     "rpo_fwd_kl": "rpo",
     "rpo_sq": "rpo",

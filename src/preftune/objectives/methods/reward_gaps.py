@@ -82,10 +82,10 @@ class RPO(GapMethod):
 
 @published
 @dataclass(frozen=True)
-class RewardDistillation(GapMethod):
+class DistilledDPO(GapMethod):
     """(beta (h_w - h_l) - s delta)^2."""
 
-    name = "reward_distillation"
+    name = "distilled_dpo"
     summary = "regression of the implicit rewards' difference on the reward gap; REBEL's loss on fixed pairs"
     source = "reward distillation, arXiv 2405.19316; REBEL, arXiv 2404.16767, and its code"
 
