@@ -126,7 +126,9 @@ def test_objectives_import_only_torch() -> None:
 def test_calibration_needs_no_torch() -> None:
     """Calibrating scores works on numbers: numpy, scipy, the standard library, groups and the error."""
     allowed = {"numpy", "scipy", "jaxtyping", *sys.stdlib_module_names}
-    ours = ("preftune.data.groups.", "preftune.errors.", "preftune.rewards.reliability.")
+    ours = tuple(
+        f"preftune.{name}." for name in ("data.groups", "data.stored", "errors", "rewards.reliability")
+    )
     foreign = {
         module
         for name in ("calibration.py", "reliability.py")
