@@ -44,6 +44,7 @@ from preftune.rewards import (
     fit_calibration,
     measure_groups,
     with_margins,
+    with_prior_rewards,
 )
 from preftune.training.configuration import (
     PriorSection,
@@ -165,16 +166,19 @@ class SplitReader:
         config = self.config
         prior = measured = None
         with _naming(title):
-            if "prior_gap" in self.needs:
+            if is_calibrated := not self.needs.isdisjoint({"prior_gap", "prior_reward"}):
                 calibration = calibration or fit_calibration(
                     config.prior.calibration, config.prior.temperature, groups
                 )
-                groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+                if "prior_gap" in self.needs:
+                    groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
+                if "prior_reward" in self.needs:
+                    groups = with_prior_rewards(groups, calibration)
             if "margin" in self.needs:
                 groups = with_margins(groups)
         if prior:
             self._describe(prior)
-        elif config.prior != PriorSection():
+        elif not is_calibrated and config.prior != PriorSection():
             logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
         if self.rewards:
             missing = RowRules(config.data.rules)["missing_reward"]
@@ -239,7 +243,7 @@ class SplitReader:
         """A split's groups, of one source or of a mixture."""
         data = self.config.data
         asked = Asked(
-            needs_prior=not self.needs.isdisjoint({"prior_gap", "margin"}),
+            needs_prior=not self.needs.isdisjoint({"prior_gap", "prior_reward", "margin"}),
             needs_pairs="pairs" in self.needs,
             needs_labels="labels" in self.needs,
             label_methods=objectives.methods_without_pairs(),
