@@ -118,7 +118,7 @@ def test_every_registered_number_reaches_the_objective() -> None:
     for name, number in NUMBERS.items():
         values = getattr(responses, name)
         by_response = [0, 0] if name == "groups" else [1, 0]  # both answer the one prompt
-        assert values.tolist() == (by_response if number.per == "response" else [0.5])
+        assert values.tolist() == ([0.5] if number.per == "pair" else by_response)
         assert values.dtype == getattr(torch, number.dtype)
 
 

@@ -51,7 +51,7 @@ from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
 from preftune.models import Policy
 from preftune.models.policy import own_router_loss_weight
-from preftune.objectives import METHODS, Losses, ScoredResponses, build, count_units
+from preftune.objectives import Losses, ScoredResponses, build, count_units, methods_of
 
 ROWS = [
     {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},
@@ -516,7 +516,7 @@ def assert_equal(side: Side, theirs: Side) -> None:
 
 def gaps_of(name: str) -> list[tuple[str, float | None]]:
     """A case without the prior and, where its method takes it, with a gap of 1."""
-    takes_prior = "reward_gap" in METHODS[CASES[name][2]["method"]].priors
+    takes_prior = any("reward_gap" in method.priors for method in methods_of(CASES[name][2]))
     return [(name, None), (name, 1.0)] if takes_prior else [(name, None)]
 
 
