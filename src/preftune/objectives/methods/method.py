@@ -23,6 +23,7 @@ class Method(Options, ABC):
         learns_auxiliary: it learns from auxiliary rewards itself, so that `auxiliary` cannot be added.
         trains_policy: it trains a policy, and not a reward model, whose likelihood `auxiliary` could weigh.
         reads_control: a text in front of each response says whether it is desirable.
+        on_policy: the responses must be samples of the policy as it is, and one step is made on them.
     """
 
     name: ClassVar[str]
@@ -32,6 +33,7 @@ class Method(Options, ABC):
     learns_auxiliary: ClassVar[bool] = False
     trains_policy: ClassVar[bool] = True
     reads_control: ClassVar[bool] = False
+    on_policy: ClassVar[bool] = False
 
     @abstractmethod
     def parts(self, prior: Prior, standardization: Standardization) -> tuple[Part, ...]:
