@@ -28,6 +28,7 @@ class Method(Options, ABC):
         trains_policy: it trains a policy, and not a reward model, whose likelihood `auxiliary` could weigh.
         learning_rate: of AdamW on all weights, where the user gives none.
         reads_control: a text in front of each response says whether it is desirable.
+        on_policy: the responses must be samples of the policy as it is, and one step is made on them.
     """
 
     name: ClassVar[str]
@@ -39,6 +40,7 @@ class Method(Options, ABC):
     reads_control: ClassVar[bool] = False
     # TRL's default of its DPO, KTO and CPO trainers; the papers' recipes lie between 3e-7 and 5e-6.
     learning_rate: ClassVar[float] = 1e-6
+    on_policy: ClassVar[bool] = False
 
     @abstractmethod
     def parts(self, prior: Prior, standardization: Standardization) -> tuple[Part, ...]:
