@@ -79,7 +79,7 @@ class PreferenceTrainer(PackedTrainer):
             rewards: auxiliary rewards by name: options, or a function (prompts, completions, **columns) ->
                 one number for each completion.
             prior: how raw scores become the reward gap: `{"calibration": ..., "temperature": ...}`.
-            value_head: `{"width": ..., "learning_rate": ..., "max_grad_norm": ...}`.
+            value_head: `{"architecture": ..., "width": ..., "learning_rate": ..., "max_grad_norm": ...}`.
             batches: steps of so many tokens: `{"tokens_per_step": ..., "tokens_per_row": ...}`.
             reference: what the policy is compared with; the model as it is before training unless given.
             data: options of the data: `{"max_length": ..., "pair_rule": ..., "rules": {...}}`.

@@ -21,6 +21,7 @@ from pydantic import (
 
 from preftune.data.pairing import COUNTED_RULES
 from preftune.errors import InputError
+from preftune.models.value_head import Architecture
 from preftune.rewards.functions import function_name
 
 
@@ -203,12 +204,28 @@ class PriorSection(_Section):
     negative_gap: Literal["drop", "swap", "clip", "error"] = "error"
 
 
+VALUE_HEADS: dict[str, dict[str, Any]] = {
+    "preftune": {"width": 256, "dropout": 0.0},
+    "halos": {"width": None, "dropout": 0.1},
+}
+"""What an architecture of the value head is built with, unless a configuration says otherwise."""
+
+
 class ValueHeadSection(_Section):
     """The estimate of V(x) in the advantage, whose gradient is clipped apart from the model's."""
 
-    width: int = Field(default=256, gt=0, description="of its two hidden layers")
+    architecture: Architecture = Field(default="preftune", description="ours, or that of HALOs")
+    width: int | None = Field(default=256, gt=0, description="of its two hidden layers; null for the model's")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="after each hidden layer, in training")
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_architecture(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return VALUE_HEADS.get(str(given.get("architecture")), {}) | given
 
 
 class RunConfig(_Section):
