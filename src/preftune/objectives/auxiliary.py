@@ -1,8 +1,9 @@
-"""What else the designer wants: advantage-weighted likelihood on auxiliary rewards, and its value (HPO).
+"""What else the designer wants: advantage-weighted likelihood on auxiliary rewards, and its value (UPO).
 
-Source: arXiv 2405.17956. The paper gives the form of both terms. It does not give the temperature, the
-expectile and the weights; the defaults here are usual practice of advantage-weighted regression (AWR,
-arXiv 1910.00177) and of implicit Q-learning (IQL, arXiv 2110.06169).
+Source: arXiv 2405.17956, named Hybrid Preference Optimization (HPO) before its third version. The paper gives
+the form of both terms. Temperature, expectile and weights are not stated in the versions we could read; the
+defaults here are usual practice of advantage-weighted regression (AWR, arXiv 1910.00177) and of implicit
+Q-learning (IQL, arXiv 2110.06169).
 """
 
 from dataclasses import dataclass

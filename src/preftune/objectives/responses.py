@@ -65,7 +65,7 @@ class ScoredResponses:
             prompt's tokens counted once for each of its responses (arXiv 2101.03961, Eq. 4).
         labels: whether each response is desirable (KTO, arXiv 2402.01306).
         divergence: z0 >= 0, an estimate of KL(policy || reference) over the whole step, in nats (KTO).
-        auxiliary: auxiliary reward R, on any scale (HPO, arXiv 2405.17956).
+        auxiliary: auxiliary reward R, on any scale (UPO, arXiv 2405.17956).
         values: V(x) of each response's prompt, in standard units of R.
         scores: what the reward model that is trained gives each response.
         margins: by how much each pair's chosen response should outscore the rejected one.

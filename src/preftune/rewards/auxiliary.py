@@ -1,6 +1,6 @@
 """Auxiliary rewards: what a designer wants of a response, independent of the annotators' preference.
 
-R = sum_k w_k R_k (HPO, arXiv 2405.17956), where R_k is a measurement turned into a reward by its goal.
+R = sum_k w_k R_k (UPO, arXiv 2405.17956), where R_k is a measurement turned into a reward by its goal.
 """
 
 import math

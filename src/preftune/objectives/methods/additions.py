@@ -24,9 +24,9 @@ class OfEveryMethod(Options):
 
 @dataclass(frozen=True)
 class Auxiliary(Options):
-    """-sg(exp(A / tau)) log pi, and the expectile regression of the value in A = R - V (HPO).
+    """-sg(exp(A / tau)) log pi, and the expectile regression of the value in A = R - V (UPO, once HPO).
 
-    HPO's terms (arXiv 2405.17956) go with any method without its own.
+    These terms (arXiv 2405.17956, there beside KTO) go with any method without its own.
     """
 
     weight: float = option(
