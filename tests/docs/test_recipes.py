@@ -66,13 +66,16 @@ def test_a_dry_run_accepts_its_variants(
     assert code == 0, errors
 
 
-def test_the_recipe_of_upo_trains(
-    config: dict[str, Any], train: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_recipe_of_upo_trains(config: dict[str, Any], train: Callable[..., Path], tmp_path: Path) -> None:
     """KTO, the auxiliary terms, RMSprop and the head of HALOs train together, and the run says so."""
     recipe = yaml.safe_load((RECIPES / "upo-kto.yaml").read_text(encoding="utf-8"))
     recipe |= {"model": config["model"], "data": config["data"], "output": str(tmp_path / "run")}
-    recipe["training"] |= {"per_device_train_batch_size": 8, "warmup_steps": 0, "bf16": False, "use_cpu": True}
+    recipe["training"] |= {
+        "per_device_train_batch_size": 8,
+        "warmup_steps": 0,
+        "bf16": False,
+        "use_cpu": True,
+    }
     run = train(recipe)
     stored = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert stored["value_head"]["architecture"] == "halos"

@@ -29,6 +29,8 @@ AUXILIARY_DEFAULTS = {
     "expectile": 0.7,
     "value_weight": 1.0,
     "reduction": "token_mean",
+    "multiplier_rate": 0.1,
+    "largest_multiplier": 10.0,
 }
 
 NEEDS: dict[str, set[str]] = {

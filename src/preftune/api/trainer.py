@@ -56,6 +56,7 @@ class PreferenceTrainer(PackedTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         rewards: Mapping[str, RewardOptions] | None = None,
         prior: Mapping[str, Any] | None = None,
+        reward_sum: Mapping[str, Any] | None = None,
         value_head: Mapping[str, Any] | None = None,
         batches: Mapping[str, Any] | None = None,
         reference: str | Path | nn.Module | None = None,
@@ -79,6 +80,7 @@ class PreferenceTrainer(PackedTrainer):
             rewards: auxiliary rewards by name: options, or a function (prompts, completions, **columns) ->
                 one number for each completion.
             prior: how raw scores become the reward gap: `{"calibration": ..., "temperature": ...}`.
+            reward_sum: how several rewards become one: `{"normalize": ..., "weights": {...}}`.
             value_head: `{"architecture": ..., "width": ..., "learning_rate": ..., "max_grad_norm": ...}`.
             batches: steps of so many tokens: `{"tokens_per_step": ..., "tokens_per_row": ...}`.
             reference: what the policy is compared with; the model as it is before training unless given.
@@ -96,6 +98,7 @@ class PreferenceTrainer(PackedTrainer):
             objective=objective,
             rewards=rewards,
             prior=prior,
+            reward_sum=reward_sum,
             value_head=value_head,
             batches=batches,
             reference=reference,

@@ -20,6 +20,7 @@ where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` 
 """
 
 from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.bounds import Bound, DualDescent
 from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
@@ -72,10 +73,12 @@ __all__ = [
     "PRIORS",
     "AdvantageLikelihood",
     "Auxiliary",
+    "Bound",
     "Centring",
     "ChosenLikelihood",
     "ClippedSurrogate",
     "ConditionalLikelihood",
+    "DualDescent",
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",

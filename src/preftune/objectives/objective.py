@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from preftune.objectives.auxiliary import Standardization
+from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization
+from preftune.objectives.bounds import DualDescent
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.methods import METHODS, Auxiliary, OfEveryMethod
 from preftune.objectives.needs import check_part
@@ -61,6 +62,12 @@ class Objective:
         """What the responses must carry for every part to work."""
         return frozenset[Need]().union(*(part.needs for part in self.parts))
 
+    @property
+    def dual(self) -> DualDescent | None:
+        """How the multipliers of bounds move from step to step; None where nothing is bounded."""
+        parts = (part.dual for part in self.parts if isinstance(part, AdvantageLikelihood))
+        return next(parts, None)
+
     def __call__(self, responses: ScoredResponses) -> Losses:
         """Terms with their gradient, and detached float32 metrics, one value per pair.
 
@@ -87,12 +94,14 @@ class Objective:
                 "logps/chosen": logps[responses.chosen],
                 "logps/rejected": logps[responses.rejected],
             }
-        terms = {}
+        terms, weighted_means = {}, {}
         for part in self.parts:
             terms[part.name], explained = part(responses)
             metrics.update(explained)
             metrics.setdefault(f"loss/{part.name}", terms[part.name].values)
-        return Losses(terms, {name: _metric(values) for name, values in metrics.items()})
+            if isinstance(part, AdvantageLikelihood):
+                weighted_means |= part.weighted_means(responses)
+        return Losses(terms, {name: _metric(values) for name, values in metrics.items()}, weighted_means)
 
 
 def label_balance(objective: Objective, desirable: int, undesirable: int) -> LabelBalance | None:

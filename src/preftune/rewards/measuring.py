@@ -1,7 +1,7 @@
 """Auxiliary rewards of a data set's groups, and their statistics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from jaxtyping import Float64
 from preftune.data.groups import Group
 from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
-from preftune.rewards.auxiliary import AuxiliaryReward, Where, combine
+from preftune.rewards.auxiliary import AuxiliaryReward, RewardScale, Where
+from preftune.rewards.summing import bounded, combine, fit_scales
 
 GROUPS_PER_CALL = 256
 """Groups given to a measure at once: enough for a classifier to sort them by length."""
@@ -38,11 +39,20 @@ class RewardReport:
         measurements: raw measurements by reward.
         combined: the auxiliary reward R.
         dropped: groups dropped because a reward's column was missing.
+        scales: mean and scale of each reward that was standardised before it was weighted.
     """
 
     measurements: dict[str, Spread]
     combined: Spread
     dropped: int
+    scales: dict[str, RewardScale] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers for summary.json."""
+        found = asdict(self)
+        if not self.scales:
+            del found["scales"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -53,11 +63,13 @@ class MeasuredGroups:
         groups: the measured groups, in order.
         measurements: by reward, the raw measurement of every response of every group, in order.
         report: their statistics.
+        rewards: with the scales that were fitted to these groups, or that they had already.
     """
 
     groups: list[Group]
     measurements: dict[str, Float64[np.ndarray, "responses"]]
     report: RewardReport
+    rewards: tuple[AuxiliaryReward, ...]
 
 
 def measure_groups(
@@ -67,7 +79,7 @@ def measure_groups(
     missing: str = "error",
     progress: bool = False,
 ) -> MeasuredGroups:
-    """Set `Response.auxiliary` of every response.
+    """Set `Response.auxiliary` of every response, and `Response.bounded` where a reward has a bound.
 
     Args:
         groups: with the row's columns, if a reward reads them.
@@ -82,12 +94,20 @@ def measure_groups(
     """
     kept = _with_columns(groups, rewards, locate, missing)
     measurements = {reward.name: _measurements(kept, reward, locate, progress) for reward in rewards}
+    rewards = fit_scales(rewards, measurements)
     combined = combine(rewards, measurements)
     _check_range(combined, kept, locate)
     totals = iter(combined.tolist())
+    limited = iter(bounded(rewards, measurements) or [None] * len(combined))
     return MeasuredGroups(
         [
-            replace(group, responses=tuple(replace(r, auxiliary=next(totals)) for r in group.responses))
+            replace(
+                group,
+                responses=tuple(
+                    replace(response, auxiliary=next(totals), bounded=next(limited))
+                    for response in group.responses
+                ),
+            )
             for group in kept
         ],
         measurements,
@@ -95,7 +115,9 @@ def measure_groups(
             {name: _spread(values) for name, values in measurements.items()},
             _spread(combined),
             len(groups) - len(kept),
+            {reward.name: reward.scale for reward in rewards if reward.scale},
         ),
+        rewards,
     )
 
 

@@ -23,6 +23,7 @@ from preftune.data.pairing import COUNTED_RULES
 from preftune.errors import InputError
 from preftune.models.value_head import Architecture
 from preftune.rewards.functions import function_name
+from preftune.rewards.summing import Normalize
 
 
 class _Loader(yaml.SafeLoader):
@@ -228,6 +229,17 @@ class ValueHeadSection(_Section):
         return VALUE_HEADS.get(str(given.get("architecture")), {}) | given
 
 
+class RewardSumSection(_Section):
+    """How several auxiliary rewards become one."""
+
+    normalize: Normalize = Field(
+        default="sum", description="what is standardised: their sum, or each before it is weighted"
+    )
+    weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="by the reward's name, in place of its own weight"
+    )
+
+
 class RunConfig(_Section):
     """Everything a run depends on.
 
@@ -239,6 +251,7 @@ class RunConfig(_Section):
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
+        reward_sum: how they become one.
         training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
@@ -254,6 +267,7 @@ class RunConfig(_Section):
     objective: dict[str, Any] = Field(default_factory=dict)
     prior: PriorSection = PriorSection()
     rewards: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    reward_sum: RewardSumSection = RewardSumSection()
     value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
     output: LocalOrHub = "runs/train"
@@ -435,6 +449,7 @@ def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
         "data.train": SourceSection,
         "batches": BatchesSection,
         "prior": PriorSection,
+        "reward_sum": RewardSumSection,
         "value_head": ValueHeadSection,
     }
     section = sections.get(".".join(map(str, location[:-1])), RunConfig)

@@ -39,12 +39,24 @@ class Auxiliary(Options):
         "token_mean", REDUCTION, "mean over all response tokens, or sums per response"
     )
     cap: float | None = option(None, POSITIVE, "largest factor exp(advantage / temperature)")
+    multiplier_rate: float = option(
+        0.1, POSITIVE, "change of a bound's multiplier in a step, by a slack of one standard deviation"
+    )
+    largest_multiplier: float = option(10.0, POSITIVE, "where the multiplier of a bound stops")
 
     def parts(self, standardization: Standardization) -> tuple[Part, ...]:
         """The policy's part and the value's; none where the weight is 0."""
         if not self.weight:
             return ()
         return (
-            AdvantageLikelihood(self.weight, self.temperature, self.reduction, self.cap, standardization),
+            AdvantageLikelihood(
+                self.weight,
+                self.temperature,
+                self.reduction,
+                self.cap,
+                standardization,
+                self.multiplier_rate,
+                self.largest_multiplier,
+            ),
             ValueRegression(self.value_weight, self.expectile, standardization),
         )
