@@ -118,10 +118,14 @@ class AdvantageLikelihood:
         return self.standardization.needs
 
     @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """On measurements; the responses must have a measurement and a multiplier for each."""
+        return self.standardization.bounds
+
+    @property
     def dual(self) -> DualDescent | None:
         """How the multipliers of the bounds move; None without bounds."""
-        bounds = self.standardization.bounds
-        return DualDescent(bounds, self.rate, self.largest_multiplier) if bounds else None
+        return DualDescent(self.bounds, self.rate, self.largest_multiplier) if self.bounds else None
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response in nats, and the factor of each."""
@@ -130,7 +134,7 @@ class AdvantageLikelihood:
         shown = values if self.reduction == "sum" else -factor * mean_log_likelihood(responses)
         term = Term(values, _UNIT_OF[self.reduction], self.weight)
         metrics = {f"loss/{self.name}": shown, "auxiliary/factor": factor}
-        for place, bound in enumerate(self.standardization.bounds):
+        for place, bound in enumerate(self.bounds):
             multiplier = cast(Tensor, responses.multipliers)[place]
             metrics[f"bounds/{bound.name}/multiplier"] = multiplier.expand(len(factor))
         return term, metrics
@@ -140,14 +144,13 @@ class AdvantageLikelihood:
 
         Both add up over micro-batches and processes.
         """
-        bounds = self.standardization.bounds
-        if not bounds:
+        if not self.bounds:
             return {}
         factor = self.factor(responses).double()
         measured = cast(Tensor, responses.bounded).double()
         return {
             f"bounds/{bound.name}/mean": torch.stack(((factor * measured[:, place]).sum(), factor.sum()))
-            for place, bound in enumerate(bounds)
+            for place, bound in enumerate(self.bounds)
         }
 
     def factor(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
@@ -183,6 +186,11 @@ class ValueRegression:
     def needs(self) -> frozenset[Need]:
         """Auxiliary rewards and their value, and bounds where there are some."""
         return self.standardization.needs
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """On measurements; the responses must have a measurement and a multiplier for each."""
+        return self.standardization.bounds
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response; R, V and A on the scale of R, and A's square on that scale squared."""

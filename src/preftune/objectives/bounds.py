@@ -2,8 +2,8 @@
 
 MOPO (arXiv 2505.10892) maximises one objective while others are bounded from below: a policy learns by
 likelihood that is weighted by rho = exp((p + lambda q) / tau - 1), and a multiplier follows the slack of its
-bound under those weights, lambda <- [lambda - eta (mean under rho of q - b)]_+. Here the weights are the factors
-of the advantage-weighted likelihood, in whose advantage the multipliers stand beside the weighted rewards.
+bound under those weights, lambda <- [lambda - eta (mean under rho of q - b)]_+. Here the weights are the
+factors of the advantage-weighted likelihood, in whose advantage the multipliers stand beside the rewards.
 
 Ours, where MOPO has something else: the mean of a measurement is bounded in place of a probability of being
 preferred; the preference loss stands beside the weighted likelihood, not in its weights; V(x) is in the place

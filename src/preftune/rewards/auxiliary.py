@@ -76,8 +76,13 @@ class AuxiliaryReward:
         return min(max(measurement, self.clip[0]), self.clip[1]) if self.clip else measurement
 
     def reward(self, measurement: float) -> float:
-        """R_k: the clipped measurement, its negative, or the negative of its distance to the target."""
+        """R_k: the clipped measurement, its negative, or the negative of its distance to the target.
+
+        Of a bounded measurement, more is better than less where it is to be at least something.
+        """
         measurement = self.clipped(measurement)
+        if self.bound:
+            return measurement if self.bound.is_least else -measurement
         if self.target:
             low, high = self.target
             return -max(low - measurement, measurement - high, 0.0)

@@ -15,8 +15,8 @@ Normalize = Literal["sum", "each"]
 """What is standardised over the training set: the weighted sum alone, or each reward before it is weighted.
 
 With `sum`, a reward that spreads more counts more, and can hide another. `each` is the point of GDPO
-(arXiv 2601.05242), which standardises each reward within a group of samples and the sum within a batch; here both
-are over the training set.
+(arXiv 2601.05242), which standardises each reward within a group of samples and the sum within a batch; here
+both are over the training set.
 """
 
 

@@ -485,8 +485,8 @@ def _rewards(
     if limited and not config.objective.get("auxiliary"):
         raise InputError(
             f"rewards.{limited} has a bound, whose multiplier is learned from the factors of "
-            f"objective.auxiliary, and objective.method={config.objective['method']} has none: give it a weight, "
-            "or set objective.auxiliary with another method"
+            f"objective.auxiliary, and objective.method={config.objective['method']} has none: give it a "
+            "weight, or set objective.auxiliary with another method"
         )
     return rewards
 
