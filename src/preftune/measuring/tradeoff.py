@@ -146,10 +146,16 @@ def planes(points: Sequence[SweepPoint]) -> list[Plane]:
     return [plane for plane in placed if len(plane.points) > 1]
 
 
+def weighings(points: Sequence[SweepPoint]) -> list[Plane | RewardFront]:
+    """Everything that is weighed: the planes, and the front of the rewards where there is one."""
+    front = reward_front(points)
+    return [*planes(points), *([front] if front else [])]
+
+
 def tradeoff_table(points: Sequence[SweepPoint]) -> tuple[list[str], list[list[str]]]:
     """Heads of the columns, and a row of text for each point."""
     front = reward_front(points)
-    weighed: list[Plane | RewardFront] = [*planes(points), *([front] if front else [])]
+    weighed = weighings(points)
     measured = list(dict.fromkeys(name for point in points for name in point.measurements))
     rewarded = any(point.reward is not None for point in points)
     heads = ["Run", "Accuracy", "Drift, nats", *(["Auxiliary reward"] if rewarded else []), *measured]

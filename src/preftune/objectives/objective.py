@@ -15,7 +15,7 @@ from preftune.objectives.needs import check_part
 from preftune.objectives.options import Value, nearest, options_of, resolve_options
 from preftune.objectives.parts import Part
 from preftune.objectives.priors import PRIORS
-from preftune.objectives.responses import NEEDS, Losses, Need, ScoredResponses
+from preftune.objectives.responses import NEEDS, Losses, Need, ScoredResponses, Term
 from preftune.objectives.scores import log_likelihood
 
 Settings = dict[str, Value | dict[str, Value]]
@@ -94,7 +94,8 @@ class Objective:
                 "logps/chosen": logps[responses.chosen],
                 "logps/rejected": logps[responses.rejected],
             }
-        terms, weighted_means = {}, {}
+        terms: dict[str, Term] = {}
+        weighted_means: dict[str, Tensor] = {}
         for part in self.parts:
             terms[part.name], explained = part(responses)
             metrics.update(explained)

@@ -98,13 +98,13 @@ def measure_groups(
     combined = combine(rewards, measurements)
     _check_range(combined, kept, locate)
     totals = iter(combined.tolist())
-    limited = iter(bounded(rewards, measurements) or [None] * len(combined))
+    limited = bounded(rewards, measurements)
     return MeasuredGroups(
         [
             replace(
                 group,
                 responses=tuple(
-                    replace(response, auxiliary=next(totals), bounded=next(limited))
+                    replace(response, auxiliary=next(totals), bounded=next(limited, None))
                     for response in group.responses
                 ),
             )

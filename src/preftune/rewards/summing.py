@@ -1,6 +1,6 @@
 """From several auxiliary rewards to one: weights, what is standardised before the sum, what is bounded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -91,14 +91,14 @@ def combine(
 
 def bounded(
     rewards: Sequence[AuxiliaryReward], measurements: Mapping[str, Float64[np.ndarray, "responses"]]
-) -> list[tuple[float, ...]]:
+) -> Iterator[tuple[float, ...]]:
     """What each bound is held against, of every response: its measurements, clipped; none without bounds."""
     columns = [
         [reward.clipped(float(value)) for value in measurements[reward.name]]
         for reward in rewards
         if reward.bound
     ]
-    return list(zip(*columns, strict=True))
+    return zip(*columns, strict=True)
 
 
 def _rewards(

@@ -20,7 +20,7 @@ from preftune.errors import InputError
 from preftune.measuring.comparison import NO_PAGES, ModelComparison, Pages, side_by_side
 from preftune.measuring.samples import SampleRewards
 from preftune.measuring.statistics import Interval, ends_of, named_interval
-from preftune.measuring.tradeoff import START, SweepPoint, planes, reward_front, tradeoff_table
+from preftune.measuring.tradeoff import START, SweepPoint, reward_front, tradeoff_table, weighings
 from preftune.models.content import model_content
 from preftune.rewards.sources import rewards_content
 from preftune.sampling.settings import SamplingSettings
@@ -326,11 +326,10 @@ def _write(
     keys = list(planned[0].point.values)
     names = {START: START, **{run.point.label: run.point.name for run in planned}}
     dominated: dict[str, dict[str, str | None]] = {name: {} for name in names}
-    front = reward_front(points)
-    for plane in [*planes(points), *([front] if front else [])]:
-        for point in plane.points:
-            dominator = plane.dominator(point)
-            dominated[point.name][plane.title] = names[dominator.name] if dominator else None
+    for weighed in weighings(points):
+        for point in weighed.points:
+            dominator = weighed.dominator(point)
+            dominated[point.name][weighed.title] = names[dominator.name] if dominator else None
     summary = {
         "swept": keys,
         "start": start | {"dominated_by": dominated[START]},
@@ -343,7 +342,7 @@ def _write(
             for run in planned
         },
     }
-    if front:
+    if front := reward_front(points):
         summary["front"] = {
             "rewards": list(front.names),
             "points": {names[point.name]: _named(point) for point in front.points},
