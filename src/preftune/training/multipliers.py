@@ -34,7 +34,9 @@ class Multipliers:
     def end_step(self, reduce: Callable[[Tensor], Tensor]) -> None:
         """Move by the means of the step that has ended; `reduce` sums over processes."""
         totals, weights = reduce(self._sums).unbind(dim=1)
-        self.values = self._dual.step(self.values, totals / weights)
+        moved = self._dual.step(self.values, totals / weights)
+        # Where every factor is too small for a number, nothing is known of the means.
+        self.values = torch.where(weights > 0, moved, self.values)
         self._sums = torch.zeros_like(self._sums)
 
     def by_name(self) -> dict[str, float]:

@@ -482,11 +482,11 @@ def _rewards(
             f"{'choose another method' if own else 'remove objective.auxiliary'}"
         )
     limited = next((reward.name for reward in rewards if reward.bound), None)
-    if limited and not config.objective.get("auxiliary"):
+    if limited and not config.objective.get("auxiliary") and "bounds" not in objective.needs:
         raise InputError(
             f"rewards.{limited} has a bound, whose multiplier is learned from the factors of "
-            f"objective.auxiliary, and objective.method={config.objective['method']} has none: give it a "
-            "weight, or set objective.auxiliary with another method"
+            "objective.auxiliary, which is not set: give it a weight, or set objective.auxiliary with a "
+            "method that takes it"
         )
     return rewards
 
