@@ -377,6 +377,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "objective.auxiliary.weight=" in done.stdout
 
 
+@pytest.mark.slow
 def test_vectors_of_weights_are_swept(output: Path, preftune: CommandLine) -> None:
     """Each mapping is a run with its weights, and summary and page weigh the rewards against one another."""
     swept = "reward_sum.weights={brief: 1, varied: 0},{brief: 0.2, varied: 1}"
