@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from ..forks import Done, Forks
 
 TIMES = ("runtime", "per_second", "seconds")
 Train = Callable[..., Path]
@@ -177,14 +180,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert (resumed / "summary.json").exists()
 
 
-def on_two_processes(config: dict[str, Any], output: Path) -> Path:
+def by_torchrun(words: list[str]) -> Done:
+    """The words' end on two processes that torchrun starts."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, "-m", *words], capture_output=True, text=True, timeout=300, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def on_two_processes(config: dict[str, Any], output: Path, launch: Callable[[list[str]], Done]) -> Path:
     """The run on two real processes."""
     file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config | {"output": str(output)}), encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "preftune", "train", str(file)]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    done = launch(["preftune", "train", str(file)])
+    assert done.status == 0, done.errors
     assert json.loads((output / "environment.json").read_text(encoding="utf-8"))["processes"] == 2
     return output
 
@@ -201,7 +209,12 @@ def on_two_processes(config: dict[str, Any], output: Path) -> Path:
     ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary"],
 )
 def test_two_processes_equal_one(
-    name: str, batches: dict[str, int] | None, config: dict[str, Any], train: Train, tmp_path: Path
+    name: str,
+    batches: dict[str, int] | None,
+    config: dict[str, Any],
+    train: Train,
+    forks: Forks,
+    tmp_path: Path,
 ) -> None:
     """Two real processes give the weights and metrics of one, each group once in every epoch.
 
@@ -217,7 +230,9 @@ def test_two_processes_equal_one(
     one = train(config)
     if not batches:
         config["training"]["per_device_train_batch_size"] = 4
-    two = on_two_processes(config, tmp_path / "two")
+    # One by torchrun itself; it costs three starts of Python.
+    launch = partial(forks.run, processes=2) if batches else by_torchrun
+    two = on_two_processes(config, tmp_path / "two", launch)
     assert_close(two, one)
     for line, expected in zip(metrics(two), metrics(one), strict=True):
         assert line == pytest.approx(expected, rel=1e-3, abs=1e-5)

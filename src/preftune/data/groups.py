@@ -14,7 +14,7 @@ Text = str | tuple[Message, ...]
 """Plain text, or the messages of a chat."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     """One response.
 
@@ -35,7 +35,7 @@ class Response:
     trained: tuple[bool, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Indices of the preferred and the other response of a group.
 
@@ -52,7 +52,7 @@ class Pair:
     gap: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """A prompt with its N >= 1 responses.
 
@@ -76,7 +76,7 @@ class Group:
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenizedGroup:
     """A group as token ids: the prompt once, each response without it and with its end-of-sequence token.
 

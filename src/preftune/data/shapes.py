@@ -29,6 +29,7 @@ from preftune.data.messages import (
 from preftune.data.pairing import Pairing
 from preftune.data.rules import BadRow, RowReport, RowRules
 from preftune.data.sources import Row, Rows, read_rows
+from preftune.data.stored import StoredGroups
 
 LABELS: dict[bool | int | float | str, bool] = {
     1: True,
@@ -56,7 +57,7 @@ class LoadedGroups:
     """Groups in the order of the source, and what was done to get them.
 
     Attributes:
-        groups: one per row that was kept.
+        groups: one per row that was kept, outside of memory.
         report: counts per rule; `tokenize_groups` goes on counting in it.
         columns: what was read as what.
         unused_columns: columns the run does not use, for the log; none where the groups keep them.
@@ -64,7 +65,7 @@ class LoadedGroups:
         sources: each file with its number of rows.
     """
 
-    groups: list[Group]
+    groups: StoredGroups
     report: RowReport
     columns: Columns
     unused_columns: tuple[str, ...]
@@ -121,16 +122,16 @@ def load_groups(
     numbered: Iterable[tuple[int, Row]] = _readable(rows, mapping)
     habits = Habits.of((row for _, row in islice(_readable(rows, mapping), PEEKED)), columns)
     if columns.by_prompt:
-        numbered = joined = list(_join_by_prompt(numbered, columns.prompt or ""))
-        report.rows = len(joined) + len(rows.unreadable)
+        counts = Counter(_prompt_digest(row, columns) for _, row in numbered)
+        numbered = _join_by_prompt(_readable(rows, mapping), columns, counts)
+        report.rows = len(counts) + len(rows.unreadable)
     build = _GroupBuilder(
         columns, pairing or Pairing(), asked.needs_pairs or asked.needs_labels, habits, report.notes
     )
-    groups = list(_build_groups(numbered, build, kept, rules, report))
+    built = _build_groups(numbered, build, kept, rules, report)
+    groups = StoredGroups(map(_label_pairs, built) if asked.needs_labels else built)
     report.require_no_errors()
     report.require_rows(len(groups))
-    if asked.needs_labels:
-        groups = [_label_pairs(group) for group in groups]
     unused = tuple(name for name in rows.columns if name not in read and name not in kept)
     names = {name: " + ".join(each) for name, each in sources.items()}
     read_as = f"{rows.described}: {columns.describe(found, names)}"
@@ -146,15 +147,25 @@ def _readable(rows: Rows, mapping: Mapping[str, str | Sequence[str]]) -> Iterato
             yield number, map_columns(row, mapping) if mapping else row
 
 
-def _join_by_prompt(rows: Iterable[tuple[int, Row]], prompt: str) -> Iterator[tuple[int, Row]]:
-    """One row, under the first one's number, for rows with one prompt; its other columns are lists."""
-    by_prompt: dict[str, list[tuple[int, Row]]] = {}
-    for number, row in rows:
-        by_prompt.setdefault(text_key(row.get(prompt)), []).append((number, row))
-    for same in by_prompt.values():
-        numbers_of_rows, joined = zip(*same, strict=True)
-        lists = {name: [row.get(name) for row in joined] for name in joined[0]}
-        yield numbers_of_rows[0], {**lists, prompt: joined[0].get(prompt)}
+def _prompt_digest(row: Row, columns: Columns) -> bytes:
+    return hashlib.sha256(text_key(row.get(columns.prompt or "")).encode()).digest()
+
+
+def _join_by_prompt(
+    rows: Iterable[tuple[int, Row]], columns: Columns, counts: Mapping[bytes, int]
+) -> Iterator[tuple[int, Row]]:
+    """One row, under the first one's number, for rows with one prompt; its other columns are lists.
+
+    Where they are neighbours, few are held at a time.
+    """
+    prompt = columns.prompt or ""
+    begun: dict[bytes, list[tuple[int, Row]]] = {}
+    for numbered in rows:
+        begun.setdefault(_prompt_digest(numbered[1], columns), []).append(numbered)
+        while begun and len(begun[first := next(iter(begun))]) == counts[first]:
+            numbers_of_rows, joined = zip(*begun.pop(first), strict=True)
+            lists = {name: [row.get(name) for row in joined] for name in joined[0]}
+            yield numbers_of_rows[0], {**lists, prompt: joined[0].get(prompt)}
 
 
 def _build_groups(

@@ -7,7 +7,7 @@ contradict the preference: delta < 0 would raise the rejected response.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from preftune.data.groups import Group, Pair, Response
+from preftune.data.stored import StoredGroups
 from preftune.errors import InputError, NothingLeftError
 from preftune.rewards.reliability import Reliability, fit_temperature, reliability
 
@@ -255,7 +256,7 @@ class PriorReport:
 
 def apply_prior(
     groups: Sequence[Group], calibration: Calibration, negative_gap: str
-) -> tuple[list[Group], PriorReport]:
+) -> tuple[StoredGroups, PriorReport]:
     """Set every pair's gap in [0, 1]. Groups without pairs do not change.
 
     Args:
@@ -275,17 +276,22 @@ def apply_prior(
             f"negative_gap = {negative_gap!r} must be one of {', '.join(_NEGATIVE_GAP)}: set one of them"
         )
     given: list[float] = []
-    with_gaps: list[Group] = []
-    for group in groups:
-        pairs: list[Pair] = []
-        for pair in group.pairs:
-            gap = calibration.gap(pair, group)
-            given.append(gap)
-            kept = replace(pair, gap=gap) if gap >= 0 else _NEGATIVE_GAP[negative_gap](pair, group, gap)
-            pairs.extend([kept] if kept else [])
-        if pairs or not group.pairs:
-            with_gaps.append(replace(group, pairs=tuple(pairs)))
-    gaps = np.array([pair.gap for group in with_gaps for pair in group.pairs], dtype=np.float64)
+    left: list[float] = []
+
+    def with_gaps() -> Iterator[Group]:
+        for group in groups:
+            pairs: list[Pair] = []
+            for pair in group.pairs:
+                gap = calibration.gap(pair, group)
+                given.append(gap)
+                kept = replace(pair, gap=gap) if gap >= 0 else _NEGATIVE_GAP[negative_gap](pair, group, gap)
+                pairs.extend([kept] if kept else [])
+            left.extend(pair.gap for pair in pairs if pair.gap is not None)
+            if pairs or not group.pairs:
+                yield replace(group, pairs=tuple(pairs))
+
+    stored = StoredGroups(with_gaps())
+    gaps = np.array(left, dtype=np.float64)
     negative = sum(gap < 0 for gap in given)
     if not len(gaps):
         raise NothingLeftError(
@@ -293,12 +299,12 @@ def apply_prior(
             f"{negative_gap!r}): check that the chosen column is right and that a higher score is better"
         )
     against_labels = reliability(np.array(given, dtype=np.float64))
-    report = _report(gaps, negative_gap, negative, len(groups) - len(with_gaps), against_labels)
+    report = _report(gaps, negative_gap, negative, len(groups) - len(stored), against_labels)
     squeezed = _squeezed(groups, calibration, report.mean_gap)
-    return with_gaps, replace(report, warning=squeezed or report.warning)
+    return stored, replace(report, warning=squeezed or report.warning)
 
 
-def with_margins(groups: Sequence[Group]) -> list[Group]:
+def with_margins(groups: Sequence[Group]) -> StoredGroups:
     """Set every pair's margin to its raw score difference; without scores, keep the data's margin.
 
     It is negative if the scores contradict the preference.
@@ -311,7 +317,9 @@ def with_margins(groups: Sequence[Group]) -> list[Group]:
         chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
         return replace(pair, margin=_score_difference(pair, chosen, rejected, group.row))
 
-    return [replace(group, pairs=tuple(completed(pair, group) for pair in group.pairs)) for group in groups]
+    return StoredGroups(
+        replace(group, pairs=tuple(completed(pair, group) for pair in group.pairs)) for group in groups
+    )
 
 
 def _drop(pair: Pair, group: Group, gap: float) -> None:
@@ -379,11 +387,11 @@ def _squeezed(groups: Sequence[Group], calibration: Calibration, mean_gap: float
     if (calibration.kind, calibration.temperature) != ("sigmoid", 1):
         return None
     both = [
-        (group.responses[pair.chosen], group.responses[pair.rejected])
+        [group.responses[place].score for place in (pair.chosen, pair.rejected)]
         for group in groups
         for pair in group.pairs
     ]
-    scores = np.array([[response.score for response in pair] for pair in both], dtype=np.float64)
+    scores = np.array(both, dtype=np.float64)
     # A missing score is NaN, and lies nowhere.
     if not ((scores >= 0) & (scores <= 1)).all():
         return None
