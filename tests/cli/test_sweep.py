@@ -376,3 +376,32 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "objective.auxiliary.weight=" in done.stdout
+
+
+@pytest.mark.slow
+def test_vectors_of_weights_are_swept(output: Path, preftune: CommandLine) -> None:
+    """Each mapping is a run with its weights, and summary and page weigh the rewards against one another."""
+    swept = "reward_sum.weights={brief: 1, varied: 0},{brief: 0.2, varied: 1}"
+    rewards = "rewards={brief: {measure: length, goal: minimise}, varied: {measure: lexical_diversity}}"
+    auxiliary = "objective={method: dpo, auxiliary: {weight: 0.5}}"
+    code, errors = preftune(
+        *("sweep", "run.yaml", swept, rewards, auxiliary, "reward_sum.normalize=each"),
+        *("training.max_steps=1", "output=vectors", *OPTIONS),
+    )
+    assert code == 0, errors
+    folder = output.parent / "vectors"
+    summary = read(folder / "summary.json")
+    assert summary["front"]["rewards"] == ["brief", "varied"]
+    assert len(summary["front"]["points"]) == 3  # the starting model too
+    weights = []
+    for name, point in summary["points"].items():
+        run = yaml.safe_load((folder / name / "config.yaml").read_text(encoding="utf-8"))
+        weights.append(run["reward_sum"]["weights"])
+        found = summary["front"]["points"][name]["brief"]["mean"]
+        assert found == pytest.approx(-point["measurements"]["brief"]["mean"])
+        on_front = name in summary["front"]["on_the_front"]
+        assert on_front == (point["dominated_by"]["brief against varied"] is None)
+    assert weights == [{"brief": 1.0, "varied": 0.0}, {"brief": 0.2, "varied": 1.0}]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "R of varied" in page
+    assert "brief against varied" in page

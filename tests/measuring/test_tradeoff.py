@@ -1,6 +1,8 @@
 """Which points of a sweep lie on the Pareto front, and which another one beats."""
 
-from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_table
+from dataclasses import replace
+
+from preftune.measuring.tradeoff import START, SweepPoint, planes, reward_front, tradeoff_table
 
 
 def point(name: str, accuracy: float | None, drift: float, reward: float | None) -> SweepPoint:
@@ -75,3 +77,45 @@ def test_what_is_no_number_is_not_compared() -> None:
     points = [point("a", float("nan"), 1.0, 0.5), point("b", 0.5, 1.0, 0.4), point("c", 0.4, 1.0, 0.3)]
     assert [each.name for each in planes(points)[0].points] == ["b", "c"]
     assert tradeoff_table(points)[1][0][-2] == "not compared"
+
+
+def of_rewards(name: str, **rewards: float) -> SweepPoint:
+    """A point that is measured by rewards of its own."""
+    return replace(
+        point(name, 0.5, 1.0, 0.3), rewards={key: (value, value, value) for key, value in rewards.items()}
+    )
+
+
+def test_front_of_two_rewards() -> None:
+    """(3, 0), (2, 2) and (0, 3) trade one for the other; (1, 1) has less of both than (2, 2)."""
+    points = [of_rewards("a", x=3.0, y=0.0), of_rewards("b", x=2.0, y=2.0), of_rewards("c", x=0.0, y=3.0)]
+    worse = of_rewards("d", x=1.0, y=1.0)
+    front = reward_front([*points, worse])
+    assert front is not None
+    assert (front.names, front.title) == (("x", "y"), "x against y")
+    assert [each.name for each in front.front()] == ["a", "b", "c"]
+    dominator = front.dominator(worse)
+    assert dominator is not None
+    assert dominator.name == "b"
+
+
+def test_a_third_reward_keeps_a_point_on_the_front() -> None:
+    """(1, 1) is beaten by (2, 2) in two dimensions, and not where it has more of a third reward."""
+    points = [
+        of_rewards("b", x=2.0, y=2.0, z=0.0),
+        of_rewards("d", x=1.0, y=1.0, z=1.0),
+        of_rewards("e", x=1.0, y=1.0, z=0.0),
+    ]
+    front = reward_front(points)
+    assert front is not None
+    assert [each.name for each in front.front()] == ["b", "d"]
+    heads, rows = tradeoff_table(points)
+    assert heads[4:7] == ["R of x", "R of y", "R of z"]
+    assert heads[-1] == "x, y against z"
+    assert [row[-1] for row in rows] == ["on the front", "on the front", "dominated by b"]
+
+
+def test_points_without_rewards_of_their_own_have_no_front() -> None:
+    """A sweep that names no rewards has the two planes and no more."""
+    assert reward_front(POINTS) is None
+    assert tradeoff_table(POINTS)[0][-2:] == ["Reward against accuracy", "Reward against drift"]

@@ -98,3 +98,39 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     other.load_state_dict(load_value_head(tmp_path))
     hidden = torch.randn(3, 48)
     assert torch.equal(other(hidden), head(hidden))
+
+
+def test_the_head_of_halos_by_hand() -> None:
+    """relu(W2 relu(W1 h)) times the last weights, of a hidden state as it is, without dropout in evaluation.
+
+    On h = (3, -4) with identities, W1 h = (3, -4) becomes (3, 0), and 2 * 3 + 5 * 0 + 1 = 7. Ours would
+    normalise h to (1, -1) first.
+    """
+    head = ValueHead(2, None, seed=0, architecture="halos", dropout=0.1).eval()
+    first, second, last = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
+    assert (second.in_features, second.out_features) == (2, 2)  # as wide as the hidden state
+    for layer in (first, second):
+        torch.nn.init.eye_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    last.weight.data, last.bias.data = torch.tensor([[2.0, 5.0]]), torch.tensor([1.0])
+    assert head(torch.tensor([[3.0, -4.0]])).item() == 7.0
+
+
+def test_the_head_of_halos_starts_at_random_weights_and_drops_units_in_training() -> None:
+    """V is no constant at the start; in training half of its units are gone, in evaluation none."""
+    hidden = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
+    head = ValueHead(48, None, seed=5, architecture="halos", dropout=0.5)
+    assert head.eval()(hidden).std() > 0.01
+    assert torch.equal(head(hidden), head(hidden))
+    assert not torch.equal(head.train()(hidden), head(hidden))
+    same = ValueHead(48, None, seed=5, architecture="halos").train()
+    assert torch.equal(same(hidden), head.eval()(hidden))
+
+
+def test_through_the_head_of_halos_no_gradient_reaches_the_model() -> None:
+    """The hidden state is detached there too."""
+    hidden = torch.randn(3, 8, requires_grad=True)
+    head = ValueHead(8, None, seed=0, architecture="halos")
+    head(hidden).sum().backward()
+    assert hidden.grad is None
+    assert all(weight.grad is not None for weight in head.parameters())

@@ -62,6 +62,8 @@ AUXILIARY_DEFAULTS = {
     "value_weight": 1.0,
     "reduction": "token_mean",
     "cap": 20.0,
+    "multiplier_rate": 0.1,
+    "largest_multiplier": 10.0,
 }
 
 NEEDS: dict[str, set[str]] = {

@@ -38,6 +38,7 @@ class Keywords:
     objective: str | Mapping[str, Any] | Objective | None = None
     rewards: Mapping[str, RewardOptions] | None = None
     prior: Mapping[str, Any] | None = None
+    reward_sum: Mapping[str, Any] | None = None
     value_head: Mapping[str, Any] | None = None
     batches: Mapping[str, Any] | None = None
     reference: str | Path | nn.Module | None = None
@@ -75,6 +76,7 @@ class Keywords:
             "objective": _objective_options(self.objective),
             "prior": _options("prior", self.prior),
             "rewards": _rewards(self.rewards),
+            "reward_sum": _options("reward_sum", self.reward_sum),
             "value_head": _options("value_head", self.value_head),
             "training": dict(self.args) if isinstance(self.args, Mapping) else {},
             "cache": self.cache and str(self.cache),
@@ -247,7 +249,7 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 _KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
-_SECTIONS = "data|objective|prior|value_head|batches|rewards"
+_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum"
 _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),

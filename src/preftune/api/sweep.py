@@ -21,6 +21,7 @@ def sweep(
     shard: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    front: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Train a run at every combination of the swept values, and weigh what each gains and pays.
 
@@ -35,6 +36,8 @@ def sweep(
         shard: "I/K": only every K-th run from the I-th, for several processes at once.
         overwrite: replace runs that were trained with another configuration.
         dry_run: check every run and print the plan, train nothing.
+        front: two or three rewards that are weighed against one another; unless given, those of
+            `reward_sum.weights` where that is swept.
 
     Returns:
         What the sweep's `summary.json` holds; None for a dry run or a shard.
@@ -45,7 +48,14 @@ def sweep(
     part = None if shard is None else Shard.parse(shard)
     settings = SamplingSettings(n=n, max_new_tokens=max_new_tokens, seed=seed)
     output = run_sweep(
-        Path(config), overrides, settings, shard=part, overwrite=overwrite, dry_run=dry_run, pages=PAGES
+        Path(config),
+        overrides,
+        settings,
+        shard=part,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        front=front,
+        pages=PAGES,
     )
     if output is None:
         return None

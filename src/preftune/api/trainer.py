@@ -62,6 +62,7 @@ class PreferenceTrainer(PackedTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         rewards: Mapping[str, RewardOptions] | None = None,
         prior: Mapping[str, Any] | None = None,
+        reward_sum: Mapping[str, Any] | None = None,
         value_head: Mapping[str, Any] | None = None,
         batches: Mapping[str, Any] | None = None,
         reference: str | Path | nn.Module | None = None,
@@ -87,7 +88,8 @@ class PreferenceTrainer(PackedTrainer):
             rewards: auxiliary rewards by name: options, or a function (prompts, completions, **columns) ->
                 one number for each completion.
             prior: how raw scores become the reward gap: `{"calibration": ..., "temperature": ...}`.
-            value_head: `{"width": ..., "learning_rate": ..., "max_grad_norm": ...}`.
+            reward_sum: how several rewards become one: `{"normalize": ..., "weights": {...}}`.
+            value_head: `{"architecture": ..., "width": ..., "learning_rate": ..., "max_grad_norm": ...}`.
             batches: steps of so many tokens: `{"tokens_per_step": ..., "tokens_per_row": ...}`.
             reference: what the policy is compared with; the model as it is before training unless given.
             data: options of the data: `{"max_length": ..., "pair_rule": ..., "rules": {...}}`.
@@ -107,6 +109,7 @@ class PreferenceTrainer(PackedTrainer):
             objective=objective,
             rewards=rewards,
             prior=prior,
+            reward_sum=reward_sum,
             value_head=value_head,
             batches=batches,
             reference=reference,

@@ -14,7 +14,7 @@ def demo(
         str | None, typer.Option(help="Model to use instead of the packaged SmolLM2-135M-Instruct.")
     ] = None,
 ) -> None:
-    """Tune a small real model with DPO, with a prior (MaPPO), and for simpler language too (HPO).
+    """Tune a small real model with DPO, with a prior (MaPPO), and for simpler language too (UPO).
 
     Needs no GPU and no network. It ends with a table, `report.html` and `summary.json`.
     """

@@ -33,6 +33,14 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every run and print the plan, train nothing.")
     ] = False,
+    front: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME[,NAME]",
+            help="Rewards to weigh against one another; those of swept reward_sum.weights unless given.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a run at several values of a key, and weigh what each gains and pays.
 
@@ -42,6 +50,7 @@ def sweep(
     - `preftune sweep run.yaml objective.auxiliary.weight=0,0.03,0.1,0.3` one key
     - `preftune sweep run.yaml objective.beta=0.1,0.3 training.seed=1,2,3` all combinations
     - `preftune sweep run.yaml objective.beta=0.1,0.3 output=runs/beta training.max_steps=100`
+    - `preftune sweep run.yaml reward_sum.weights='{a: 1, b: 0},{a: 0.5, b: 0.5}'` weights of several rewards
 
     Each run is then measured on the prompts of `data.evaluation`: accuracy of the implicit reward, auxiliary
     reward of sampled responses, drift from the starting model. It ends with a table, `summary.json`, and
@@ -59,4 +68,5 @@ def sweep(
         shard=shard,
         overwrite=overwrite,
         dry_run=dry_run,
+        front=front.split(",") if front else (),
     )

@@ -68,7 +68,7 @@ def train(
     - `objective.method=dpo` or another of `preftune methods`, or your own as `module:Class`
     - `objective.beta=0.1` how far the policy may move
     - `objective.prior=reward_gap` weight the rejected response by how much worse it is (MaPPO)
-    - `objective.auxiliary.weight=0.1` also make likelier what `rewards` want (HPO)
+    - `objective.auxiliary.weight=0.1` also make likelier what `rewards` want (UPO)
     - `rewards.reading_grade.goal=minimise` what that is; `preftune score --list` lists more
     - `prior.calibration=sigmoid` how raw scores become rewards in [0, 1]
     - `training.learning_rate=1e-6` and any other field of transformers' TrainingArguments; unless given,

@@ -24,6 +24,7 @@ class Response:
         label: whether it is desirable, where that is known of it alone (KTO).
         auxiliary: auxiliary reward R, once the rewards are computed.
         prior_reward: r in [0, 1], once the score is calibrated, where the objective needs it.
+        bounded: what was measured of it for each bound, once that is computed.
         trained: whether each of its messages is trained; None trains the model's own turns.
     """
 
@@ -32,6 +33,7 @@ class Response:
     label: bool | None = None
     auxiliary: float | None = None
     prior_reward: float | None = None
+    bounded: tuple[float, ...] | None = None
     trained: tuple[bool, ...] | None = None
 
 
@@ -98,7 +100,7 @@ class TokenizedGroup:
     prompt: Int32[np.ndarray, "prompt_tokens"]
     responses: tuple[Int32[np.ndarray, "_"], ...]
     pairs: tuple[Pair, ...]
-    per_response: Mapping[str, Shaped[np.ndarray, "responses"]] = field(default_factory=dict)
+    per_response: Mapping[str, Shaped[np.ndarray, "responses ..."]] = field(default_factory=dict)
     mismatched: "TokenizedGroup | None" = None
     trained: tuple[Bool[np.ndarray, "_"], ...] | None = None
     row: int = 0
@@ -131,11 +133,11 @@ class TokenizedGroup:
 
 def numbers_of(
     items: Sequence[Response] | Sequence[Pair], per: Literal["response", "pair"]
-) -> dict[str, Shaped[np.ndarray, "_"]]:
+) -> dict[str, Shaped[np.ndarray, "_ ..."]]:
     """Registered numbers of a group's responses, or of its pairs, by name: those that all of them have."""
     from preftune.objectives.responses import NUMBERS
 
-    registered = {name: number for name, number in NUMBERS.items() if number.per == per and number.of}
+    registered = {name: each for name, each in NUMBERS.items() if each.per.startswith(per) and each.of}
     values = {name: [getattr(item, number.of) for item in items] for name, number in registered.items()}
     return {
         name: np.array(found, dtype=registered[name].dtype)

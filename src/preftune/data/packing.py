@@ -57,7 +57,7 @@ class PackedBatch:
     prompt_ends: Int64[Tensor, "responses"]
     chosen: Int64[Tensor, "pairs"]
     rejected: Int64[Tensor, "pairs"]
-    numbers: Mapping[str, Shaped[Tensor, "_"]] = field(default_factory=dict)
+    numbers: Mapping[str, Shaped[Tensor, "_ ..."]] = field(default_factory=dict)
     mismatched: "PackedBatch | None" = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
@@ -129,7 +129,7 @@ def _join(parts: Sequence[np.ndarray]) -> Int64[Tensor, "tokens"]:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
 
-def _join_numbers(groups: Sequence[TokenizedGroup]) -> dict[str, Shaped[Tensor, "_"]]:
+def _join_numbers(groups: Sequence[TokenizedGroup]) -> dict[str, Shaped[Tensor, "_ ..."]]:
     """Numbers of packed responses, their tokens and pairs, without those that a group lacks."""
     found = [
         {name: values[group.packed] for name, values in group.per_response.items()}

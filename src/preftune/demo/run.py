@@ -73,7 +73,7 @@ NOTES = (
     "margin. With the reward-gap prior (MaPPO) the rejected response counts as much as it is worse: a near "
     "tie is no longer pushed apart, and the chosen response keeps more of its probability.",
     "The third run also wants simpler language: of all eight responses those become likelier that are easier "
-    "to read than their prompt lets expect (HPO), whatever the pairs prefer.",
+    "to read than their prompt lets expect (UPO), whatever the pairs prefer.",
     "The prior also makes the gradient smaller, so at equal learning rate the policy moves less. Compared at "
     "equal margin, plain training with a smaller learning rate did as well: see docs/experiments.md.",
 )

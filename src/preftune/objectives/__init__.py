@@ -34,6 +34,7 @@ from preftune.objectives.auxiliary import (
     Standardization,
     ValueRegression,
 )
+from preftune.objectives.bounds import Bound, DualDescent
 from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.credit import TokenCredit, reweighted, token_rows
 from preftune.objectives.divergences import DIVERGENCES, DivergenceScore
@@ -120,6 +121,7 @@ __all__ = [
     "BernoulliKL",
     "BinaryClassifier",
     "BothDown",
+    "Bound",
     "Centring",
     "ChosenLikelihood",
     "ChosenLoss",
@@ -130,6 +132,7 @@ __all__ = [
     "ContrastWithReference",
     "DecisionDistillation",
     "DivergenceScore",
+    "DualDescent",
     "GapLink",
     "GapMargin",
     "Hinge",

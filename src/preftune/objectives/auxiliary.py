@@ -1,17 +1,19 @@
-"""What else the designer wants: advantage-weighted likelihood on auxiliary rewards, and its value (HPO).
+"""What else the designer wants: advantage-weighted likelihood on auxiliary rewards, and its value (UPO).
 
-Source: arXiv 2405.17956. The paper gives the form of both terms. It does not give the temperature, the
-expectile and the weights; the defaults here are usual practice of advantage-weighted regression (AWR,
-arXiv 1910.00177) and of implicit Q-learning (IQL, arXiv 2110.06169).
+Source: arXiv 2405.17956, named Hybrid Preference Optimization (HPO) before its third version. The paper gives
+the form of both terms. Temperature, expectile and weights are not stated in the versions we could read; the
+defaults here are usual practice of advantage-weighted regression (AWR, arXiv 1910.00177) and of implicit
+Q-learning (IQL, arXiv 2110.06169).
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
+from preftune.objectives.bounds import Bound, DualDescent, slacks
 from preftune.objectives.parts import Reduction
 from preftune.objectives.responses import Need, ScoredResponses, Term, Unit
 from preftune.objectives.scores import log_likelihood, mean_log_likelihood
@@ -25,6 +27,7 @@ LARGE_FACTOR = 100.0
 """IQL's cap, the highest in use; a response with a larger factor outweighs a whole batch."""
 
 _NEEDS: frozenset[Need] = frozenset({"auxiliary", "value"})
+_NEEDS_OF_BOUNDS: frozenset[Need] = frozenset({"bounds", "multipliers"})
 _UNIT_OF: dict[Reduction, Unit] = {"token_mean": "response_tokens", "sum": "responses"}
 
 
@@ -38,19 +41,43 @@ class Standardization:
     Attributes:
         mean: of R.
         scale: its standard deviation, > 0.
+        bounds: on measurements beside R, whose slacks count in the advantage by their multipliers.
     """
 
     mean: float = 0.0
     scale: float = 1.0
+    bounds: tuple[Bound, ...] = ()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the advantage needs of the responses."""
+        return _NEEDS | _NEEDS_OF_BOUNDS if self.bounds else _NEEDS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers for summary.json and rewards.json."""
+        found: dict[str, Any] = {"mean": self.mean, "scale": self.scale}
+        if self.bounds:
+            found["bounds"] = {
+                bound.name: {"at_least" if bound.is_least else "at_most": bound.limit, "scale": bound.scale}
+                for bound in self.bounds
+            }
+        return found
 
     def advantage(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
-        """A = (R - mean) / scale - V(x), in standard units; its gradient reaches V."""
+        """A = (R - mean) / scale + sum_k lambda_k z_k - V(x), in standard units; its gradient reaches V.
+
+        z_k is the slack of the k-th bound, and lambda_k its multiplier.
+        """
         return self.exact_advantage(responses).to(_dtype(responses))
 
     def exact_advantage(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
         """The same in float64: R and V are nearly equal where V is good, and an exponent needs its digits."""
         reward, value = cast(Tensor, responses.auxiliary), cast(Tensor, responses.values)
-        return (reward.double() - self.mean) / self.scale - value.double()
+        standard = (reward.double() - self.mean) / self.scale
+        if self.bounds:
+            slack = slacks(self.bounds, cast(Tensor, responses.bounded))
+            standard = standard + (slack * cast(Tensor, responses.multipliers).double()).sum(dim=-1)
+        return standard - value.double()
 
 
 def _dtype(responses: ScoredResponses) -> torch.dtype:
@@ -76,6 +103,8 @@ class AdvantageLikelihood:
             over responses.
         cap: largest factor exp(A / temperature); None is the paper's.
         standardization: of R.
+        rate: by how much a slack of one standard deviation changes a bound's multiplier in a step.
+        largest_multiplier: where multipliers stop.
     """
 
     weight: float
@@ -83,9 +112,25 @@ class AdvantageLikelihood:
     reduction: Reduction = "token_mean"
     cap: float | None = None
     standardization: Standardization = Standardization()
+    rate: float = 0.1
+    largest_multiplier: float = 10.0
 
     name = "auxiliary"
-    needs = _NEEDS
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Auxiliary rewards and their value, and bounds where there are some."""
+        return self.standardization.needs
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """On measurements; the responses must have a measurement and a multiplier for each."""
+        return self.standardization.bounds
+
+    @property
+    def dual(self) -> DualDescent | None:
+        """How the multipliers of the bounds move; None without bounds."""
+        return DualDescent(self.bounds, self.rate, self.largest_multiplier) if self.bounds else None
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response in nats, and the factor of each."""
@@ -93,7 +138,25 @@ class AdvantageLikelihood:
         values = -factor * log_likelihood(responses)
         shown = values if self.reduction == "sum" else -factor * mean_log_likelihood(responses)
         term = Term(values, _UNIT_OF[self.reduction], self.weight)
-        return term, {f"loss/{self.name}": shown, "auxiliary/factor": factor}
+        metrics = {f"loss/{self.name}": shown, "auxiliary/factor": factor}
+        for place, bound in enumerate(self.bounds):
+            multiplier = cast(Tensor, responses.multipliers)[place]
+            metrics[f"bounds/{bound.name}/multiplier"] = multiplier.expand(len(factor))
+        return term, metrics
+
+    def weighted_means(self, responses: ScoredResponses) -> dict[str, Float64[Tensor, "2"]]:
+        """Of each bounded measurement: its sum over responses, weighted by their factors, and the weights'.
+
+        Both add up over micro-batches and processes.
+        """
+        if not self.bounds:
+            return {}
+        factor = self.factor(responses).double()
+        measured = cast(Tensor, responses.bounded).double()
+        return {
+            f"bounds/{bound.name}/mean": torch.stack(((factor * measured[:, place]).sum(), factor.sum()))
+            for place, bound in enumerate(self.bounds)
+        }
 
     def factor(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
         """exp(A / temperature) of every response, without gradient."""
@@ -165,7 +228,16 @@ class ValueRegression:
     standardization: Standardization = Standardization()
 
     name = "value"
-    needs = _NEEDS
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Auxiliary rewards and their value, and bounds where there are some."""
+        return self.standardization.needs
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """On measurements; the responses must have a measurement and a multiplier for each."""
+        return self.standardization.bounds
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response; R, V and A on the scale of R, and A's square on that scale squared."""

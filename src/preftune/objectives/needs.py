@@ -59,7 +59,7 @@ def check_part(part: Callable[[ScoredResponses], object], name: str, needs: froz
     """
     _known(needs, f"part {name!r}")
     try:
-        part(_example(needs))
+        part(_example(needs, len(getattr(part, "bounds", ())) or 1))
     except Exception as error:
         declared = ", ".join(sorted(needs)) or "nothing"
         raise ValueError(
@@ -68,9 +68,10 @@ def check_part(part: Callable[[ScoredResponses], object], name: str, needs: froz
         ) from error
 
 
-def _example(needs: frozenset[Need]) -> ScoredResponses:
+def _example(needs: frozenset[Need], bounds: int) -> ScoredResponses:
     """A pair of responses of one token, with numbers as registered."""
-    sizes = {"response": (2,), "pair": (1,), "token": (2,), "batch": ()}
+    sizes = {"response": (2,), "pair": (1,), "token": (2,), "batch": (), "bound": (bounds,)}
+    sizes["response and bound"] = (2, bounds)
     given = {NEEDS[need] for need in needs} | (set() if "score" in needs else {"logps"})
     numbers: dict[str, Any] = {"logps": None}
     for name in given - {"chosen"}:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftune.objectives.auxiliary import AdvantageLikelihood, PredictedFactors, Standardization
+from preftune.objectives.bounds import DualDescent
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.methods import METHODS, Auxiliary, Method, OfEveryMethod, OfPairs
 from preftune.objectives.mixing import MixSettings, methods_of, mixed_parts, resolve_mix
@@ -51,6 +52,12 @@ class Objective:
         """What the responses must carry for every part to work."""
         return frozenset[Need]().union(*(part.needs for part in self.parts))
 
+    @property
+    def dual(self) -> DualDescent | None:
+        """How the multipliers of bounds move from step to step; None where nothing is bounded."""
+        parts = (part.dual for part in self.parts if isinstance(part, AdvantageLikelihood))
+        return next(parts, None)
+
     def __call__(self, responses: ScoredResponses) -> Losses:
         """Terms with their gradient, and detached float32 metrics, one value per pair.
 
@@ -82,12 +89,15 @@ class Objective:
             }
         if "reference" in self.needs:
             metrics |= displacement(responses)
-        terms = {}
+        terms: dict[str, Term] = {}
+        weighted_means: dict[str, Tensor] = {}
         for part in self.parts:
             terms[part.name], explained = _weighted(part, *part(responses), responses.weights)
             metrics.update(explained)
             metrics.setdefault(f"loss/{part.name}", terms[part.name].values)
-        return Losses(terms, {name: _metric(values) for name, values in metrics.items()})
+            if isinstance(part, AdvantageLikelihood):
+                weighted_means |= part.weighted_means(responses)
+        return Losses(terms, {name: _metric(values) for name, values in metrics.items()}, weighted_means)
 
 
 def label_balance(objective: Objective, desirable: int, undesirable: int) -> LabelBalance | None:

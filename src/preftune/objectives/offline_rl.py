@@ -1,4 +1,4 @@
-"""What HPO is compared with: other ways to learn from auxiliary rewards, from the same tensors.
+"""What UPO (once HPO) is compared with: other ways to learn from auxiliary rewards, from the same tensors.
 
 Offline reinforcement learning with a value (offline PPO, A-LoL, DRO-V) and DPO with a margin (MODPO). Here
 a response is one action: a log-ratio h is a sum over its tokens and its reward comes at its end, so that the

@@ -13,7 +13,7 @@ sampled is then 1, and clipping it would change nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,7 @@ def pairwise_advantage(
     chosen, rejected = better.nonzero(as_tuple=True)
     difference = reward[chosen] - reward[rejected]
     gap = difference if prior.needs else None
-    of_pairs = {name: None for name, number in FIELDS.items() if number.per == "pair"}
+    of_pairs: dict[str, Any] = {name: None for name, number in FIELDS.items() if number.per == "pair"}
     pairs = replace(responses, **of_pairs | {"chosen": chosen, "rejected": rejected, "prior_gap": gap})
     delta = prior.delta(pairs).to(reward.dtype)
     factor = torch.zeros_like(reward)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 Need = str
@@ -35,7 +35,7 @@ class Number:
         is_given: the batch brings it, while the others come from the model that reads the batch.
     """
 
-    per: Literal["response", "pair", "token", "batch"]
+    per: Literal["response", "pair", "token", "batch", "bound", "response and bound"]
     dtype: Literal["float32", "bool", "int64"] = "float32"
     need: Need = ""
     of: str = ""
@@ -65,7 +65,7 @@ class ScoredResponses:
             prompt's tokens counted once for each of its responses (arXiv 2101.03961, Eq. 4).
         labels: whether each response is desirable (KTO, arXiv 2402.01306).
         divergence: z0 >= 0, an estimate of KL(policy || reference) over the whole step, in nats (KTO).
-        auxiliary: auxiliary reward R, on any scale (HPO, arXiv 2405.17956).
+        auxiliary: auxiliary reward R, on any scale (UPO, arXiv 2405.17956).
         values: V(x) of each response's prompt, in standard units of R.
         scores: what the reward model that is trained gives each response.
         margins: by how much each pair's chosen response should outscore the rejected one.
@@ -77,6 +77,8 @@ class ScoredResponses:
         weights: what each pair's losses are multiplied by, >= 0; None weighs all pairs alike.
         prior_reward: r of each response in [0, 1] (the prior's, before it is a gap).
         groups: number of each response's prompt in the batch: 0, 1, ... without one left out.
+        bounded: what was measured of each response for each bound, in its own units.
+        multipliers: lambda >= 0 of each bound, the same for the whole step.
 
     Raises:
         ValueError: a field has a shape, a dtype or a value that does not fit.
@@ -131,6 +133,12 @@ class ScoredResponses:
     groups: Int[Tensor, "responses"] | None = field(
         default=None, metadata=_is("response", "int64", "groups", is_given=True)
     )
+    bounded: Float[Tensor, "responses bounds"] | None = field(
+        default=None, metadata=_is("response and bound", "float32", "bounds", of="bounded", is_given=True)
+    )
+    multipliers: Float[Tensor, "bounds"] | None = field(
+        default=None, metadata=_is("bound", "float32", "multipliers")
+    )
 
     # Tests check every annotation at run time; here they must meet the messages that people meet.
     __no_type_check__ = True
@@ -181,6 +189,11 @@ def _check_shape(field: str, value: Tensor, responses: ScoredResponses) -> None:
         # Adding up lengths on another device would wait for it.
         tokens = int(responses.lengths.sum()) if value.device.type == "cpu" else value.numel()
         expected, rule = (tokens,), "one number for each response token, as many as lengths add up to"
+    elif FIELDS[field].per == "response and bound":
+        expected, rule = (len(responses.lengths), shape[-1] if shape else 1), "a row for each response"
+    elif FIELDS[field].per == "bound":
+        count = 0 if responses.bounded is None else responses.bounded.shape[-1]
+        expected, rule = (count,), "one number for each bound, as bounded has"
     else:
         expected, rule = (), "a single number without dimensions"
     if shape != expected:
@@ -257,10 +270,18 @@ class Term:
 
 @dataclass(frozen=True)
 class Losses:
-    """What an objective returns: terms by name, and detached per-item metrics by name."""
+    """What an objective returns.
+
+    Attributes:
+        terms: summands of the loss by name.
+        metrics: detached values per item, by name.
+        weighted_means: metrics that are means with weights, by name: the weighted sum and that of the
+            weights, both of which add up over micro-batches and processes.
+    """
 
     terms: dict[str, Term]
     metrics: dict[str, Float[Tensor, " _"]]
+    weighted_means: dict[str, Float64[Tensor, "2"]] = field(default_factory=dict)
 
     def total(self, counts: dict[Unit, Tensor]) -> Float[Tensor, ""]:
         """Sum over terms of weight * sum(values) / count of the term's unit.

@@ -4,7 +4,7 @@ Here live measures, reward models, judges, users' own functions, and the calibra
 objectives, data, serving, storage and models. Calibration imports no torch.
 """
 
-from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards, combine
+from preftune.rewards.auxiliary import AuxiliaryReward, auxiliary_rewards
 from preftune.rewards.calibration import (
     CALIBRATIONS,
     Calibration,
@@ -17,6 +17,7 @@ from preftune.rewards.calibration import (
 )
 from preftune.rewards.measures import MEASURES, Measure
 from preftune.rewards.measuring import MeasuredGroups, RewardReport, Spread, measure_groups
+from preftune.rewards.summing import Normalize, combine, with_sum
 
 __all__ = [
     "CALIBRATIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "Measure",
     "MeasuredGroups",
     "NegativeGap",
+    "Normalize",
     "PriorReport",
     "RewardReport",
     "Spread",
@@ -36,4 +38,5 @@ __all__ = [
     "measure_groups",
     "with_margins",
     "with_prior_rewards",
+    "with_sum",
 ]

@@ -1,6 +1,7 @@
 """Auxiliary rewards: what a designer wants of a response, independent of the annotators' preference.
 
-R = sum_k w_k R_k (HPO, arXiv 2405.17956), where R_k is a measurement turned into a reward by its goal.
+R = sum_k w_k R_k (UPO, arXiv 2405.17956), where R_k is a measurement turned into a reward by its goal; a
+bounded measurement is no part of R.
 """
 
 import math
@@ -8,12 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsFloat, cast
 
-import numpy as np
-from jaxtyping import Float64
-
 from preftune.data.groups import Text
 from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
+from preftune.objectives.bounds import Bound
 from preftune.objectives.imports import REFERENCE
 from preftune.objectives.options import Constraint, Option, check_options, is_finite_number, one_of
 from preftune.rewards.functions import (
@@ -37,6 +36,14 @@ Measuring = Callable[[Sequence[Any], Sequence[Any], DatasetColumns], Iterable[An
 
 
 @dataclass(frozen=True)
+class RewardScale:
+    """Mean and standard deviation (> 0) of a reward R_k over the training set."""
+
+    mean: float
+    scale: float
+
+
+@dataclass(frozen=True)
 class AuxiliaryReward:
     """One auxiliary reward R_k, built by `auxiliary_rewards`.
 
@@ -48,6 +55,9 @@ class AuxiliaryReward:
         target: lowest and highest ideal measurement.
         column: the column of the data that holds the measurement, if there is one.
         clip: measurements are clipped to this range; None does not clip.
+        bound: what its mean measurement is to be at least, or at most, in place of a weight.
+        normalizes: whether R_k is standardised over the training set before it is weighted.
+        scale: mean and standard deviation of R_k there, once they are known.
     """
 
     name: str
@@ -57,11 +67,22 @@ class AuxiliaryReward:
     target: tuple[float, float] | None = None
     column: str | None = None
     clip: tuple[float, float] | None = None
+    bound: Bound | None = None
+    normalizes: bool = False
+    scale: RewardScale | None = None
+
+    def clipped(self, measurement: float) -> float:
+        """The measurement, or the nearer end of the range that it is clipped to."""
+        return min(max(measurement, self.clip[0]), self.clip[1]) if self.clip else measurement
 
     def reward(self, measurement: float) -> float:
-        """R_k: the clipped measurement, its negative, or the negative of its distance to the target."""
-        if self.clip:
-            measurement = min(max(measurement, self.clip[0]), self.clip[1])
+        """R_k: the clipped measurement, its negative, or the negative of its distance to the target.
+
+        Of a bounded measurement, more is better than less where it is to be at least something.
+        """
+        measurement = self.clipped(measurement)
+        if self.bound:
+            return measurement if self.bound.is_least else -measurement
         if self.target:
             low, high = self.target
             return -max(low - measurement, measurement - high, 0.0)
@@ -151,17 +172,6 @@ def _finite(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def combine(
-    rewards: Sequence[AuxiliaryReward], measurements: Mapping[str, Float64[np.ndarray, "responses"]]
-) -> Float64[np.ndarray, "responses"]:
-    """R = sum_k w_k R_k of every response, from its raw measurements by reward (at least one)."""
-    weighted = [
-        reward.weight * np.array([reward.reward(float(value)) for value in measurements[reward.name]])
-        for reward in rewards
-    ]
-    return np.asarray(np.sum(weighted, axis=0, dtype=np.float64))
-
-
 # --- from a configuration ---
 
 
@@ -204,7 +214,8 @@ def resolve_reward(
         _check_source(path, source)
     known = MEASURES[source].options if source in MEASURES else {}
     check_reward_options(path, source, options, {**OF_EVERY_REWARD, **known})
-    goal, target = _aim(path, source, options)
+    bound = _bound(path, name, options)
+    goal, target = (None, None) if bound else _aim(path, source, options)
     clip = options.get("clip")
     return AuxiliaryReward(
         name,
@@ -216,7 +227,28 @@ def resolve_reward(
         target,
         source.removeprefix(COLUMN_PREFIX) if source.startswith(COLUMN_PREFIX) else None,
         (float(clip[0]), float(clip[1])) if clip else None,
+        bound,
     )
+
+
+def _bound(path: str, name: str, options: Mapping[str, Any]) -> Bound | None:
+    """What the reward's mean measurement is to be, in place of a weight and a goal."""
+    given = [key for key in ("at_least", "at_most") if key in options]
+    if not given:
+        return None
+    key = given[0]
+    if len(given) > 1:
+        raise InputError(
+            f"{path}.at_least={options['at_least']!r} and {path}.at_most={options['at_most']!r}: a reward "
+            f"has one bound; name a second reward with the same measure, such as {path}_2.measure"
+        )
+    other = next((each for each in ("weight", "goal", "target") if each in options), None)
+    if other:
+        raise InputError(
+            f"{path}.{key}={options[key]!r} and {path}.{other}={options[other]!r}: a bounded measurement "
+            f"has no {other}, and its multiplier is learned; remove one of the two"
+        )
+    return Bound(name, float(options[key]), key == "at_least")
 
 
 def _check_source(path: str, source: str) -> None:
@@ -305,6 +337,7 @@ def _is_band(value: object) -> bool:
     return False
 
 
+FINITE = Constraint("a finite number", is_finite_number)
 BAND = Constraint("[low, high] with low <= high", _is_band)
 
 OF_EVERY_REWARD: Mapping[str, Option] = {
@@ -328,5 +361,7 @@ OF_EVERY_REWARD: Mapping[str, Option] = {
         instead_of="goal",
     ),
     "clip": Option(None, BAND, "measurements beyond count as these (none)"),
+    "at_least": Option(None, FINITE, "least mean measurement, in place of a weight"),
+    "at_most": Option(None, FINITE, "largest mean measurement, in place of a weight"),
 }
 """Options that go with any measure."""

@@ -1,7 +1,7 @@
 """Auxiliary rewards of a data set's groups, and their statistics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from preftune.data.groups import Group
 from preftune.data.rules import shorten, suggest
 from preftune.data.stored import StoredGroups
 from preftune.errors import InputError
-from preftune.rewards.auxiliary import AuxiliaryReward, Where, combine
+from preftune.rewards.auxiliary import AuxiliaryReward, RewardScale, Where
+from preftune.rewards.summing import bounded, combine, fit_scales
 
 GROUPS_PER_CALL = 256
 """Groups given to a measure at once: enough for a classifier to sort them by length."""
@@ -39,11 +40,20 @@ class RewardReport:
         measurements: raw measurements by reward.
         combined: the auxiliary reward R.
         dropped: groups dropped because a reward's column was missing.
+        scales: mean and scale of each reward that was standardised before it was weighted.
     """
 
     measurements: dict[str, Spread]
     combined: Spread
     dropped: int
+    scales: dict[str, RewardScale] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers for summary.json."""
+        found = asdict(self)
+        if not self.scales:
+            del found["scales"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,13 @@ class MeasuredGroups:
         groups: the measured groups, in order.
         measurements: by reward, the raw measurement of every response of every group, in order.
         report: their statistics.
+        rewards: with the scales that were fitted to these groups, or that they had already.
     """
 
     groups: StoredGroups
     measurements: dict[str, Float64[np.ndarray, "responses"]]
     report: RewardReport
+    rewards: tuple[AuxiliaryReward, ...]
 
 
 def measure_groups(
@@ -68,7 +80,7 @@ def measure_groups(
     missing: str = "error",
     progress: bool = False,
 ) -> MeasuredGroups:
-    """Set `Response.auxiliary` of every response.
+    """Set `Response.auxiliary` of every response, and `Response.bounded` where a reward has a bound.
 
     Args:
         groups: with the row's columns, if a reward reads them.
@@ -83,12 +95,20 @@ def measure_groups(
     """
     kept = _with_columns(groups, rewards, locate, missing)
     measurements = {reward.name: _measurements(kept, reward, locate, progress) for reward in rewards}
+    rewards = fit_scales(rewards, measurements)
     combined = combine(rewards, measurements)
     _check_range(combined, kept, locate)
     totals = iter(combined.tolist())
+    limited = bounded(rewards, measurements)
     return MeasuredGroups(
         StoredGroups(
-            replace(group, responses=tuple(replace(r, auxiliary=next(totals)) for r in group.responses))
+            replace(
+                group,
+                responses=tuple(
+                    replace(response, auxiliary=next(totals), bounded=next(limited, None))
+                    for response in group.responses
+                ),
+            )
             for group in kept
         ),
         measurements,
@@ -96,7 +116,9 @@ def measure_groups(
             {name: _spread(values) for name, values in measurements.items()},
             _spread(combined),
             len(groups) - len(kept),
+            {reward.name: reward.scale for reward in rewards if reward.scale},
         ),
+        rewards,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from preftune.data import Asked, Group, Response, RowRules, load_groups, set_con
 from preftune.data.groups import as_answer
 from preftune.errors import InputError
 from preftune.measuring.held_out import HeldOut, measure_policy
-from preftune.measuring.statistics import mean_interval, named_interval
+from preftune.measuring.statistics import Interval, mean_interval, named_interval
 from preftune.models import load_model_config, load_tokenizer
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
 from preftune.sampling.settings import SamplingSettings
@@ -139,6 +139,28 @@ def measure_run(
     return rows, figures
 
 
+def mean_rewards(
+    rows: Sequence[Mapping[str, Any]], rewards: Sequence[AuxiliaryReward], names: Sequence[str]
+) -> dict[str, Interval]:
+    """Mean R_k of sampled responses, before its weight, of the named rewards; a prompt counts once.
+
+    Args:
+        rows: what `measure_run` gives of each prompt.
+        rewards: those that were measured.
+        names: of the rewards that are asked for.
+    """
+    by_name = {reward.name: reward for reward in rewards}
+    return {
+        name: mean_interval(
+            [
+                float(np.mean([by_name[name].reward(value) for value in row["measurements"][name]]))
+                for row in rows
+            ]
+        )
+        for name in names
+    }
+
+
 def _figure(values: Shaped[np.ndarray, "prompts n"]) -> dict[str, float]:
     # Responses to one prompt are alike, so a prompt's mean counts once.
     return named_interval(mean_interval(values.mean(axis=1).tolist()))
@@ -178,5 +200,6 @@ def _measure(
     ]
     found = measure_groups(answered, asked.rewards, "samples of held-out row {}".format)
     shape = (len(texts), len(texts[0]))
-    reward = combine(asked.rewards, found.measurements).reshape(shape)
+    weighted = any(reward.bound is None for reward in asked.rewards)
+    reward = combine(asked.rewards, found.measurements).reshape(shape) if weighted else None
     return {name: values.reshape(shape) for name, values in found.measurements.items()}, reward

@@ -12,6 +12,8 @@ from preftune.errors import InputError
 
 T = TypeVar("T")
 
+WEIGHTS = "reward_sum.weights"
+"""The key whose values are mappings from rewards to weights."""
 LONGEST_NAME = 120
 """Characters of a folder's name, well below what file systems allow."""
 
@@ -22,7 +24,8 @@ _TOKENS = re.compile(r"""(?<!\w)'(?:[^']|'')*'|(?<!\w)"(?:[^"\\]|\\.)*"|.""", re
 NOT_SWEPT: dict[str, str] = {
     "model": "all points are compared with one starting model",
     "output": "every point gets a folder of its own inside it",
-    "rewards": "all points are compared by the same rewards; sweep objective.auxiliary.weight",
+    "rewards": "all points are compared by the same rewards; sweep objective.auxiliary.weight, or "
+    "reward_sum.weights='{a: 1, b: 0},{a: 0, b: 1}'",
     "data.chat_template_kwargs": "all points are asked the same prompts",
     "data.max_prompt_length": "all points are asked the same prompts",
     "data.evaluation": "all points are compared on the same prompts",

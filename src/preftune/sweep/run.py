@@ -19,14 +19,15 @@ from rich.table import Table
 from preftune.errors import InputError
 from preftune.measuring.comparison import NO_PAGES, ModelComparison, Pages, side_by_side
 from preftune.measuring.samples import SampleRewards
-from preftune.measuring.statistics import ends_of
-from preftune.measuring.tradeoff import START, SweepPoint, planes, tradeoff_table
+from preftune.measuring.statistics import Interval, ends_of, named_interval
+from preftune.measuring.tradeoff import START, SweepPoint, reward_front, tradeoff_table, weighings
 from preftune.models.content import model_content
 from preftune.rewards.sources import rewards_content
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, as_lines, read_lines, write_json, write_whole
 from preftune.storage.manifest import Figures, Stage, finish
-from preftune.sweep.evaluation import RewardedPrompts, measure_run, read_held_out
+from preftune.sweep.evaluation import RewardedPrompts, mean_rewards, measure_run, read_held_out
+from preftune.sweep.front import front_names
 from preftune.sweep.points import Point, Shard, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, read_run_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
@@ -74,6 +75,7 @@ def run_sweep(
     shard: Shard | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    front: Sequence[str] = (),
     pages: Pages = NO_PAGES,
 ) -> Path | None:
     """Train the run at every combination of the swept values, and weigh what each gains and pays.
@@ -88,6 +90,8 @@ def run_sweep(
             several shards may run at once.
         overwrite: replace runs in the output folder that were trained with another configuration.
         dry_run: check every point and print the plan, write nothing.
+        front: two or three rewards that are weighed against one another; unless given, those of
+            `reward_sum.weights` where that is swept.
         pages: writes the sweep's page.
 
     Returns:
@@ -99,6 +103,7 @@ def run_sweep(
     planned = _plan_all(file, overrides, shard, overwrite)
     output = planned[0].folder.parent
     asked = read_held_out(planned[0].config, settings, planned[0].device, progress=True)
+    names = front_names(front, [run.config for run in planned], [run.point for run in planned], asked.rewards)
     console = Console()
     if dry_run:
         console.print(_plan_table(planned))
@@ -121,8 +126,13 @@ def run_sweep(
     if shard:
         console.print("when all shards have ended, the same call without --shard compares their runs")
         return None
-    measured = [_sweep_point(name, record) for name, record in {START: start, **records}.items()]
-    _write(output, planned, measured, start, records, settings, pages)
+    folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
+    samples = {name: read_lines(folder / SAMPLES_FILE) for name, folder in folders.items()}
+    measured = [
+        _sweep_point(name, record, mean_rewards(samples[name], asked.rewards, names))
+        for name, record in {START: start, **records}.items()
+    ]
+    _write(output, planned, measured, start, records, settings, samples, pages)
     for table in _tables(measured):
         console.print(table)
     console.print(f"{output / REPORT_FILE} shows it", soft_wrap=True)
@@ -291,7 +301,7 @@ def _evaluate(
 # --- the end ---
 
 
-def _sweep_point(name: str, record: dict[str, Any]) -> SweepPoint:
+def _sweep_point(name: str, record: dict[str, Any], rewards: dict[str, Interval]) -> SweepPoint:
     measurements = {"tokens": record["tokens"], "finished": record["finished"], **record["measurements"]}
     return SweepPoint(
         name=name,
@@ -299,6 +309,7 @@ def _sweep_point(name: str, record: dict[str, Any]) -> SweepPoint:
         drift=ends_of(record["drift"]),
         reward=record["reward"] and ends_of(record["reward"]),
         measurements={name: ends_of(interval) for name, interval in measurements.items()},
+        rewards=rewards,
     )
 
 
@@ -309,15 +320,16 @@ def _write(
     start: dict[str, Any],
     records: dict[str, dict[str, Any]],
     settings: SamplingSettings,
+    samples: dict[str, list[dict[str, Any]]],
     pages: Pages,
 ) -> None:
     keys = list(planned[0].point.values)
     names = {START: START, **{run.point.label: run.point.name for run in planned}}
     dominated: dict[str, dict[str, str | None]] = {name: {} for name in names}
-    for plane in planes(points):
-        for point in plane.points:
-            dominator = plane.dominator(point)
-            dominated[point.name][plane.title] = names[dominator.name] if dominator else None
+    for weighed in weighings(points):
+        for point in weighed.points:
+            dominator = weighed.dominator(point)
+            dominated[point.name][weighed.title] = names[dominator.name] if dominator else None
     summary = {
         "swept": keys,
         "start": start | {"dominated_by": dominated[START]},
@@ -330,20 +342,23 @@ def _write(
             for run in planned
         },
     }
+    if front := reward_front(points):
+        summary["front"] = {
+            "rewards": list(front.names),
+            "points": {names[point.name]: _named(point) for point in front.points},
+            "on_the_front": [names[point.name] for point in front.front()],
+        }
     write_json(output / "summary.json", summary)
     rewards = {
         name: SampleRewards(before=ends_of(start["reward"]), after=ends_of(record["reward"]))
         for name, record in records.items()
         if record["reward"]
     }
-    folders = {START: output / START_FOLDER, **{run.point.label: run.folder for run in planned}}
     comparison = ModelComparison(
         title=f"Sweep of {', '.join(keys)}",
         runs={run.point.label: run.folder for run in planned},
         rewards=rewards,
-        samples=side_by_side(
-            {name: read_lines(folder / SAMPLES_FILE) for name, folder in folders.items()}, "rewards"
-        ),
+        samples=side_by_side(samples, "rewards"),
         notes=(
             f"Runs are named by {', '.join(keys)}.",
             f"{settings.n} responses of at most {settings.max_new_tokens} tokens were sampled to each of "
@@ -352,6 +367,10 @@ def _write(
         points=points,
     )
     pages.comparison(output / REPORT_FILE, comparison)
+
+
+def _named(point: SweepPoint) -> dict[str, dict[str, float]]:
+    return {name: named_interval(interval) for name, interval in point.rewards.items()}
 
 
 def _tables(points: Sequence[SweepPoint]) -> Iterator[Table]:

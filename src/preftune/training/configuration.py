@@ -21,7 +21,9 @@ from pydantic import (
 
 from preftune.data.pairing import COUNTED_RULES
 from preftune.errors import InputError
+from preftune.models.value_head import Architecture
 from preftune.rewards.functions import function_name
+from preftune.rewards.summing import Normalize
 from preftune.training import trl_names
 
 
@@ -204,12 +206,39 @@ class PriorSection(_Section):
     negative_gap: Literal["drop", "swap", "clip", "error"] = "error"
 
 
+VALUE_HEADS: dict[str, dict[str, Any]] = {
+    "preftune": {"width": 256, "dropout": 0.0},
+    "halos": {"width": None, "dropout": 0.1},
+}
+"""What an architecture of the value head is built with, unless a configuration says otherwise."""
+
+
 class ValueHeadSection(_Section):
     """The estimate of V(x) in the advantage, whose gradient is clipped apart from the model's."""
 
-    width: int = Field(default=256, gt=0, description="of its two hidden layers")
+    architecture: Architecture = Field(default="preftune", description="ours, or that of HALOs")
+    width: int | None = Field(default=256, gt=0, description="of its two hidden layers; null for the model's")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="after each hidden layer, in training")
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_architecture(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return VALUE_HEADS.get(str(given.get("architecture")), {}) | given
+
+
+class RewardSumSection(_Section):
+    """How several auxiliary rewards become one."""
+
+    normalize: Normalize = Field(
+        default="sum", description="what is standardised: their sum, or each before it is weighted"
+    )
+    weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="by the reward's name, in place of its own weight"
+    )
 
 
 class RunConfig(_Section):
@@ -223,6 +252,7 @@ class RunConfig(_Section):
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
+        reward_sum: how they become one.
         training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
@@ -238,6 +268,7 @@ class RunConfig(_Section):
     objective: dict[str, Any] = Field(default_factory=dict)
     prior: PriorSection = PriorSection()
     rewards: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    reward_sum: RewardSumSection = RewardSumSection()
     value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
     output: LocalOrHub = "runs/train"
@@ -403,6 +434,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "data.train": SourceSection,
     "batches": BatchesSection,
     "prior": PriorSection,
+    "reward_sum": RewardSumSection,
     "value_head": ValueHeadSection,
 }
 

@@ -23,12 +23,13 @@ from transformers.training_args import OptimizerNames
 
 from preftune.data import TokenizedGroup
 from preftune.errors import InputError
-from preftune.models import Policy, ValueHead
+from preftune.models import Policy
 from preftune.training.batches import plan_steps
 from preftune.training.policy import (
     build_policy,
     by_other_reference,
     has_other_reference,
+    new_value_head,
     with_adapter,
     with_reference_logps,
 )
@@ -184,7 +185,7 @@ def _shapes(prepared: PreparedRun) -> Sequence[nn.Parameter]:
     found: list[nn.Parameter] = list(model.parameters())
     if "value" in prepared.objective.needs:
         width = model.get_output_embeddings().weight.shape[1]
-        found += ValueHead(width, config.value_head.width, prepared.arguments.seed).parameters()
+        found += new_value_head(width, config.value_head, prepared.arguments.seed).parameters()
     return found
 
 

@@ -27,6 +27,7 @@ from preftune.models.sharding import (
 )
 from preftune.models.value_head import load_value_head
 from preftune.training.configuration import ValueHeadSection
+from preftune.training.multipliers import Multipliers
 from preftune.training.rows import Batch
 
 
@@ -39,6 +40,7 @@ class TrainerHooks(Trainer):
 
     model: PackedReader
     _value_head: ValueHeadSection
+    _multipliers: Multipliers | None
     _exports: bool
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
@@ -78,7 +80,7 @@ class TrainerHooks(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # Since 4. The checkpoint is the language model's; the value head lies beside it.
+        # Since 4. The checkpoint is the language model's; value head and multipliers lie beside it.
         folder = Path(resume_from_checkpoint)
         if is_sharded(self.model):
             load_whole_state(self.model.language_model, saved_weights(folder, self.model.language_model))
@@ -86,6 +88,8 @@ class TrainerHooks(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model=self.model.language_model)
         if self.model.value_head is not None:
             load_whole_state(self.model.value_head, load_value_head(folder))
+        if self._multipliers:
+            self._multipliers.load(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         # Since 4. Of a sharded model the whole state is saved, so that other processes can go on with it.

@@ -27,7 +27,7 @@ from preftune.models import (
     reference_identity,
 )
 from preftune.storage.cache import cache_dir
-from preftune.training.configuration import RunConfig
+from preftune.training.configuration import RunConfig, ValueHeadSection
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.preparation import PreparedRun
 from preftune.training.splits import PreparedData
@@ -127,7 +127,12 @@ def _value_head(prepared: PreparedRun, model: Any) -> ValueHead | None:
     config, arguments = prepared.config, prepared.arguments
     # What the vocabulary head reads: some models narrow their last hidden state before it.
     hidden_size = model.get_output_embeddings().weight.shape[1]
-    return ValueHead(hidden_size, config.value_head.width, arguments.seed).to(arguments.device)
+    return new_value_head(hidden_size, config.value_head, arguments.seed).to(arguments.device)
+
+
+def new_value_head(hidden_size: int, section: ValueHeadSection, seed: int) -> ValueHead:
+    """The untrained value head of a configuration, on hidden states of a size."""
+    return ValueHead(hidden_size, section.width, seed, section.architecture, section.dropout)
 
 
 def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -> "nn.Module | PeftModel":

@@ -10,9 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import numpy as np
 import torch
-from jaxtyping import Float64
 from pydantic import TypeAdapter, ValidationError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 from transformers.training_args import OptimizerNames
@@ -32,6 +30,7 @@ from preftune.rewards import (
     AuxiliaryReward,
     Calibration,
     auxiliary_rewards,
+    with_sum,
 )
 from preftune.training import trl_names
 from preftune.training.batches import plan_steps
@@ -46,6 +45,7 @@ from preftune.training.configuration import (
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
 from preftune.training.splits import PreparedData, SplitReader, title_of
+from preftune.training.standardizing import fit_bounds, standardize
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,6 @@ ARGUMENTS_LEFT = frozenset(
 """Fields of a caller's own arguments that do no harm, or are set below."""
 DIVISIBLE = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad"})
 """Optimizers that update a part of a weight as they update the whole."""
-RESOLVED = 1e-5
-"""Least standard deviation of a reward, relative to its mean, of which float32 keeps two digits."""
-LARGEST_SHARE = 0.25
-"""Of a reward's variance, in one response."""
-FEWEST_RESPONSES = 50
-"""From which on that is much: of 50 normal numbers the most extreme has a tenth."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ class PreparedRun:
             "train": self.train.summary(),
             "evaluation": (held_out if held_out.keys() - {EVALUATION} else held_out.get(EVALUATION)) or None,
             "calibration": self.calibration.to_dict() if self.calibration else None,
-            "standardization": asdict(self.standardization) if self.standardization else None,
+            "standardization": self.standardization.to_dict() if self.standardization else None,
             "label_balance": asdict(self.label_balance) if self.label_balance else None,
             "predicted_factors": asdict(self.predicted_factors) if self.predicted_factors else None,
             "steps": self.steps,
@@ -192,8 +186,9 @@ def prepare(
     loaded = load_splits(splits, given)
     train, calibration = splits.finish(*loaded.pop(TRAIN))
     # What is fitted, is fitted on the training data alone.
+    splits = replace(splits, rewards=train.scaled)
     held_out = {name: splits.finish(*split, calibration)[0] for name, split in loaded.items()}
-    standardization = _standardization(train) if rewards else None
+    standardization = standardize(train, fit_bounds(train)) if rewards else None
     objective = given.objective or objectives.build(config.objective, standardization)
     prepared = PreparedRun(
         config=config,
@@ -491,7 +486,9 @@ def _rewards(
     config: RunConfig, objective: objectives.Objective, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[AuxiliaryReward, ...]:
     """The auxiliary rewards, checked even where the objective does not use them; then there are none."""
-    rewards = auxiliary_rewards(config.rewards, tokenizer)
+    rewards = with_sum(
+        auxiliary_rewards(config.rewards, tokenizer), config.reward_sum.normalize, config.reward_sum.weights
+    )
     if "auxiliary" not in objective.needs:
         if rewards:
             # A weight of 0 was asked for, as a point of a sweep.
@@ -507,43 +504,14 @@ def _rewards(
             "add one, such as rewards.reading_grade.goal=minimise (`preftune score --list` lists them), or "
             f"{'choose another method' if own else 'remove objective.auxiliary'}"
         )
-    return rewards
-
-
-def _standardization(train: PreparedData) -> Standardization:
-    mean, scale = float(train.auxiliary.mean()), float(train.auxiliary.std())
-    spread = train.rewards.combined.sd if train.rewards else scale
-    if 0 < spread < RESOLVED * abs(mean):
+    limited = next((reward.name for reward in rewards if reward.bound), None)
+    if limited and not config.objective.get("auxiliary") and "bounds" not in objective.needs:
         raise InputError(
-            f"the auxiliary reward has mean {mean:.6g} and standard deviation {spread:.3g}, which float32 "
-            "cannot distinguish: use a target instead of a goal, or subtract a constant from the measurement"
+            f"rewards.{limited} has a bound, whose multiplier is learned from the factors of "
+            "objective.auxiliary, which is not set: give it a weight, or set objective.auxiliary with a "
+            "method that takes it"
         )
-    if scale > 0:
-        _check_tail(train.auxiliary, mean)
-        return Standardization(mean, scale)
-    logger.warning(
-        "all %d responses have the auxiliary reward %.4g, so all advantages are equal, and what "
-        "objective.auxiliary adds is plain likelihood; choose rewards that differ between responses",
-        len(train.auxiliary),
-        mean,
-    )
-    return Standardization(mean)
-
-
-def _check_tail(rewards: Float64[np.ndarray, "responses"], mean: float) -> None:
-    """Say so where one response sets the scale of all advantages."""
-    if len(rewards) < FEWEST_RESPONSES:
-        return
-    squares = (rewards - mean) ** 2
-    most = int(squares.argmax())
-    share = float(squares[most] / squares.sum())
-    if share > LARGEST_SHARE:
-        logger.warning(
-            "one response of %d has the auxiliary reward %.4g and the mean is %.4g: it makes %.0f%% of the "
-            "variance, and so sets the scale of the advantages; if this measurement is too large, limit it "
-            "by rewards.NAME.clip=[low, high]",
-            *(len(rewards), rewards[most], mean, 100 * share),
-        )
+    return rewards
 
 
 def _is_evaluated(data: DataSection, given: Given) -> bool:

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -221,7 +221,12 @@ def _summary(
     if is_live:
         steps = trainer.state.global_step
         summary |= {"steps": steps, "tokens_per_step": round(prepared.train.tokens / steps)}
-    summary["value_explained_variance"] = _explained_variance(prepared.held_out, figures["evaluation_end"])
+    multipliers = trainer.multipliers()
+    # With bounds V expects more than R.
+    held_out = {} if multipliers else prepared.held_out
+    summary["value_explained_variance"] = _explained_variance(held_out, figures["evaluation_end"])
+    if multipliers is not None:
+        summary["multipliers"] = multipliers
     return summary
 
 
@@ -310,7 +315,9 @@ def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], k
         write_json(folder / CALIBRATION_FILE, prepared.calibration.to_dict() | fitted_on)
     if prepared.standardization:
         # What it takes to read the value head: which reward it expects, and on what scale.
-        rewards = {"rewards": prepared.config.rewards, **asdict(prepared.standardization)}
+        rewards = {"rewards": prepared.config.rewards, **prepared.standardization.to_dict()}
+        if prepared.train.rewards and prepared.train.rewards.scales:
+            rewards["scales"] = prepared.train.rewards.to_dict()["scales"]
         write_json(folder / REWARDS_FILE, rewards)
 
 

@@ -67,12 +67,14 @@ class PreparedData:
         rows: what became of the source's rows.
         prior: of the pairs, where the objective has one.
         rewards: what the auxiliary rewards measured, where the objective has some.
+        scaled: the auxiliary rewards, with the scales that those have which are standardised.
     """
 
     groups: list[TokenizedGroup]
     rows: RowReport
     prior: PriorReport | None = None
     rewards: RewardReport | None = None
+    scaled: tuple[AuxiliaryReward, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -92,16 +94,22 @@ class PreparedData:
     @cached_property
     def auxiliary(self) -> Float64[np.ndarray, "responses"]:
         """Auxiliary reward R of every response; empty if the objective uses none."""
-        found = [
-            group.per_response["auxiliary"] for group in self.groups if "auxiliary" in group.per_response
-        ]
+        found = self._of_responses("auxiliary")
         return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+
+    @cached_property
+    def bounded(self) -> Float64[np.ndarray, "responses bounds"]:
+        """What was measured of every response for each bound; no columns without bounds."""
+        found = self._of_responses("bounded")
+        return np.concatenate(found).astype(np.float64) if found else np.empty((len(self.auxiliary), 0))
+
+    def _of_responses(self, name: str) -> list[np.ndarray]:
+        return [group.per_response[name] for group in self.groups if name in group.per_response]
 
     @property
     def labels(self) -> dict[str, int] | None:
         """Number of responses by label, where the objective learns from labels."""
-        found = [group.per_response["labels"] for group in self.groups if "labels" in group.per_response]
-        if not found:
+        if not (found := self._of_responses("labels")):
             return None
         labels = np.concatenate(found)
         return {"desirable": int(labels.sum()), "undesirable": int((~labels).sum())}
@@ -127,7 +135,7 @@ class PreparedData:
             },
             "prior": asdict(self.prior) if self.prior else None,
             "labels": self.labels,
-            "rewards": asdict(self.rewards) if self.rewards else None,
+            "rewards": self.rewards.to_dict() if self.rewards else None,
             "fingerprint": self.fingerprint,
             **({"weights": self.weights} if self.weights else {}),
             **({"sources": self.rows.sources} if self.rows.sources else {}),
@@ -165,6 +173,7 @@ class SplitReader:
         report = loaded.report
         config = self.config
         prior = measured = None
+        scaled = self.rewards
         with _naming(title):
             if is_calibrated := not self.needs.isdisjoint({"prior_gap", "prior_reward"}):
                 calibration = calibration or fit_calibration(
@@ -183,7 +192,7 @@ class SplitReader:
         if self.rewards:
             missing = RowRules(config.data.rules)["missing_reward"]
             found = measure_groups(groups, self.rewards, report.locate, missing, progress=self.progress)
-            groups, measured = found.groups, found.report
+            groups, measured, scaled = found.groups, found.report, found.rewards
             report.drop("missing_reward", measured.dropped)
         tokenized = self._tokenized(groups, report)
         (logger.warning if report.dropped else logger.info)("%s: %s", title, report.summary())
@@ -191,7 +200,7 @@ class SplitReader:
         if "divergence" in self.needs:
             with _naming(title):
                 tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
-        data = PreparedData(tokenized, report, prior, measured)
+        data = PreparedData(tokenized, report, prior, measured, scaled)
         _check_weights(title, data.weights)
         return data, calibration
 

@@ -34,6 +34,8 @@ class Tally:
         for name, values in losses.metrics.items():
             total = values.double().sum()
             _accumulate(self._sums, name, *terms.get(name, (total, torch.full_like(total, len(values)))))
+        for name, (total, weight) in losses.weighted_means.items():
+            _accumulate(self._sums, name, total.detach(), weight.detach())
 
     def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Mean of every metric, and `loss`, the sum over terms of weight times mean; then start again.

@@ -20,6 +20,7 @@ from preftune.objectives import Objective, ScoredResponses, count_units
 from preftune.training.batches import RowIndices, fill, plan_steps
 from preftune.training.configuration import BatchesSection, ValueHeadSection
 from preftune.training.hooks import TrainerHooks
+from preftune.training.multipliers import EndOfStep, Multipliers
 from preftune.training.recording import is_evaluation
 from preftune.training.rows import (
     LOADER_OPTIONS,
@@ -92,12 +93,15 @@ class PackedTrainer(TrainerHooks):
         self._batches = batches
         self._value_head = value_head or ValueHeadSection()
         self._divergence: Tensor | None = None
+        self._multipliers = Multipliers(objective.dual, arguments.device) if objective.dual else None
         self._exports = False
         self._steps = plan_steps(train_groups, arguments, batches)
         # The loss is already divided by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
         self._train_tally, self._evaluation_tally = Tally(), Tally()
         self._tokens_seen = torch.zeros((), dtype=torch.int64, device=arguments.device)
+        if self._multipliers:
+            self.add_callback(EndOfStep(self._multipliers, self._sum_over_processes))
 
     def train(self, *arguments: Any, **named: Any) -> Any:
         """Train as `transformers.Trainer` does; afterwards the language model is as it was given, tuned."""
@@ -174,13 +178,18 @@ class PackedTrainer(TrainerHooks):
         num_items_in_batch: Counts | None = None,
     ) -> Tensor | tuple[Tensor, ScoredResponses]:
         """This row's share of the step's loss."""
-        responses: ScoredResponses = replace(model(**inputs), divergence=self._divergence)
+        multipliers = self._multipliers.values if self._multipliers else None
+        responses: ScoredResponses = replace(
+            model(**inputs), divergence=self._divergence, multipliers=multipliers
+        )
         if isinstance(inputs, IdleBatch):
             loss = _nothing(responses)
             return (loss, responses) if return_outputs else loss
         losses = self.objective(responses)
         own = count_units(responses.lengths, responses.chosen, responses.groups)
         (self._train_tally if model.training else self._evaluation_tally).add(losses, own)
+        if self._multipliers and model.training:
+            self._multipliers.add(losses)
         # Gradients are averaged over processes afterwards, while the counts are sums over them.
         loss = losses.total(num_items_in_batch or own) * (
             self.accelerator.num_processes if model.training else 1
@@ -262,6 +271,10 @@ class PackedTrainer(TrainerHooks):
             return fill(np.array([group.row_tokens for group in share]), self._batches.tokens_per_row)
         return fill(np.ones(len(share), dtype=np.int64), self.args.per_device_eval_batch_size)
 
+    def multipliers(self) -> dict[str, float] | None:
+        """The multiplier of each bound as it stands; None without bounds."""
+        return self._multipliers.by_name() if self._multipliers else None
+
     def has_evaluated(self) -> bool:
         """Whether the policy as it stands was evaluated on held-out groups."""
         history = self.state.log_history
@@ -284,6 +297,8 @@ class PackedTrainer(TrainerHooks):
         super().save_model(output_dir, _internal_call)
         if _internal_call:
             self.save_value_head(Path(output_dir or self.args.output_dir))
+            if self._multipliers and self.args.should_save:
+                self._multipliers.save(Path(output_dir or self.args.output_dir))
 
     def save_value_head(self, folder: Path) -> None:
         """Save the value head, if there is one; every process calls it."""

@@ -61,9 +61,9 @@ class OfPairs(Options):
 
 @dataclass(frozen=True)
 class Auxiliary(Options):
-    """-sg(exp(A / tau)) log pi, and the expectile regression of the value in A = R - V (HPO).
+    """-sg(exp(A / tau)) log pi, and the expectile regression of the value in A = R - V (UPO, once HPO).
 
-    HPO's terms (arXiv 2405.17956) go with any method without its own.
+    These terms (arXiv 2405.17956, there beside KTO) go with any method without its own.
     """
 
     weight: float = option(
@@ -78,12 +78,24 @@ class Auxiliary(Options):
     cap: float | None = option(
         DEFAULT_CAP, POSITIVE_OR_NONE, "largest factor exp(advantage / temperature); null is the paper's"
     )
+    multiplier_rate: float = option(
+        0.1, POSITIVE, "change of a bound's multiplier in a step, by a slack of one standard deviation"
+    )
+    largest_multiplier: float = option(10.0, POSITIVE, "where the multiplier of a bound stops")
 
     def parts(self, standardization: Standardization) -> tuple[Part, ...]:
         """The policy's part and the value's; none where the weight is 0."""
         if not self.weight:
             return ()
         return (
-            AdvantageLikelihood(self.weight, self.temperature, self.reduction, self.cap, standardization),
+            AdvantageLikelihood(
+                self.weight,
+                self.temperature,
+                self.reduction,
+                self.cap,
+                standardization,
+                self.multiplier_rate,
+                self.largest_multiplier,
+            ),
             ValueRegression(self.value_weight, self.expectile, standardization),
         )
