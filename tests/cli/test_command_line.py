@@ -84,22 +84,6 @@ def test_lora_run_saves_an_adapter_that_loads(
     assert all(torch.equal(weight, untouched[name]) for name, weight in base.state_dict().items())
 
 
-def test_dry_run_prints_the_run_and_writes_nothing(config: dict[str, Any], tmp_path: Path) -> None:
-    """The resolved configuration and the cost, and no run folder."""
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "preftune", "train", str(file), "--dry-run", "objective.beta=0.3"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "beta: 0.3" in done.stdout
-    assert '"steps": 4' in done.stdout
-    assert not Path(config["output"]).exists()
-
-
 def test_train_lists_every_method_and_prior() -> None:
     """`--list` needs no configuration, and shows all that the registries hold."""
     done = subprocess.run(

@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from preftune.data.examples import MEANINGS
 from preftune.data.inspection import LEVELS
-from preftune.data.rules import PAST
+from preftune.data.rules import PAST, RowReport
 from preftune.measuring.formatting import format_number
 from preftune.report.rendering import render_page
 from preftune.rewards.calibration import PriorReport
@@ -98,14 +98,19 @@ def _sources(name: str, split: SplitFigures) -> InspectionTable:
     if more := split.sources[SHOWN_SOURCES:]:
         read, kept = sum(each.read for each in more), sum(each.kept for each in more)
         rows.append((f"{len(more)} more files", _count(read), _count(kept)))
-    rules = [
-        f"{rule}: {count:,} {_unit(rule, action)} {PAST[action]}"
-        for (rule, action), count in sorted(report.counts.items())
-    ]
+    rules = rules_applied(report)
     notes = [f"{note}: {count:,}" for note, count in report.notes.items()]
     return InspectionTable(
         f"Rows of {name}", ("source", "read", "kept"), tuple(rows), (*(rules or ["no rule applied"]), *notes)
     )
+
+
+def rules_applied(report: RowReport) -> list[str]:
+    """Each rule that was applied, and to how many rows or responses."""
+    return [
+        f"{rule}: {count:,} {_unit(rule, action)} {PAST[action]}"
+        for (rule, action), count in sorted(report.counts.items())
+    ]
 
 
 def _unit(rule: str, action: str) -> str:
@@ -194,11 +199,11 @@ def _memory(found: Inspection) -> InspectionTable:
     known = footprint.optimizer is not None
     trained = f"computed: {footprint.trained:,} of {footprint.parameters:,} weights are trained"
     rows = [
-        ("weights", _size(footprint.weights), "computed of the model's shapes"),
-        ("gradients", _size(footprint.gradients), trained),
+        ("weights", format_size(footprint.weights), "computed of the model's shapes"),
+        ("gradients", format_size(footprint.gradients), trained),
         (
             "optimizer state",
-            _size(footprint.optimizer) if footprint.optimizer is not None else "?",
+            format_size(footprint.optimizer) if footprint.optimizer is not None else "?",
             f"computed for {optimizer}" if known else f"not computed for {optimizer}",
         ),
     ]
@@ -206,13 +211,17 @@ def _memory(found: Inspection) -> InspectionTable:
         rows.append(("activations", "?", "not measured"))
     else:
         rows.append(
-            ("activations", _size(measured.activations), f"measured: a row of {measured.row_tokens:,} tokens")
+            (
+                "activations",
+                format_size(measured.activations),
+                f"measured: a row of {measured.row_tokens:,} tokens",
+            )
         )
     total = footprint.total + (measured.activations if measured else 0)
     whole = known and measured is not None
-    rows.append(("sum", f"{'' if whole else 'over '}{_size(total)}", f"on {footprint.device}"))
+    rows.append(("sum", f"{'' if whole else 'over '}{format_size(total)}", f"on {footprint.device}"))
     if footprint.available is not None:
-        rows.append(("memory of the device", _size(footprint.available), "all of it, not what is free"))
+        rows.append(("memory of the device", format_size(footprint.available), "all of it, not what is free"))
     if measured is not None:
         rows += _time(found, measured)
     return InspectionTable("Memory and time", ("what", "size", "how"), tuple(rows), _memory_notes(found))
@@ -238,9 +247,8 @@ def _memory_notes(found: Inspection) -> tuple[str, ...]:
         if found.measured.peak is None:
             notes.append("Activations are what a row's forward pass keeps for its backward pass.")
         else:
-            notes.append(
-                f"Peak of the allocator: {_size(found.measured.peak)}, of which activations are the rest."
-            )
+            peak = format_size(found.measured.peak)
+            notes.append(f"Peak of the allocator: {peak}, of which activations are the rest.")
     if found.prepared.config.fully_sharded:
         notes.append("fully_sharded=true: N processes share weights, gradients and optimizer state equally.")
     return tuple(notes)
@@ -250,7 +258,7 @@ def _count(number: int) -> str:
     return f"{number:,}"
 
 
-def _size(number: int) -> str:
+def format_size(number: int) -> str:
     """Bytes in the unit that leaves one to four digits before the point."""
     size = float(number)
     for unit in ("B", "KiB", "MiB"):

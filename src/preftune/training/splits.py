@@ -1,7 +1,7 @@
 """A split of the data: rows, prior, auxiliary rewards and tokens, read in one way."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,11 +24,11 @@ from preftune.data import (
     RowRules,
     TokenizedGroup,
     fingerprint_groups,
+    limit_groups,
     load_groups,
     load_mixture,
     mismatched,
     set_control,
-    tokenize_groups,
     whole_groups,
 )
 from preftune.data.sources import GIVEN_ROWS
@@ -53,6 +53,19 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class WholeSplit:
+    """A split before its limits, for a look at it.
+
+    Attributes:
+        loaded: its groups as they were read.
+        rows: the token ids of every row that the prior and the rewards left, whole.
+    """
+
+    loaded: LoadedGroups
+    rows: list[list[TokenizedGroup]]
+
+
+@dataclass(frozen=True)
 class PreparedData:
     """One split, ready to pack, and what happened to its rows on the way.
 
@@ -61,12 +74,14 @@ class PreparedData:
         rows: what became of the source's rows.
         prior: of the pairs, where the objective has one.
         rewards: what the auxiliary rewards measured, where the objective has some.
+        whole: the split before its limits, where the reader keeps it.
     """
 
     groups: list[TokenizedGroup]
     rows: RowReport
     prior: PriorReport | None = None
     rewards: RewardReport | None = None
+    whole: WholeSplit | None = None
 
     @property
     def tokens(self) -> int:
@@ -123,7 +138,18 @@ class PreparedData:
 
 @dataclass(frozen=True)
 class SplitReader:
-    """Reads splits the same way: rows, prior, auxiliary rewards, tokens."""
+    """Reads splits the same way: rows, prior, auxiliary rewards, tokens.
+
+    Attributes:
+        config: the run.
+        needs: of the objective.
+        tokenizer: of the model.
+        rewards: those that are measured.
+        seed: decides who gets which mismatched response.
+        context: positions of the model, where it says so.
+        progress: show bars.
+        keeps_whole: keep each split before its limits too.
+    """
 
     config: RunConfig
     needs: frozenset[objectives.Need]
@@ -132,6 +158,7 @@ class SplitReader:
     seed: int
     context: int | None
     progress: bool
+    keeps_whole: bool = False
 
     def read(
         self, source: Any, split: str, pair_rule: str, calibration: Calibration | None = None
@@ -148,54 +175,63 @@ class SplitReader:
             NothingLeftError: every row was dropped.
             InputError: a row is wrong.
         """
-        groups: Sequence[Group] = loaded.groups
         report = loaded.report
-        config = self.config
-        prior = measured = None
         with _naming(title):
-            if "prior_gap" in self.needs:
-                calibration = calibration or fit_calibration(
-                    config.prior.calibration, config.prior.temperature, groups
-                )
-                groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
-            if "margin" in self.needs:
-                groups = with_margins(groups)
+            groups, prior, calibration = self._with_prior(loaded.groups, calibration)
         if prior:
             self._describe(prior)
-        elif config.prior != PriorSection():
+        elif self.config.prior != PriorSection():
             logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
+        measured = None
         if self.rewards:
-            missing = RowRules(config.data.rules)["missing_reward"]
+            missing = RowRules(self.config.data.rules)["missing_reward"]
             found = measure_groups(groups, self.rewards, report.locate, missing, progress=self.progress)
             groups, measured = found.groups, found.report
             report.drop("missing_reward", measured.dropped)
-        tokenized = self._tokenized(groups, report)
+        rows: Iterable[list[TokenizedGroup]] = self._whole(groups, report)
+        if self.keeps_whole:
+            rows = list(rows)
+        tokenized = self._limited(rows, report)
         (logger.warning if report.dropped else logger.info)("%s: %s", title, report.summary())
         self._note_unlabelled(groups, tokenized)
         if "divergence" in self.needs:
             with _naming(title):
                 tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
-        return PreparedData(tokenized, report, prior, measured), calibration
+        whole = WholeSplit(loaded, rows) if isinstance(rows, list) else None
+        return PreparedData(tokenized, report, prior, measured, whole), calibration
 
-    def _tokenized(self, groups: Sequence[Group], report: RowReport) -> list[TokenizedGroup]:
-        data = self.config.data
+    def _with_prior(
+        self, groups: Sequence[Group], calibration: Calibration | None
+    ) -> tuple[Sequence[Group], PriorReport | None, Calibration | None]:
+        """The groups with their gaps and margins, where the objective needs them."""
+        prior, prior_config = None, self.config.prior
+        if "prior_gap" in self.needs:
+            calibration = calibration or fit_calibration(
+                prior_config.calibration, prior_config.temperature, groups
+            )
+            groups, prior = apply_prior(groups, calibration, prior_config.negative_gap)
+        if "margin" in self.needs:
+            groups = with_margins(groups)
+        return groups, prior, calibration
+
+    def whole(self, loaded: LoadedGroups, calibration: Calibration | None) -> WholeSplit:
+        """A split before its limits, for who has not kept it; of its rewards nothing is measured."""
+        groups, _, _ = self._with_prior(loaded.groups, calibration)
+        return WholeSplit(loaded, list(self._whole(groups, loaded.report)))
+
+    def _whole(self, groups: Sequence[Group], report: RowReport) -> Iterator[list[TokenizedGroup]]:
         with self._uncontrolled():
-            return tokenize_groups(
-                groups,
-                self.tokenizer,
-                LengthLimits(data.max_length, data.max_prompt_length),
-                RowRules(data.rules),
-                report,
-                needs_pairs="pairs" in self.needs,
-                **self._rendering(),
+            yield from whole_groups(
+                groups, self.tokenizer, RowRules(self.config.data.rules), report, **self._rendering()
             )
 
-    def whole(self, loaded: LoadedGroups) -> list[list[TokenizedGroup]]:
-        """The token ids of every row before limits, prior and rewards: what a look at the data compares."""
-        rules = RowRules(self.config.data.rules)
-        with self._uncontrolled():
-            rows = whole_groups(loaded.groups, self.tokenizer, rules, loaded.report, **self._rendering())
-            return list(rows)
+    def _limited(self, rows: Iterable[Sequence[TokenizedGroup]], report: RowReport) -> list[TokenizedGroup]:
+        data = self.config.data
+        limits = LengthLimits(data.max_length, data.max_prompt_length)
+        needs_pairs = "pairs" in self.needs
+        return limit_groups(
+            rows, self.tokenizer, limits, RowRules(data.rules), report, needs_pairs=needs_pairs
+        )
 
     def _rendering(self) -> dict[str, Any]:
         """How groups become text."""
