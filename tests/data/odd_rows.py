@@ -1069,7 +1069,7 @@ def weights_and_tools() -> Iterator[Case]:
                 f"weight {odd!r} at {place}",
                 [weighed(*weights)],
                 LABELS,
-                error=r"rule bad_weight .*\n  .*column `messages`: ",
+                error=r"rule bad_weight .*\n  .*row 0, column `messages`: .*in full .* or not at all",
             )
     for place in (0, 2):
         weights = [float(n in (1, 3, place)) for n in range(4)]
