@@ -16,6 +16,7 @@ from preftune.measuring.formatting import format_number
 from preftune.report.rendering import render_page
 from preftune.rewards.calibration import PriorReport
 from preftune.storage.files import write_whole
+from preftune.training.alternatives import alternatives, seconds_of
 from preftune.training.footprint import MeasuredStep, seconds_of_run
 from preftune.training.inspection import Inspection, SplitFigures
 
@@ -87,6 +88,7 @@ def inspection_tables(found: Inspection) -> Iterator[InspectionTable]:
             yield _gaps(name, split.data.prior)
             yield _mean_gaps(name, split)
     yield _memory(found)
+    yield _alternatives(found)
 
 
 # --- data ---
@@ -252,6 +254,29 @@ def _memory_notes(found: Inspection) -> tuple[str, ...]:
     if found.prepared.config.fully_sharded:
         notes.append("fully_sharded=true: N processes share weights, gradients and optimizer state equally.")
     return tuple(notes)
+
+
+def _alternatives(found: Inspection) -> InspectionTable:
+    """The other ways to train, each an estimate."""
+    prepared, measured = found.prepared, found.measured
+    activations = measured.activations if measured else 0
+    rows = []
+    for way in alternatives(prepared):
+        states = way.gradients + (way.optimizer or 0)
+        whole = "" if measured and way.optimizer is not None else "over "
+        seconds = seconds_of(prepared, measured, way) if measured else None
+        time = "?" if seconds is None else f"{'over ' * way.is_least}{timedelta(seconds=round(seconds))}"
+        total = whole + format_size(way.total + activations)
+        rows.append((way.name, format_size(way.weights), format_size(states), total, time))
+    notes = [
+        "All are estimates for one device, of the model's shapes and the run's model_dtype.",
+        "QLoRA: matrices in 4 bits with their constants; its time leaves out dequantization.",
+        "FSDP2: a process's share, the largest layer gathered; its time leaves out communication.",
+    ]
+    if measured:
+        notes.append("Sums count the measured activations; times are the measured one, by operations.")
+    heads = ("way to train", "weights", "gradients, optimizer", "sum", "all steps")
+    return InspectionTable("Other ways to train, estimated", heads, tuple(rows), tuple(notes))
 
 
 def _count(number: int) -> str:
