@@ -240,6 +240,7 @@ def _configuration(setting: Setting) -> RunConfig:
             "data": {"train": "given as tokens"},
             "objective": {"method": "dpo"},
             "training": {
+                "learning_rate": 1e-6,
                 "per_device_train_batch_size": len(setting.groups),
                 "bf16": True,
                 "report_to": "none",

@@ -141,7 +141,7 @@ def configuration(experiment: Experiment, folder: Path) -> dict[str, Any]:
         "objective": {
             "method": "dpo",
             "prior": "reward_gap",
-            "auxiliary": {"weight": 0.0, "temperature": experiment.temperature},
+            "auxiliary": {"weight": 0.0, "temperature": experiment.temperature, "cap": None},
         },
         "prior": {"calibration": "identity"},
         "rewards": rewards,

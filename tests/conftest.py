@@ -29,6 +29,7 @@ from preftune.cli import main
 from preftune.data import Pair, TokenizedGroup
 from preftune.demo.model import demo_model_dir
 
+from .forks import Forks
 from .scripted_server import ScriptedServer, scripted_server
 
 # How long an example takes says how busy the machine is.
@@ -178,6 +179,14 @@ def killed_behind(tmp_path: Path) -> Callable[[Path, int], Path]:
         return killed
 
     return copy_of
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Processes of their own that cost no imports."""
+    server = Forks()
+    yield server
+    server.close()
 
 
 CommandLine = Callable[..., tuple[int, str]]

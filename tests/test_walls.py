@@ -124,9 +124,10 @@ def test_objectives_import_only_torch() -> None:
 
 
 def test_calibration_needs_no_torch() -> None:
-    """Calibrating scores works on numbers: numpy, scipy, the standard library, groups and the error."""
+    """Calibrating scores works on numbers: numpy, scipy, the standard library, groups, errors and imports."""
     allowed = {"numpy", "scipy", "jaxtyping", *sys.stdlib_module_names}
-    ours = ("preftune.data.groups.", "preftune.errors.", "preftune.rewards.reliability.")
+    shared = ("data.groups", "data.stored", "errors", "objectives.imports", "rewards.reliability")
+    ours = tuple(f"preftune.{name}." for name in shared)
     foreign = {
         module
         for name in ("calibration.py", "reliability.py")

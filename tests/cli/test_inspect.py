@@ -1,13 +1,12 @@
 """`preftune inspect` on a terminal of 80 columns, and as a page."""
 
 import json
-import os
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import yaml
+
+from ..forks import Forks
 
 ROW = {
     "prompt": [{"role": "user", "content": "[bold]Say[/] <b>hi</b> \x1b[31mnow"}],
@@ -18,7 +17,7 @@ ROW = {
 }
 
 
-def run(tmp_path: Path, model: Path, *arguments: str) -> str:
+def run(forks: Forks, tmp_path: Path, model: Path, *arguments: str) -> str:
     """The command's output in plain text, at 80 columns, with the file of its run."""
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(ROW) + "\n" for _ in range(3)), encoding="utf-8")
@@ -32,20 +31,15 @@ def run(tmp_path: Path, model: Path, *arguments: str) -> str:
     }
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "preftune", "inspect", str(file), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    narrow = {"COLUMNS": "80", "NO_COLOR": "1"}
+    done = forks.run(["preftune", "inspect", str(file), *arguments], environment=narrow)
+    assert done.status == 0, done.errors
+    return done.output
 
 
-def test_a_look_fits_80_columns_and_hides_nothing(smollm2_dir: Path, tmp_path: Path) -> None:
+def test_a_look_fits_80_columns_and_hides_nothing(forks: Forks, smollm2_dir: Path, tmp_path: Path) -> None:
     """Markup, HTML and control characters of the data are text; the cut and the figures are there."""
-    out = run(tmp_path, smollm2_dir, "--rows", "1")
+    out = run(forks, tmp_path, smollm2_dir, "--rows", "1")
     assert max(map(len, out.splitlines())) <= 80
     assert r"[bold]Say[/] <b>hi</b> \x1b[31mnow<|im_end|>" in out
     assert "\x1b" not in out
@@ -58,9 +52,9 @@ def test_a_look_fits_80_columns_and_hides_nothing(smollm2_dir: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_tokens_are_listed_one_by_one(smollm2_dir: Path, tmp_path: Path) -> None:
+def test_tokens_are_listed_one_by_one(forks: Forks, smollm2_dir: Path, tmp_path: Path) -> None:
     """Id, text and whether it is trained: `No.` and the end of its turn."""
-    out = run(tmp_path, smollm2_dir, "--row", "2", "--tokens")
+    out = run(forks, tmp_path, smollm2_dir, "--row", "2", "--tokens")
     lines = [line.split() for line in out.splitlines()]
     start = next(place for place, line in enumerate(lines) if line[:1] == ["rejected,"])
     assert [line[1:] for line in lines[start + 2 : start + 5]] == [
@@ -87,10 +81,10 @@ class Texts(HTMLParser):
         self.text += data
 
 
-def test_the_page_escapes_what_the_data_say(smollm2_dir: Path, tmp_path: Path) -> None:
+def test_the_page_escapes_what_the_data_say(forks: Forks, smollm2_dir: Path, tmp_path: Path) -> None:
     """The row's tags are text, nothing is loaded from elsewhere, and the figures are there too."""
     page = tmp_path / "look.html"
-    run(tmp_path, smollm2_dir, "--rows", "1", "--page", str(page))
+    run(forks, tmp_path, smollm2_dir, "--rows", "1", "--page", str(page))
     found = Texts()
     found.feed(page.read_text(encoding="utf-8"))
     assert "<b>hi</b>" in found.text

@@ -3,8 +3,6 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,8 @@ import pytest
 import torch
 import transformers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerBase
+
+from ..forks import Forks
 
 CommandLine = Callable[..., tuple[int, str]]
 
@@ -65,15 +65,13 @@ def command(pairs: Path, model: Path, output: Path) -> list[str]:
     return ["score", str(pairs), "--prior", prior, "--output", str(output)]
 
 
-def kill_after(least: int, arguments: list[str], output: Path) -> None:
+def kill_after(least: int, arguments: list[str], output: Path, forks: Forks) -> None:
     """Run the command and kill it once so many responses are scored."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "preftune", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and len(finished(output)) < least:
+    started = forks.start(["preftune", *arguments])
+    while started.running() and len(finished(output)) < least:
         time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    started.kill()
+    assert started.wait().status == -signal.SIGKILL
     assert not output.exists()
 
 
@@ -92,6 +90,7 @@ def test_killed_at_any_moment(
     pairs: Path,
     reward_model_dir: Path,
     preftune: CommandLine,
+    forks: Forks,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -101,7 +100,7 @@ def test_killed_at_any_moment(
     assert code == 0, errors
     assert not shards(whole)
     for least in (40, 400, 800):
-        kill_after(least, command(pairs, reward_model_dir, killed), killed)
+        kill_after(least, command(pairs, reward_model_dir, killed), killed, forks)
     scored = finished(killed)
     assert 800 <= len(scored) == len(set(scored)) < 2000
     (shard,) = shards(killed)
@@ -118,24 +117,18 @@ def test_killed_at_any_moment(
 
 
 def test_two_processes_go_on_where_one_was_killed(
-    pairs: Path, reward_model_dir: Path, preftune: CommandLine, tmp_path: Path
+    pairs: Path, reward_model_dir: Path, preftune: CommandLine, forks: Forks, tmp_path: Path
 ) -> None:
     """Two real processes share what a single one has left, and write the file that one alone writes."""
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     code, errors = preftune(*command(pairs, reward_model_dir, one), "--reward", "lexical_diversity")
     assert code == 0, errors
-    kill_after(200, command(pairs, reward_model_dir, two), two)
+    kill_after(200, command(pairs, reward_model_dir, two), two, forks)
     before = len(finished(two))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, "-m", "preftune", *command(pairs, reward_model_dir, two), "--reward", "lexical_diversity"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count(f"{before} of 2000 responses are already scored") >= 1
+    words = ["preftune", *command(pairs, reward_model_dir, two), "--reward", "lexical_diversity"]
+    done = forks.run(words, processes=2)
+    assert done.status == 0, done.errors
+    assert done.errors.count(f"{before} of 2000 responses are already scored") >= 1
     assert two.read_bytes() == one.read_bytes()
     assert not shards(two)
 

@@ -22,6 +22,8 @@ from preftune.sweep.points import Point
 from preftune.sweep.run import PlannedRun, run_sweep
 from preftune.training.configuration import check_config
 
+from ..forks import Forks
+
 CommandLine = Callable[..., tuple[int, str]]
 
 OPTIONS = ("--n", "2", "--max-new-tokens", "6")
@@ -53,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path, forks: Forks) -> Path:
     """A working folder in which a sweep of two points has come to its end."""
     folder = tmp_path_factory.mktemp("sweep")
     held_out = pairs(3, "rain")
@@ -74,10 +76,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
         "cache": "cache",
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
-    command = [sys.executable, "-m", "preftune", "sweep", *SWEPT]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (folder / "printed.txt").write_text(done.stdout, encoding="utf-8")
+    done = forks.run(["preftune", "sweep", *SWEPT], folder=folder)
+    assert done.status == 0, done.errors
+    (folder / "printed.txt").write_text(done.output, encoding="utf-8")
     return folder
 
 

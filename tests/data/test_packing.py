@@ -99,7 +99,7 @@ def test_what_is_known_of_a_response_packs_it(name: str) -> None:
 
 
 def test_every_registered_number_reaches_the_objective() -> None:
-    """What is registered for a response or a pair goes from the group to its field by name alone."""
+    """What is registered for a response, a pair or a token goes from the group to its field by name alone."""
     plain = group(
         [10], [20], [21], pairs=(Pair(1, 0, **{n.of: 0.5 for n in NUMBERS.values() if n.per == "pair"}),)
     )
@@ -108,11 +108,16 @@ def test_every_registered_number_reaches_the_objective() -> None:
         for name, number in NUMBERS.items()
         if number.per == "response"
     }
-    batch = pack([replace(plain, per_response=arrays)])
+    tokens = {
+        name: (np.array([1], dtype=number.dtype), np.array([0], dtype=number.dtype))
+        for name, number in NUMBERS.items()
+        if number.per == "token"
+    }
+    batch = pack([replace(plain, per_response=arrays, per_token=tokens)])
     responses = ScoredResponses(None, batch.lengths, batch.chosen, batch.rejected, **batch.numbers)
     for name, number in NUMBERS.items():
         values = getattr(responses, name)
-        assert values.tolist() == ([1, 0] if number.per == "response" else [0.5])
+        assert values.tolist() == ([0.5] if number.per == "pair" else [1, 0])
         assert values.dtype == getattr(torch, number.dtype)
 
 

@@ -273,7 +273,7 @@ def test_responses_without_scores() -> None:
     """Where neither pairs nor labels are needed, responses without scores are a group without a pair."""
     row = {"prompt": "p", "responses": ["a", "b"], "id": 1}
     loaded = load(row, needs_pairs=False)
-    assert loaded.groups == [Group("p", (Response("a"), Response("b")), ())]
+    assert list(loaded.groups) == [Group("p", (Response("a"), Response("b")), ())]
     assert (loaded.columns.shape, loaded.unused_columns) == ("groups", ("id",))
     for needs in ({"needs_labels": True}, {"needs_prior": True}):
         with pytest.raises(InputError, match=r"No `scores` column\. Without scores no pair can be built"):

@@ -24,9 +24,15 @@ def blocks() -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom(hub: dict[str, str], workplace: Path) -> None:
-    """Every block works in the names that the blocks before it have made."""
+    """Every block works in the names that the blocks before it have made; `# NAME.py` begins a file."""
     script = workplace / "page.py"
-    script.write_text("\n\n".join(f"# {heading}\n{code}" for heading, code in blocks()), encoding="utf-8")
+    lines = []
+    for heading, code in blocks():
+        if file := re.match(r"# (\w+\.py)\n", code):
+            (workplace / file[1]).write_text(code, encoding="utf-8")
+        else:
+            lines.append(f"# {heading}\n{code}")
+    script.write_text("\n\n".join(lines), encoding="utf-8")
     environment = {**os.environ, **hub}
     command = [sys.executable, str(script)]
     done = subprocess.run(

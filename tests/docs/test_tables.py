@@ -48,7 +48,7 @@ def test_equations_lists_the_options_of_auxiliary_and_their_defaults() -> None:
     rows = rows_below("equations.md", "| option of `auxiliary`")
     assert list(rows) == list(options_of(Auxiliary))
     for key, option in options_of(Auxiliary).items():
-        shown = {"1/3": str(1 / 3), "none": ""}.get(rows[key][0].strip("`"), rows[key][0].strip("`"))
+        shown = {"1/3": str(1 / 3), "20": "20.0"}.get(rows[key][0].strip("`"), rows[key][0].strip("`"))
         assert shown == default_of(option)
 
 

@@ -3,8 +3,6 @@
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ from typer.testing import CliRunner
 
 from preftune.cli.evaluate_run import app
 from preftune.errors import InputError
+
+from ..forks import Forks
 
 PROTOCOLS = ("alpaca_eval", "arena_hard", "mt_bench", "head_to_head")
 JUDGMENTS = {
@@ -235,17 +235,17 @@ def test_dry_run_counts_verdicts_on_two_models_that_have_not_answered(server: An
     assert server.asked == []
 
 
-def test_a_killed_run_goes_on(server: Any, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(server: Any, forks: Forks, tmp_path: Path) -> None:
     """SIGKILL in the middle loses at most what was under way; the next call asks for the rest."""
     server.reply = judged_by_length
     server.delay = 0.3
     run = [str(one) for one in [*arguments("mt_bench", tmp_path, n=8), "--concurrency", 2]]
-    process = subprocess.Popen([sys.executable, "-m", "preftune", "evaluate", *run])
+    started = forks.start(["preftune", "evaluate", *run])
     while len(server.replied) < 9:
-        assert process.poll() is None
+        assert started.running()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    started.kill()
+    assert started.wait().status == -signal.SIGKILL
     server.delay = 0.0
     call(*run)
     assert 32 <= len(server.replied) <= 32 + 2

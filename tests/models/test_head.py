@@ -6,7 +6,7 @@ from torch import nn
 from transformers import LlamaConfig
 
 from preftune.models import head as head_module
-from preftune.models.head import response_token_logps
+from preftune.models.head import response_token_collisions, response_token_logps
 
 
 @pytest.fixture
@@ -57,6 +57,34 @@ def test_uniform_logits_give_the_logarithm_of_the_vocabulary() -> None:
     nn.init.zeros_(head.weight)
     logps = response_token_logps(head, LlamaConfig(), torch.ones(3, 2), torch.tensor([0, 4, 7]))
     assert logps.tolist() == pytest.approx([-2.0794415] * 3)
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, _Unplain])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_collisions_are_of_the_whole_vocabulary(
+    inputs, chunk: int, name: str, kind: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log sum_v p(v)^2 of every token, whatever the chunks, without gradient."""
+    head, hidden, _ = inputs
+    head.__class__ = kind
+    monkeypatch.setattr(head_module, "LOGITS_PER_CHUNK", 11 * chunk)
+    monkeypatch.setattr(head_module, "LOGITS_PER_STRIP", 11 * 2)
+    keys, transform = CONFIGURATIONS[name]
+    found = response_token_collisions(head, LlamaConfig(vocab_size=11, **keys), hidden)
+    expected = (transform(head(hidden)).softmax(-1) ** 2).sum(-1).log()
+    torch.testing.assert_close(found, expected.float())
+    assert not found.requires_grad
+
+
+def test_the_chance_of_the_same_token_twice() -> None:
+    """A head of zeros over 8 tokens: 1/8, whose logarithm is -2.0794; and 0 where one token is sure."""
+    head = nn.Linear(2, 8, bias=False)
+    nn.init.zeros_(head.weight)
+    config = LlamaConfig()
+    assert response_token_collisions(head, config, torch.ones(1, 2)).tolist() == pytest.approx([-2.0794415])
+    head.weight.data[3] = 1000.0
+    assert response_token_collisions(head, config, torch.ones(1, 2)).tolist() == [0.0]
 
 
 def test_hooks_on_the_head_are_called(inputs) -> None:

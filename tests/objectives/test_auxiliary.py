@@ -22,7 +22,10 @@ from preftune.objectives import (
     ValueRegression,
     build,
     count_units,
+    predicted_factors,
 )
+
+from .spread_tokens import with_tokens
 
 E = math.e
 NO_PAIRS = torch.tensor([], dtype=torch.int64)
@@ -62,7 +65,7 @@ def random_responses(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float
 
     lengths = torch.randint(1, 20, (2 * pairs,), generator=generator)
     logps = -lengths * (1 + normal().abs())
-    return ScoredResponses(
+    responses = ScoredResponses(
         logps=logps.requires_grad_(),
         lengths=lengths,
         chosen=torch.arange(pairs),
@@ -74,6 +77,7 @@ def random_responses(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float
         auxiliary=normal(),
         values=(0.5 * normal()).requires_grad_(),
     )
+    return with_tokens(responses)
 
 
 def total_of(part: Part, responses: ScoredResponses) -> tuple[Tensor, dict[str, Tensor]]:
@@ -114,6 +118,39 @@ def test_likelihood_by_hand(name: str) -> None:
     assert total.item() == pytest.approx(loss, rel=1e-12)
     assert metrics["loss/auxiliary"].tolist() == pytest.approx(shown, rel=1e-6)
     assert metrics["auxiliary/factor"].tolist() == pytest.approx(factors, rel=1e-6)
+
+
+PREDICTED: dict[str, tuple[float | None, float, float, float]] = {
+    "no cap": (None, E**2, (E**2 + 3) / 4, 0.0),
+    "a cap of 2": (2.0, 2.0, 5 / 4, 1 / 4),
+}
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+def test_predicted_factors_by_hand(name: str) -> None:
+    """R = 1.5 once and the mean, 1, three times, in deviations of 0.5 at temperature 0.5: e^2 and 1."""
+    cap, largest, mean, share = PREDICTED[name]
+    settings = {"auxiliary": {"temperature": 0.5, "cap": cap}}
+    rewards = torch.tensor([1.5, 1.0, 1.0, 1.0], dtype=torch.float64)
+    found = predicted_factors(build(settings, STANDARDIZATION), rewards)
+    assert found is not None
+    assert (found.largest, found.mean) == pytest.approx((largest, mean), rel=1e-12)
+    assert (found.cap, found.share_at_cap, found.warning) == (cap, share, None)
+    assert predicted_factors(build({}), rewards) is None
+
+
+def test_a_rare_reward_without_a_cap_is_warned_of() -> None:
+    """3 of 50 are polite: exp(3 * 0.94 / sqrt(0.06 * 0.94)) is 143,536; 20 needs no warning."""
+    rewards = torch.tensor([1.0] * 3 + [0.0] * 47)
+    standardization = Standardization(0.06, (0.06 * 0.94) ** 0.5)
+    said = {
+        cap: found.warning
+        for cap in (None, 20)
+        if (found := predicted_factors(build({"auxiliary": {"cap": cap}}, standardization), rewards))
+    }
+    assert "is 143,536 at the start" in str(said[None])
+    assert "Set objective.auxiliary.cap=20 (the default)" in str(said[None])
+    assert said[20] is None
 
 
 def test_value_by_hand() -> None:

@@ -1,5 +1,6 @@
 """What `build` accepts, what it refuses, and what its messages say."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,18 +10,37 @@ import torch
 from preftune.objectives import METHODS, Auxiliary, Objective, ScoredResponses, build, options_of, resolve
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "dpo": {"beta": 0.1},
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0, "length_normalized": False},
     "ipo": {"beta": 0.1, "length_normalized": True},
-    "simpo": {"beta": 2.0, "gamma": 1.0},
-    "cpo": {"beta": 0.1, "likelihood_weight": 0.2, "likelihood_reduction": "token_mean"},
-    "hinge": {"beta": 0.1},
+    "simpo": {"beta": 2.0, "gamma": 1.0, "label_smoothing": 0.0},
+    "cpo": {
+        "beta": 0.1,
+        "likelihood_weight": 0.2,
+        "likelihood_reduction": "token_mean",
+        "label_smoothing": 0.0,
+    },
+    "hinge": {"beta": 0.1, "length_normalized": False},
+    "robust": {"beta": 0.1, "label_smoothing": 0.1, "length_normalized": False},
+    "orpo": {"beta": 0.1, "likelihood_reduction": "token_mean"},
+    "r_dpo": {"beta": 0.1, "alpha": 0.05},
+    "exo": {"beta": 0.1, "label_smoothing": 0.001},
+    "discopop": {"beta": 0.05, "tau": 0.05},
+    "dpop": {"beta": 0.3, "penalty": 50.0},
+    "f_dpo": {"beta": 0.1, "f_divergence_type": "js_divergence"},
+    "ld_dpo": {"beta": 0.1, "alpha": 0.5},
+    "wpo": {"beta": 0.1},
+    "apo_zero": {"beta": 0.1},
+    "apo_down": {"beta": 0.1},
+    "nca": {"beta": 0.01},
+    "sppo": {"beta": 0.001},
+    "bco": {"beta": 0.01},
     "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
     "csft": {},
     "offline_ppo": {"clip": 0.5, "value_weight": 1.0},
     "alol": {"clip": 0.9, "reference_free": False, "value_weight": 1.0},
     "dro_v": {"tau": 1.0, "value_weight": 1.0},
     "modpo": {"beta": 0.1, "preference_weight": 0.5},
-    "bradley_terry": {"margin": False, "center_weight": 0.0},
+    "bradley_terry": {"margin": False, "center_weight": 0.0, "label_smoothing": 0.0},
 }
 
 AUXILIARY_DEFAULTS = {
@@ -29,6 +49,7 @@ AUXILIARY_DEFAULTS = {
     "expectile": 0.7,
     "value_weight": 1.0,
     "reduction": "token_mean",
+    "cap": 20.0,
 }
 
 NEEDS: dict[str, set[str]] = {
@@ -37,6 +58,20 @@ NEEDS: dict[str, set[str]] = {
     "simpo": {"pairs"},
     "cpo": {"pairs"},
     "hinge": {"pairs", "reference"},
+    "robust": {"pairs", "reference"},
+    "orpo": {"pairs"},
+    "r_dpo": {"pairs", "reference"},
+    "exo": {"pairs", "reference"},
+    "discopop": {"pairs", "reference"},
+    "dpop": {"pairs", "reference"},
+    "f_dpo": {"pairs", "reference"},
+    "apo_zero": {"pairs", "reference"},
+    "apo_down": {"pairs", "reference"},
+    "nca": {"pairs", "reference"},
+    "sppo": {"pairs", "reference"},
+    "bco": {"pairs", "reference"},
+    "ld_dpo": {"pairs", "reference", "token_logps", "reference_tokens"},
+    "wpo": {"pairs", "reference", "collisions"},
     "kto": {"reference", "labels", "divergence"},
     "csft": {"labels"},
     "offline_ppo": {"reference", "auxiliary", "value"},
@@ -46,7 +81,11 @@ NEEDS: dict[str, set[str]] = {
     "bradley_terry": {"pairs", "score"},
 }
 
-TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge"]
+TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust", "orpo", "r_dpo", "exo", "discopop", "dpop"]
+TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo"]
+
+TAKERS = ", ".join(TAKE_THE_PRIOR)
+"""How a message lists the methods that take the prior."""
 
 OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
 
@@ -114,9 +153,8 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     refused = f"auxiliary cannot be added to method '{method}', which {REFUSE_AUXILIARY[method]}"
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
-    assert str(caught.value).endswith(
-        "remove auxiliary, or use one of dpo, ipo, simpo, cpo, hinge, kto, csft"
-    )
+    takers = ", ".join(name for name in DEFAULTS if name not in REFUSE_AUXILIARY)
+    assert str(caught.value).endswith(f"remove auxiliary, or use one of {takers}")
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 
 
@@ -137,26 +175,31 @@ def test_auxiliary_of_weight_zero_needs_nothing() -> None:
 
 
 def test_cap_may_be_null() -> None:
-    """A fully written configuration has `cap: null` where no cap is set, and resolves to the same words."""
-    assert resolve({"auxiliary": {"cap": None}}) == resolve({"auxiliary": {}})
-    assert resolve({"auxiliary": {"cap": 20}})["auxiliary"] == {**AUXILIARY_DEFAULTS, "cap": 20.0}
+    """Null is the paper's objective without a cap, is kept in words, and differs from the default of 20."""
+    uncapped = {"auxiliary": {"cap": None}}
+    assert resolve(uncapped)["auxiliary"] == {**AUXILIARY_DEFAULTS, "cap": None}
+    assert [getattr(part, "cap", 0) for part in build(uncapped).parts] == [0, None, 0]
+    assert build({"auxiliary": {"cap": 20}}) == build({"auxiliary": {}})
 
 
 def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
     """SimPO's ratio gives gamma = ratio * beta; it may be null, as a fully written configuration has it."""
     ratio = {"method": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.25}
     assert build(ratio) == build({"method": "simpo", "beta": 2.0, "gamma": 0.5})
-    assert resolve(ratio) == {**ratio, "prior": "none"}
+    assert resolve(ratio) == {**ratio, "label_smoothing": 0.0, "prior": "none"}
     assert build({"method": "simpo", "gamma": 0.5, "gamma_beta_ratio": None}) == build(
         {"method": "simpo", "gamma": 0.5}
     )
 
 
 def test_every_method_is_described() -> None:
-    """Each method names its source, with the equation unless it is likelihood, and each option what it is."""
+    """Each method names its source, with equation, table or theorem unless it is likelihood.
+
+    Each option says what it is.
+    """
     for name, method in METHODS.items():
         assert "arXiv" in method.source
-        assert ("Eq." in method.source) == (name != "csft")
+        assert re.search(r"Eq\.|Table|Theorem", method.source) or name == "csft"
         assert method.summary
         assert all(option.summary for option in options_of(method).values())
     assert all(option.summary for option in options_of(Auxiliary).values())
@@ -164,13 +207,33 @@ def test_every_method_is_described() -> None:
 
 REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "misspelt method key": ({"metod": "simpo"}, ["metod = 'simpo'", "did you mean 'method'?"]),
-    "misspelt method": ({"method": "dop"}, ["method = 'dop'", "did you mean 'dpo'?"]),
+    "misspelt method": ({"method": "dpoo"}, ["method = 'dpoo'", "did you mean 'dpo'?"]),
     "capitals": ({"method": "SimPO"}, ["method = 'SimPO'", "did you mean 'simpo'?"]),
     "method of later": (
-        {"method": "rdpo"},
-        ["method = 'rdpo'", "unknown", "dpo, ipo, simpo, cpo, hinge, kto"],
+        {"method": "reinforce"},
+        ["method = 'reinforce'", "unknown", ", ".join(DEFAULTS)],
     ),
     "method is no text": ({"method": 3}, ["method = 3", "choose one of them"]),
+    "TRL's name": ({"method": "exo_pair"}, ["method = 'exo_pair'", "did you mean 'exo'?"]),
+    "TRL's other names": ({"method": "sppo_hard"}, ["method = 'sppo_hard'", "did you mean 'sppo'?"]),
+    "the model's name": ({"method": "Smaug"}, ["method = 'Smaug'", "did you mean 'dpop'?"]),
+    "alpha of no divergence": (
+        {"method": "f_dpo", "alpha": 0.3},
+        ["alpha = 0.3", "f_divergence_type = 'alpha_divergence'", "remove alpha"],
+    ),
+    "unknown divergence": (
+        {"method": "f_dpo", "f_divergence_type": "hellinger"},
+        ["f_divergence_type = 'hellinger'", "reverse_kl, forward_kl, js_divergence or alpha_divergence"],
+    ),
+    "label that is certain": (
+        {"method": "exo", "label_smoothing": 0},
+        ["label_smoothing = 0", "> 0 and < 0.5", "to use 0.001"],
+    ),
+    "tau above one": ({"method": "discopop", "tau": 2}, ["tau = 2", "> 0 and <= 1", "to use 0.05"]),
+    "prior without one margin": (
+        {"method": "apo_down", "prior": "reward_gap"},
+        ["not defined for method 'apo_down'", f"one of {TAKERS}"],
+    ),
     "misspelt prior": (
         {"method": "dpo", "prior": "reward-gap"},
         ["prior = 'reward-gap'", "none, reward_gap", "did you mean 'reward_gap'?"],
@@ -182,12 +245,12 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
             "prior = 'reward_gap'",
             "not defined for method 'kto'",
             "remove prior",
-            "dpo, ipo, simpo, cpo, hinge",
+            f"choose one of {TAKERS}",
         ],
     ),
     "prior without a rejected score alone": (
         {"method": "modpo", "prior": "reward_gap"},
-        ["not defined for method 'modpo'", "one of dpo, ipo, simpo, cpo, hinge"],
+        ["not defined for method 'modpo'", f"one of {TAKERS}"],
     ),
     "ppo": ({"method": "PPO"}, ["method = 'PPO'", "did you mean 'offline_ppo'?"]),
     "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "> 0 and < 1", "to use 0.5"]),
@@ -208,7 +271,7 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "reward model with a prior": (
         {"method": "bradley_terry", "prior": "reward_gap"},
-        ["not defined for method 'bradley_terry'", "one of dpo, ipo, simpo, cpo, hinge"],
+        ["not defined for method 'bradley_terry'", f"one of {TAKERS}"],
     ),
     "misspelt option": (
         {"method": "cpo", "likelihood_wieght": 0.1},
@@ -216,8 +279,8 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
     ),
     "misspelt prior key": ({"method": "dpo", "priors": "none"}, ["priors = 'none'", "did you mean 'prior'?"]),
     "another's option": (
-        {"method": "dpo", "likelihood_weight": 0.1},
-        ["likelihood_weight = ", "not an option of dpo", "beta", "remove it"],
+        {"method": "dpo", "desirable_weight": 0.1},
+        ["desirable_weight = ", "not an option of dpo", "beta", "remove it"],
     ),
     "key is no text": ({"method": "dpo", 1: 2}, ["1", "is not an option of dpo"]),
     "misspelt auxiliary key": (

@@ -25,6 +25,7 @@ def one_pair(**changes: Any) -> ScoredResponses:
         "values": torch.tensor([0.5, 0.5]),
         "scores": torch.tensor([1.0, -1.0]),
         "margins": torch.tensor([0.5]),
+        "weights": torch.tensor([1.0]),
     }
     return ScoredResponses(**{**fields, **changes})
 
@@ -60,6 +61,10 @@ def one_pair(**changes: Any) -> ScoredResponses:
         ("prior_gap", torch.tensor([-0.5]), r"must be a gap in \[0, 1\]"),
         ("prior_gap", torch.tensor([torch.nan]), r"must be a gap in \[0, 1\]"),
         ("divergence", torch.tensor(-1.0), "divergence = -1 must be an estimate >= 0"),
+        ("weights", torch.tensor([1.0, 1.0]), r"\(2,\), and must have \(1,\): give one number for each pair"),
+        ("weights", torch.tensor([-0.5]), r"weights\[0\] = -0.5 must be a finite number >= 0"),
+        ("weights", torch.tensor([torch.inf]), r"weights\[0\] = inf must be a finite number >= 0"),
+        ("weights", torch.tensor([torch.nan]), "must be a finite number >= 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(field: str, value: Any, rule: str) -> None:
@@ -74,7 +79,7 @@ def test_what_fits_is_taken(device: str) -> None:
     """An empty response, int32 indices, half precision, no pairs, and the NaN of a policy that diverged."""
     nan = torch.tensor([torch.nan, -6.0], dtype=torch.bfloat16, device=device)
     none = torch.tensor([], dtype=torch.int32, device=device)
-    fields = {"prior_gap": None, "margins": None, "chosen": none, "rejected": none}
+    fields = {"prior_gap": None, "margins": None, "weights": None, "chosen": none, "rejected": none}
     taken = one_pair(logps=nan, lengths=torch.tensor([0, 3], device=device), **fields)
     assert taken.chosen.dtype == torch.int32
 

@@ -8,6 +8,8 @@ import torch
 
 from preftune.objectives import METHODS, ScoredResponses, build, count_units, resolve
 
+from .spread_tokens import with_tokens
+
 SETTINGS = {"method": "dpo", "beta": 0.1, "router_loss_weight": 0.5}
 
 
@@ -15,7 +17,7 @@ def responses(router_loss: float, lengths: list[int]) -> ScoredResponses:
     """Pairs whose policy is the reference, so that the preference term is log 2."""
     pairs = torch.arange(len(lengths) // 2)
     logps = -torch.tensor(lengths, dtype=torch.float32)
-    return ScoredResponses(
+    scored = ScoredResponses(
         logps=logps,
         lengths=torch.tensor(lengths),
         chosen=2 * pairs,
@@ -28,6 +30,7 @@ def responses(router_loss: float, lengths: list[int]) -> ScoredResponses:
         values=torch.zeros(len(lengths)),
         scores=logps,
     )
+    return with_tokens(scored)
 
 
 @pytest.mark.parametrize("method", METHODS)

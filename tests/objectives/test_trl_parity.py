@@ -6,12 +6,17 @@ scored by a plain padded forward, and `build(...)` makes the loss from those log
 Where TRL 1.16 differs, by design of either side:
 
 - TRL's CPO trainer logs `logps/*` per token when its loss is simpo; ours are always sums.
-- TRL's CPO trainer adds the likelihood term to simpo as well unless `cpo_alpha=0`; ours never does.
+- TRL's CPO trainer adds the likelihood term to simpo as well unless `cpo_alpha=0`; ours only if asked.
+- TRL's DPO trainer smooths labels with `robust`, `exo_pair` and `aot` alone, its CPO trainer with its own.
 - TRL's `simpo_gamma` is the target margin gamma itself, as is our `gamma`, not a multiple of beta.
 - TRL's CPO trainer prepends a beginning-of-sequence token if the tokenizer names one, its DPO trainer leaves
   that to the tokenizer; both end each response with </s>, which both losses count.
+- TRL's ORPO trainer learns the prompt of the chosen response too; ours learns the response alone.
 - TRL takes the mean of the routers' losses of micro-batches, we weigh them by response tokens.
 - TRL's DPO trainer with ipo averages log-ratios over tokens, but logs `rewards/*` from the sums; so do we.
+- TRL's `f_alpha_divergence_coef` is 1 minus our `alpha`, which is the paper's.
+- TRL's DPO trainer logs `rewards/*` and `logps/*` of discounted sums with `ld_alpha`; ours are of whole ones.
+- TRL's `use_weighting` has no largest weight, as WPO's own code has; ours has one if `cap` is set.
 - TRL's KTO trainer logs `rewards/margins` as a difference of means; ours are of pairs, where there are some.
 - TRL estimates z0 anew on each micro-batch, we do so once for the whole step.
 """
@@ -40,12 +45,13 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
 from preftune.models import Policy
 from preftune.models.policy import own_router_loss_weight
-from preftune.objectives import Losses, ScoredResponses, build, count_units
+from preftune.objectives import METHODS, Losses, ScoredResponses, build, count_units
 
 ROWS = [
     {"prompt": "name a fruit", "chosen": " an apple", "rejected": " a very green stone indeed"},
@@ -182,15 +188,27 @@ def run_dpo_trainer(folder: Path, options: dict[str, Any], make: MakeModel = mak
 
 def run_cpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
     """TRL's CPO trainer, which also has SimPO."""
+    return without_reference(CPOTrainer, CPOConfig, folder, options)
+
+
+def run_orpo_trainer(folder: Path, options: dict[str, Any]) -> Theirs:
+    """TRL's ORPO trainer."""
+    return without_reference(ORPOTrainer, ORPOConfig, folder, options)
+
+
+def without_reference(
+    trainer_class: Callable[..., Any], config: Callable[..., Any], folder: Path, options: dict[str, Any]
+) -> Theirs:
+    """A trainer of TRL that knows no reference."""
     model = make_model(0)
-    trainer = CPOTrainer(
+    trainer = trainer_class(
         model=model,
-        args=CPOConfig(output_dir=str(folder), remove_unused_columns=False, **COMMON, **options),
+        args=config(output_dir=str(folder), remove_unused_columns=False, **COMMON, **options),
         train_dataset=Dataset.from_list(ROWS),
         processing_class=make_tokenizer(),
     )
     inputs = collate(trainer)
-    joined = trainer.concatenated_inputs(inputs, padding_value=trainer.pad_token_id)
+    joined = trainer.concatenated_inputs(inputs, padding_value=make_tokenizer().pad_token_id)
     batch = Batch(
         joined["concatenated_input_ids"],
         joined["concatenated_attention_mask"],
@@ -254,14 +272,25 @@ def response_logps(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor
     return (token_logps * inside).sum(-1), inside.sum(-1)
 
 
+def by_tokens(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of response tokens, and for each response the sum of log sum_v p(v)^2."""
+    logps = model(batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1].log_softmax(-1)
+    labels = batch.labels[:, 1:]
+    inside = labels != -100
+    token_logps = logps.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return token_logps[inside], ((logps.exp() ** 2).sum(-1).log() * inside).sum(-1).detach()
+
+
 def ours(theirs: Theirs, settings: dict[str, Any], gap: float | None = None) -> tuple[Side, Losses]:
     """Our loss on the ids TRL collated, with the same weights."""
     theirs.model.zero_grad()
     logps, lengths = response_logps(theirs.model, theirs.batch)
-    reference_logps = None
+    reference_logps = reference_token_logps = None
+    token_logps, collision_logps = by_tokens(theirs.model, theirs.batch)
     if theirs.reference is not None:
         with torch.no_grad():
             reference_logps, _ = response_logps(theirs.reference, theirs.batch)
+            reference_token_logps, _ = by_tokens(theirs.reference, theirs.batch)
     unpaired = theirs.unpaired
     pairs = torch.arange(0 if unpaired else len(ROWS))
     responses = ScoredResponses(
@@ -273,6 +302,9 @@ def ours(theirs: Theirs, settings: dict[str, Any], gap: float | None = None) -> 
         prior_gap=None if gap is None else torch.full((len(pairs),), gap),
         labels=unpaired and unpaired.labels,
         divergence=unpaired and divergence(theirs.model, theirs.reference, unpaired.mismatched),
+        token_logps=token_logps,
+        reference_token_logps=reference_token_logps,
+        collision_logps=collision_logps,
     )
     losses = build(settings)(responses)
     loss = losses.total(count_units(lengths, pairs))
@@ -316,6 +348,95 @@ CASES: dict[
         {"method": "hinge", "beta": 0.05},
         REWARDS + LOGPS,
     ),
+    "exo": (
+        run_dpo_trainer,
+        {"loss_type": ["exo_pair"], "beta": 0.1, "label_smoothing": 0.05},
+        {"method": "exo", "label_smoothing": 0.05},
+        REWARDS + LOGPS,
+    ),
+    "discopop": (
+        run_dpo_trainer,
+        {"loss_type": ["discopop"], "beta": 0.05, "discopop_tau": 0.5},
+        {"method": "discopop", "tau": 0.5},
+        REWARDS + LOGPS,
+    ),
+    "reverse_kl": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "reverse_kl"},
+        {"method": "f_dpo", "f_divergence_type": "reverse_kl"},
+        REWARDS + LOGPS,
+    ),
+    "forward_kl": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "forward_kl"},
+        {"method": "f_dpo", "f_divergence_type": "forward_kl"},
+        REWARDS + LOGPS,
+    ),
+    "js_divergence": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "f_divergence_type": "js_divergence"},
+        {"method": "f_dpo", "f_divergence_type": "js_divergence"},
+        REWARDS + LOGPS,
+    ),
+    "alpha_divergence": (
+        run_dpo_trainer,
+        {
+            "loss_type": ["sigmoid"],
+            "beta": 0.1,
+            "f_divergence_type": "alpha_divergence",
+            "f_alpha_divergence_coef": 0.7,
+        },
+        {"method": "f_dpo", "f_divergence_type": "alpha_divergence", "alpha": 0.3},
+        REWARDS + LOGPS,
+    ),
+    "apo_zero": (
+        run_dpo_trainer,
+        {"loss_type": ["apo_zero"], "beta": 0.1},
+        {"method": "apo_zero"},
+        REWARDS + LOGPS,
+    ),
+    "apo_down": (
+        run_dpo_trainer,
+        {"loss_type": ["apo_down"], "beta": 0.1},
+        {"method": "apo_down"},
+        REWARDS + LOGPS,
+    ),
+    "nca": (
+        run_dpo_trainer,
+        {"loss_type": ["nca_pair"], "beta": 0.1},
+        {"method": "nca", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "sppo": (
+        run_dpo_trainer,
+        {"loss_type": ["sppo_hard"], "beta": 0.1},
+        {"method": "sppo", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "bco": (
+        run_dpo_trainer,
+        {"loss_type": ["bco_pair"], "beta": 0.1},
+        {"method": "bco", "beta": 0.1},
+        REWARDS + LOGPS,
+    ),
+    "ld_dpo": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "ld_alpha": 0.4},
+        {"method": "ld_dpo", "alpha": 0.4},
+        [],
+    ),
+    "ld_dpo_shared_tokens_alone": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "ld_alpha": 0.0},
+        {"method": "ld_dpo", "alpha": 0.0},
+        [],
+    ),
+    "wpo": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid"], "beta": 0.1, "use_weighting": True},
+        {"method": "wpo"},
+        REWARDS + LOGPS,
+    ),
     "cpo": (
         run_cpo_trainer,
         {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 0.2},
@@ -327,6 +448,59 @@ CASES: dict[
         {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
         {"method": "simpo"},
         REWARDS,
+    ),
+    "cpo_smoothed": (
+        run_cpo_trainer,
+        {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 0.2, "label_smoothing": 0.2},
+        {"method": "cpo", "label_smoothing": 0.2},
+        REWARDS + LOGPS,
+    ),
+    "simpo_smoothed": (
+        run_cpo_trainer,
+        {
+            "loss_type": "simpo",
+            "beta": 2.0,
+            "simpo_gamma": 1.0,
+            "cpo_alpha": 0.0,
+            "label_smoothing": 0.2,
+        },
+        {"method": "simpo", "label_smoothing": 0.2},
+        REWARDS,
+    ),
+    # TRL adds the likelihood to simpo too, and calls the method then CPO-SimPO.
+    "simpo_likelihood": (
+        run_cpo_trainer,
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.5},
+        {"method": "simpo", "likelihood_weight": 0.5},
+        REWARDS,
+    ),
+    "robust": (
+        run_dpo_trainer,
+        {"loss_type": ["robust"], "beta": 0.1, "label_smoothing": 0.2},
+        {"method": "robust", "label_smoothing": 0.2},
+        REWARDS + LOGPS,
+    ),
+    "dpo_means": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid_norm"], "beta": 0.5},
+        {"method": "dpo", "beta": 0.5, "length_normalized": True},
+        REWARDS + LOGPS,
+    ),
+    "dpo_likelihood": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "beta": 0.1},
+        {"method": "dpo", "likelihood_weight": 0.5},
+        REWARDS + LOGPS,
+    ),
+    "mix": (
+        run_dpo_trainer,
+        {"loss_type": ["sigmoid", "ipo", "robust", "sft"], "loss_weights": [0.8, 0.3, 0.5, 1.0], "beta": 0.1}
+        | {"label_smoothing": 0.2},
+        {
+            "mix": {"dpo": 0.8, "ipo": 0.3, "robust": {"weight": 0.5, "label_smoothing": 0.2}},
+            "likelihood_weight": 1.0,
+        },
+        REWARDS + LOGPS,
     ),
 }
 
@@ -340,8 +514,17 @@ def assert_equal(side: Side, theirs: Side) -> None:
         assert (side.gradients[weight] - gradient).norm() <= 1e-5 * gradient.norm(), weight
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("gap", [None, 1.0], ids=["plain", "gap_1"])
+def gaps_of(name: str) -> list[tuple[str, float | None]]:
+    """A case without the prior and, where its method takes it, with a gap of 1."""
+    takes_prior = "reward_gap" in METHODS[CASES[name][2]["method"]].priors
+    return [(name, None), (name, 1.0)] if takes_prior else [(name, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "gap"),
+    [case for name in CASES for case in gaps_of(name)],
+    ids=lambda value: value if isinstance(value, str) else "plain" if value is None else "gap_1",
+)
 def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Path) -> None:
     """The loss, and every weight's gradient, equal TRL's to 1e-5 relative; with a reward gap of 1 as well."""
     run_trainer, their_options, our_settings, shared_metrics = CASES[name]
@@ -351,6 +534,33 @@ def test_loss_and_gradients_equal_trl(name: str, gap: float | None, tmp_path: Pa
     assert_equal(side, theirs.side)
     for metric in shared_metrics:
         assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], **METRICS_CLOSE), metric
+
+
+@pytest.mark.parametrize("gap", [None, 1.0], ids=["plain", "gap_1"])
+def test_orpo_equals_trl(gap: float | None, tmp_path: Path) -> None:
+    """The odds ratio plus the likelihood of prompt and chosen response has TRL's loss and gradients to 1e-5.
+
+    Our own likelihood is that of the response alone, which `cpo` shows to be TRL's.
+    """
+    theirs = run_orpo_trainer(tmp_path, {"beta": 0.5})
+    prior = {} if gap is None else {"prior": "reward_gap"}
+    side, losses = ours(theirs, {"method": "orpo", "beta": 0.5, **prior}, gap)
+    inside = theirs.batch.attention_mask[: len(ROWS)] == 1
+    everything = theirs.batch.input_ids[: len(ROWS)].masked_fill(~inside, -100)
+    chosen = Batch(theirs.batch.input_ids[: len(ROWS)], inside.long(), everything)
+    responses = replace(chosen, labels=theirs.batch.labels[: len(ROWS)])
+    theirs.model.zero_grad()
+    (total, tokens), (own, own_tokens) = (response_logps(theirs.model, b) for b in (chosen, responses))
+    difference = own.sum() / own_tokens.sum() - total.sum() / tokens.sum()
+    difference.backward()
+    gradients = take_gradients(theirs.model)
+    assert difference.abs() > 0.01
+    whole = {weight: gradient + gradients[weight] for weight, gradient in side.gradients.items()}
+    assert_equal(Side(side.loss + difference.detach(), whole, {}), theirs.side)
+    for metric in REWARDS:
+        assert side.metrics[metric] == pytest.approx(theirs.side.metrics[metric], **METRICS_CLOSE), metric
+    odds_ratio = losses.metrics["loss/preference"].mean().item() / -0.5
+    assert odds_ratio == pytest.approx(theirs.side.metrics["log_odds_ratio"], **METRICS_CLOSE)
 
 
 KTO_CASES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {

@@ -1,13 +1,16 @@
 """The configuration of rounds: defaults, and every error before heavy work."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from preftune.errors import InputError
-from preftune.online.configuration import IterateConfig, read_iterate_config
+from preftune.online import configuration
+from preftune.online.configuration import IterateConfig, check_iterate_config, read_iterate_config
 from preftune.online.plan import make_plan
+from preftune.sampling.engines import ENGINES
 
 SLOW = pytest.mark.slow
 NEEDED = {"model": "base", "prompts": "asked.jsonl", "held_out": "held.jsonl", "reward": "reading_ease"}
@@ -42,6 +45,27 @@ def test_the_defaults_are_the_papers_hyperparameters() -> None:
     )
     assert training["optim"] == "adamw_torch"
     assert (training["seed"], run.data.train, run.cache) == (7, "pairs.jsonl", "runs/iterate/cache")
+
+
+def test_every_engine_with_weights_of_its_own_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is added to the table can be named in rounds; a server never has the trained weights."""
+    monkeypatch.setattr(configuration, "ENGINES", {**ENGINES, "mlx": ENGINES["vllm"]})
+    for engine in ("transformers", "vllm", "mlx"):
+        sampling = {"sampling": {"engine": engine}}
+        assert check_iterate_config(NEEDED | sampling).sampling.engine == engine
+    for engine, said in (("server", "does not have the weights that were just trained"), ("vlm", "'vllm'")):
+        with pytest.raises(InputError, match=f"sampling.engine='{engine}': .*{said}"):
+            check_iterate_config(NEEDED | {"sampling": {"engine": engine}})
+
+
+@pytest.mark.parametrize(
+    ("train", "rate"),
+    [({}, 5e-7), ({"lora": {"rank": 4}}, None), ({"lora": {}, "training": {"learning_rate": 1e-4}}, 1e-4)],
+)
+def test_the_papers_learning_rate_is_for_all_weights(train: dict[str, Any], rate: float | None) -> None:
+    """Adapters are left to the default of `preftune train`, unless a rate is given."""
+    run = run_config(IterateConfig.model_validate(NEEDED | {"train": train}))
+    assert run.training.get("learning_rate") == rate
 
 
 def test_a_given_key_replaces_its_default_alone() -> None:

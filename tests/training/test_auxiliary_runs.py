@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from preftune.training import check_config
+from preftune.training.preparation import prepare
+
 Train = Callable[..., Path]
 
 AUXILIARY = {"lexical_diversity": {"weight": 2}, "length": {"target": [4, 8], "weight": 0.1}}
@@ -52,6 +55,26 @@ def test_weight_zero_is_the_plain_run_bit_for_bit(
     assert all(torch.equal(weight, expected[name]) for name, weight in weights(zero).items())
     assert [line["loss"] for line in lines(zero)] == [line["loss"] for line in lines(plain)]
     assert not (zero / "value_head.safetensors").exists()
+
+
+def test_factors_are_predicted_before_anything_is_trained(
+    auxiliary: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One response of 32 is desired: capped by default, and warned of where the cap is taken off."""
+    rows = [json.loads(line) for line in Path(auxiliary["data"]["train"]).read_text().splitlines()]
+    rows = [row | {"polite_chosen": 0.0, "polite_rejected": 0.0} for row in rows]
+    rows[0]["polite_chosen"] = 1.0
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    Path(auxiliary["data"]["train"]).write_text(text, encoding="utf-8")
+    auxiliary["rewards"] = {"column:polite": {}}
+    auxiliary["data"]["evaluation"] = None
+    found = check_config(auxiliary)
+    factors = prepare(found).summary()["predicted_factors"]
+    assert (factors["largest"], factors["cap"], factors["share_at_cap"]) == (20.0, 20.0, 1 / 32)
+    assert "objective.auxiliary.cap" not in caplog.text
+    auxiliary["objective"]["auxiliary"]["cap"] = None
+    assert prepare(check_config(auxiliary)).summary()["predicted_factors"]["largest"] > 1e6
+    assert "Set objective.auxiliary.cap=20" in caplog.text
 
 
 def test_the_value_head_changes_no_other_weight(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from ..forks import Done, Forks
 
 TIMES = ("runtime", "per_second", "seconds")
 Train = Callable[..., Path]
@@ -45,6 +48,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cpo": {"objective": {"method": "cpo"}},
     # One estimate of the divergence for the whole step: one for each micro-batch would show.
     "kto": {"objective": {"method": "kto"}},
+    "ld_dpo": {"objective": {"method": "ld_dpo", "prior": "reward_gap"}},
+    "wpo": {"objective": {"method": "wpo"}},
+    "token_prior": {"objective": {"method": "dpo", "prior": "token_reward_gap", "credit_temperature": 0.1}},
     "auxiliary": {
         "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}},
         "rewards": {"lexical_diversity": {"weight": 2}, "length": {"target": [4, 8], "weight": 0.1}},
@@ -148,6 +154,8 @@ RESUMED = [
     (4, BY_TOKENS, "dpo"),
     (2, None, "kto"),
     (4, None, "auxiliary"),
+    (2, BY_TOKENS, "token_prior"),
+    pytest.param(4, None, "wpo", marks=pytest.mark.slow),
 ]
 
 
@@ -177,14 +185,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert (resumed / "summary.json").exists()
 
 
-def on_two_processes(config: dict[str, Any], output: Path) -> Path:
+def by_torchrun(words: list[str]) -> Done:
+    """The words' end on two processes that torchrun starts."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, "-m", *words], capture_output=True, text=True, timeout=300, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def on_two_processes(config: dict[str, Any], output: Path, launch: Callable[[list[str]], Done]) -> Path:
     """The run on two real processes."""
     file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config | {"output": str(output)}), encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "preftune", "train", str(file)]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    done = launch(["preftune", "train", str(file)])
+    assert done.status == 0, done.errors
     assert json.loads((output / "environment.json").read_text(encoding="utf-8"))["processes"] == 2
     return output
 
@@ -197,11 +210,18 @@ def on_two_processes(config: dict[str, Any], output: Path) -> Path:
         # One process has more rows in a step than the other, and each estimates its share of the divergence.
         ("kto", {"tokens_per_step": 300, "tokens_per_row": 120}),
         ("auxiliary", {"tokens_per_step": 300, "tokens_per_row": 120}),
+        ("token_prior", {"tokens_per_step": 300, "tokens_per_row": 120}),
+        pytest.param("wpo", None, marks=pytest.mark.slow),
     ],
-    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary"],
+    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary", "token_prior", "wpo"],
 )
 def test_two_processes_equal_one(
-    name: str, batches: dict[str, int] | None, config: dict[str, Any], train: Train, tmp_path: Path
+    name: str,
+    batches: dict[str, int] | None,
+    config: dict[str, Any],
+    train: Train,
+    forks: Forks,
+    tmp_path: Path,
 ) -> None:
     """Two real processes give the weights and metrics of one, each group once in every epoch.
 
@@ -217,7 +237,9 @@ def test_two_processes_equal_one(
     one = train(config)
     if not batches:
         config["training"]["per_device_train_batch_size"] = 4
-    two = on_two_processes(config, tmp_path / "two")
+    # One by torchrun itself; it costs three starts of Python.
+    launch = partial(forks.run, processes=2) if batches else by_torchrun
+    two = on_two_processes(config, tmp_path / "two", launch)
     assert_close(two, one)
     for line, expected in zip(metrics(two), metrics(one), strict=True):
         assert line == pytest.approx(expected, rel=1e-3, abs=1e-5)
@@ -226,7 +248,7 @@ def test_two_processes_equal_one(
     assert (seen[1.0], seen[2.0]) == (epoch, 2 * epoch)
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "auxiliary"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "wpo", "token_prior", "auxiliary"])
 def test_shared_prompts_equal_padded_rows(
     name: str, config: dict[str, Any], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

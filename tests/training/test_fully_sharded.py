@@ -1,8 +1,7 @@
 """Two real processes that divide a model between them train the model that one process trains."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,27 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ..forks import Forks
 from .test_equivalences import OBJECTIVES, Killed, Train, assert_close, by_tokens, metrics, value_head
 
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 BY_TOKENS = {"tokens_per_step": 300, "tokens_per_row": 120}
 """One process has more rows in a step than the other."""
 
 
-def launched(words: list[str]) -> None:
-    """Two processes that come to a good end."""
-    done = subprocess.run([*LAUNCH, *words], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def divided(forks: Forks) -> Callable[..., Path]:
+    """A run on two processes with half of the model each."""
 
+    def run(config: dict[str, Any], output: Path, *flags: str) -> Path:
+        file = output.with_suffix(".yaml")
+        sharded = config | {"output": str(output), "fully_sharded": True}
+        file.write_text(yaml.safe_dump(sharded), encoding="utf-8")
+        done = forks.run(["preftune", "train", str(file), *flags], processes=2)
+        assert done.status == 0, done.errors
+        assert json.loads((output / "environment.json").read_text(encoding="utf-8"))["processes"] == 2
+        return output
 
-def divided(config: dict[str, Any], output: Path, *flags: str) -> Path:
-    """The run on two processes with half of the model each."""
-    file = output.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump(config | {"output": str(output), "fully_sharded": True}), encoding="utf-8")
-    launched(["-m", "preftune", "train", str(file), *flags])
-    assert json.loads((output / "environment.json").read_text(encoding="utf-8"))["processes"] == 2
-    return output
+    return run
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,12 @@ def divided(config: dict[str, Any], output: Path, *flags: str) -> Path:
     ids=["cpo", "kto", "lora", "accumulated", "auxiliary", "reward", "checkpointing"],
 )
 def test_a_divided_model_equals_a_whole_one(
-    name: str, changes: dict[str, Any], config: dict[str, Any], train: Train, tmp_path: Path
+    name: str,
+    changes: dict[str, Any],
+    config: dict[str, Any],
+    train: Train,
+    divided: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     """Weights, value head and metrics are those of one process, with thirteen groups that come out uneven."""
     config |= OBJECTIVES.get(name, {"objective": {"method": "bradley_terry"}})
@@ -83,7 +88,11 @@ def test_a_divided_model_equals_a_whole_one(
     ids=["auxiliary", "reward-lora", "bfloat16"],
 )
 def test_a_divided_run_that_was_stopped_goes_on(
-    changes: dict[str, Any], config: dict[str, Any], killed_behind: Killed, tmp_path: Path
+    changes: dict[str, Any],
+    config: dict[str, Any],
+    killed_behind: Killed,
+    divided: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     """Resumed from a checkpoint, weights, value head and the rest of the log are those of the whole run."""
     config |= changes
@@ -104,7 +113,7 @@ def test_an_optimizer_that_cannot_be_divided_is_refused(config: dict[str, Any], 
         train(config, "fully_sharded=true", "training.optim=adafactor")
 
 
-def test_each_process_holds_its_part(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_each_process_holds_its_part(forks: Forks, tiny_model_dir: Path, tmp_path: Path) -> None:
     """Two processes have half of the weights each, and together all of them."""
     script = tmp_path / "parts.py"
     script.write_text(
@@ -125,5 +134,6 @@ def test_each_process_holds_its_part(tiny_model_dir: Path, tmp_path: Path) -> No
         "file.write(f'{own / total:.2f} {same}')\n"
         "torch.distributed.destroy_process_group()\n"
     )
-    launched([str(script)])
+    done = forks.run([str(script)], processes=2)
+    assert done.status == 0, done.errors
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["0.50 True"] * 2

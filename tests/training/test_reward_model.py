@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +30,8 @@ from preftune.data.packing import pack
 from preftune.errors import InputError
 from preftune.models import Policy, RewardModel, load_language_model, load_reward_model, padding_token
 from preftune.objectives import build, count_units
+
+from ..forks import Forks
 
 Train = Callable[..., Path]
 Killed = Callable[[Path, int], Path]
@@ -380,17 +380,15 @@ def test_the_new_score_is_decided_by_the_seed(reward: dict[str, Any], train: Tra
     assert (one - two).abs().max() > 1e-3
 
 
-def test_two_processes_equal_one(reward: dict[str, Any], train: Train, tmp_path: Path) -> None:
+def test_two_processes_equal_one(reward: dict[str, Any], train: Train, forks: Forks, tmp_path: Path) -> None:
     """Two real processes give the weights and metrics of one."""
     one = train(reward)
     reward["training"]["per_device_train_batch_size"] = 3
     output = tmp_path / "two"
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(reward | {"output": str(output)}), encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "preftune", "train", str(file)]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    done = forks.run(["preftune", "train", str(file)], processes=2)
+    assert done.status == 0, done.errors
     expected, found = (load_file(run / "model" / "model.safetensors") for run in (one, output))
     for name, weight in found.items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6)

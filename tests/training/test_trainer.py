@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from preftune.models import Policy
 from preftune.objectives import Losses, ScoredResponses, Term, build, count_units, responses
 from preftune.training.tally import Tally
+
+from ..forks import Forks
 
 
 def test_tally_weighs_every_item_once() -> None:
@@ -158,7 +158,7 @@ finally:
 """
 
 
-def test_two_processes_talk_once_a_step(config: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_talk_once_a_step(config: dict[str, Any], forks: Forks, tmp_path: Path) -> None:
     """Of ours there is one small collective for a step, whatever its rows, beside DDP's own of gradients."""
     config["data"].pop("evaluation")
     config["objective"] = {"method": "cpo"}
@@ -169,10 +169,8 @@ def test_two_processes_talk_once_a_step(config: dict[str, Any], tmp_path: Path) 
     file.write_text(yaml.safe_dump(config | {"batches": {"tokens_per_step": 300}}), encoding="utf-8")
 
     def collectives(name: str, *arguments: str) -> list[dict[str, int]]:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        launch += [str(script), str(tmp_path / name), str(file), *arguments]
-        done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+        done = forks.run([str(script), str(tmp_path / name), str(file), *arguments], processes=2)
+        assert done.status == 0, done.errors
         return [json.loads((tmp_path / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
 
     few = collectives("few", "training.max_steps=1")

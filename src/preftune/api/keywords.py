@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from preftune.data.rules import suggest
 from preftune.errors import InputError
 from preftune.models import load_tokenizer
 from preftune.objectives import Objective
-from preftune.training import RunConfig, check_config
+from preftune.training import RunConfig, check_config, trl_names
+from preftune.training.configuration import LoraSection
 from preftune.training.given import Given
 from preftune.training.preparation import EVALUATION
 
@@ -42,7 +44,7 @@ class Keywords:
     data: Mapping[str, Any] | None = None
     args: TrainingArguments | Mapping[str, Any] | None = None
     processing_class: PreTrainedTokenizerBase | None = None
-    peft_config: "PeftConfig | None" = None
+    peft_config: "PeftConfig | Mapping[str, Any] | None" = None
     callbacks: Sequence[TrainerCallback] | None = None
     optimizers: tuple[Any, Any] = (None, None)
     fully_sharded: bool = False
@@ -87,7 +89,7 @@ class Keywords:
             held_out=_held_out(self.eval_dataset),
             objective=self.objective if isinstance(self.objective, Objective) else None,
             arguments=_arguments(self.args),
-            adapter=self.peft_config,
+            adapter=_adapter(self.peft_config),
             callbacks=tuple(self.callbacks or ()),
             optimizers=self.optimizers,
         )
@@ -130,6 +132,34 @@ def _check_model(model: object, peft_config: object) -> None:
         raise InputError(
             f"model is a {type(model).__name__}: give a name, a folder, a transformers model or a PeftModel"
         )
+
+
+def _adapter(peft_config: "PeftConfig | Mapping[str, Any] | None") -> "PeftConfig | None":
+    """An adapter from fields of peft's LoraConfig, on all linear layers unless they say where."""
+    if not isinstance(peft_config, Mapping):
+        return peft_config
+    from peft import LoraConfig
+
+    section = LoraSection()
+    own = {"r": section.rank, "lora_alpha": section.alpha, "target_modules": section.target_modules}
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **own, **peft_config})
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"peft_config={dict(peft_config)!r}: {error}; give fields of peft's LoraConfig, such as "
+            '{"r": 16, "target_modules": "all-linear"}, or the object'
+        ) from None
+
+
+def unknown_keyword(name: str) -> InputError:
+    """The error about a keyword that there is not, with what TRL's trainers call so."""
+    known = list(Keywords.__dataclass_fields__)
+    if said := trl_names.answer(name, here=known):
+        # A loaded model has its type already.
+        is_type = trl_names.TRL_KEYS.get(name) == "model_dtype"
+        said = trl_names.LOAD_YOURSELF if is_type else as_keywords(said)
+        return InputError(f"there is no keyword {name!r}: {said}")
+    return InputError(f"there is no keyword {name!r}; there are {', '.join(known)}{suggest(name, known)}")
 
 
 def _name_of(model: nn.Module) -> str:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from preftune.api.keywords import Keywords, errors_name_keywords
+from preftune.api.keywords import Keywords, errors_name_keywords, unknown_keyword
 from preftune.api.run import Run
 from preftune.errors import InputError
 from preftune.report.page import write_run_page
@@ -115,9 +115,7 @@ def _keywords(keywords: Mapping[str, Any]) -> Keywords:
     unknown = keywords.keys() - Keywords.__dataclass_fields__.keys()
     lacking = [name for name in ("model", "train_dataset") if keywords.get(name) is None]
     if unknown:
-        raise InputError(
-            f"there is no keyword {min(unknown)!r}; there are {', '.join(Keywords.__dataclass_fields__)}"
-        )
+        raise unknown_keyword(min(unknown))
     if lacking:
         raise InputError(f"{lacking[0]} is missing: give it, or a configuration file")
     return Keywords(**keywords)

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
 
-from preftune.api.keywords import Keywords, NamedOrRows, RewardOptions, errors_name_keywords
+from preftune.api.keywords import (
+    Keywords,
+    NamedOrRows,
+    RewardOptions,
+    errors_name_keywords,
+    unknown_keyword,
+)
 from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.models import Policy
@@ -51,7 +57,7 @@ class PreferenceTrainer(PackedTrainer):
         train_dataset: NamedOrRows = None,
         eval_dataset: NamedOrRows | Mapping[str, NamedOrRows] = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        peft_config: "PeftConfig | None" = None,
+        peft_config: "PeftConfig | Mapping[str, Any] | None" = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         rewards: Mapping[str, RewardOptions] | None = None,
@@ -62,18 +68,20 @@ class PreferenceTrainer(PackedTrainer):
         data: Mapping[str, Any] | None = None,
         fully_sharded: bool = False,
         cache: str | Path | None = None,
+        **others: Any,
     ) -> None:
         """Read the data, check everything, and load the model.
 
         Args:
             model: a name, a folder, a loaded transformers model, or a `PeftModel`, whose adapter is trained.
-            objective: a method's name, its options (`{"method": "dpo", "prior": "reward_gap"}`, see
-                `preftune.objectives.build`), or an `Objective` of your own. DPO unless given.
+            objective: a method's name, its options (`{"method": "dpo", "prior": "reward_gap"}`, or of several
+                methods `{"mix": {"dpo": 0.8, "hinge": 0.2}}`, see `preftune.objectives.build`), or an
+                `Objective` of your own. DPO unless given.
             args: transformers' `TrainingArguments`, or a mapping of some of its fields.
             train_dataset: preference data: a `datasets.Dataset`, a list of rows, a path or a hub name.
             eval_dataset: the same, held out; or several by name, which have metrics `eval_NAME_...`.
             processing_class: the model's tokenizer; loaded by the model's name unless given.
-            peft_config: an adapter to put on the model and train.
+            peft_config: an adapter to put on the model and train, or fields of peft's LoraConfig.
             callbacks: as transformers takes them.
             optimizers: an optimizer and a scheduler in place of those that `args` describe.
             rewards: auxiliary rewards by name: options, or a function (prompts, completions, **columns) ->
@@ -85,10 +93,13 @@ class PreferenceTrainer(PackedTrainer):
             data: options of the data: `{"max_length": ..., "pair_rule": ..., "rules": {...}}`.
             fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
             cache: where reference log-probabilities are kept.
+            **others: refused, with what TRL's name for it is here.
 
         Raises:
             InputError: a keyword, the data or the model cannot be used; nothing was changed.
         """
+        if others:
+            raise unknown_keyword(min(others))
         keywords = Keywords(
             model=model,
             train_dataset=train_dataset,

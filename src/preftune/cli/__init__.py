@@ -18,6 +18,7 @@ from preftune.cli.demo import demo
 from preftune.cli.evaluate import app as evaluate
 from preftune.cli.inspect import inspect
 from preftune.cli.iterate import iterate, score_samples
+from preftune.cli.methods import methods
 from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
@@ -34,7 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(inspect)
-app.command()(train)
+# Flags of other programs come to the overrides, whose error says what they are here.
+app.command(context_settings={"ignore_unknown_options": True})(train)
+app.command()(methods)
 app.command()(sample)
 app.command()(score)
 app.command()(sweep)

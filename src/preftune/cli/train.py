@@ -17,7 +17,7 @@ def _print_methods(wanted: bool) -> bool:
     from rich.table import Column, Table
 
     from preftune.cli.tables import list_options
-    from preftune.objectives import METHODS, PRIORS, options_of
+    from preftune.objectives import METHODS, PRIORS, OfPairs, options_of
 
     methods = Table(
         "method", Column("what", overflow="fold"), Column("options", overflow="fold"), "priors", "source"
@@ -25,10 +25,13 @@ def _print_methods(wanted: bool) -> bool:
     for name, method in METHODS.items():
         options = list_options(options_of(method))
         methods.add_row(name, method.summary, options, ", ".join(method.priors), method.source)
-    priors = Table("prior", "what")
+    beside = Table("with", Column("options", overflow="fold"))
+    beside.add_row("any method of pairs", list_options(options_of(OfPairs)))
+    beside.add_row("several methods", "mix: a mapping of methods to weights, in place of method")
+    priors = Table(Column("prior", no_wrap=True), "what", Column("options", overflow="fold"))
     for name, prior in PRIORS.items():
-        priors.add_row(name, prior.summary)
-    Console().print(methods, priors)
+        priors.add_row(name, prior.summary, list_options(options_of(*prior.options)))
+    Console().print(methods, beside, priors)
     raise typer.Exit
 
 
@@ -68,13 +71,15 @@ def train(
     - `model=PATH_OR_HUB_NAME` the model to tune
     - `data.train=FILE_OR_HUB_NAME` pairs to train on
     - `data.evaluation=FILE_OR_HUB_NAME` held-out pairs
-    - `objective.method=dpo` or another of `preftune train --list`
+    - `objective.method=dpo` or another of `preftune methods`, or your own as `module:Class`
     - `objective.beta=0.1` how far the policy may move
     - `objective.prior=reward_gap` weight the rejected response by how much worse it is (MaPPO)
     - `objective.auxiliary.weight=0.1` also make likelier what `rewards` want (HPO)
     - `rewards.reading_grade.goal=minimise` what that is; `preftune score --list` lists more
     - `prior.calibration=sigmoid` how raw scores become rewards in [0, 1]
-    - `training.learning_rate=1e-6` and any other field of transformers' TrainingArguments
+    - `training.learning_rate=1e-6` and any other field of transformers' TrainingArguments; unless given,
+      the rate is 1e-6 (TRL's of DPO, KTO and CPO), 1e-5 for a reward model (InstructGPT's is 9e-6), and ten
+      times as high for adapters (LoRA Without Regret, Schulman and others 2025)
     - `training.per_device_train_batch_size=8` groups in a batch
     - `batches.tokens_per_step=65536` or so many tokens; `batches.tokens_per_row=16384` bounds memory
     - `lora.rank=16` train low-rank adapters instead of all weights

@@ -45,7 +45,7 @@ BETTER_COLUMNS = ("better_response_id", "safer_response_id", "better")
 
 MAPPED: tuple[str, ...] = (
     *("prompt", "chosen", "rejected", "responses", "scores", "completion", "label"),
-    *("score_chosen", "score_rejected", "margin", "better", "tools", "system"),
+    *("score_chosen", "score_rejected", "margin", "better", "tools", "weight", "system"),
 )
 """Names that `data.columns` gives to columns of the source."""
 
@@ -66,6 +66,7 @@ PROMPT_NAMES = frozenset(
 ACCEPTED = """Shapes accepted:
   prompt, chosen, rejected                  text or messages; without `prompt`: what chosen and rejected share
   ... with score_chosen, score_rejected     or an alias, or margin
+  ... with weight                           of a row's pair
   prompt, responses, scores                 N responses and N scores
   prompt, completion, label                 one response, desirable or not
   messages, label                           a conversation whose last message is desirable or not"""
@@ -158,13 +159,21 @@ def detect_columns(found: Sequence[str], asked: Asked | None = None, peek: Peek 
 
     Raises:
         InputError: the columns are none of the accepted shapes, could be read in two ways, a prior is needed
-            and there are no scores, or pairs are needed and there are only labels.
+            and there are no scores, pairs are needed and there are only labels, or a weight is mapped where
+            nothing is learned from pairs.
     """
     asked = asked or Asked()
     peek = peek or (lambda _: iter(()))
     columns = _detect(found, asked, peek)
     if columns.tools is None and "tools" in found:
         columns = replace(columns, tools="tools")
+    if asked.needs_pairs and "weight" in found:
+        columns = replace(columns, weight="weight")
+    elif source := (asked.mapping or {}).get("weight"):
+        raise InputError(
+            f"data.columns.weight={source}: a weight is of a row's pair, and nothing here is learned from "
+            "pairs. Remove it, or choose a method that learns from pairs."
+        )
     if "system" not in found or "system" in columns.beside:
         return columns
     if columns.by_prompt:

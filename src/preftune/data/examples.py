@@ -181,6 +181,8 @@ def _title(group: TokenizedGroup, index: int) -> str:
         parts.append(f"{number}{'chosen' if wins else 'rejected'}")
         gap = group.pairs[0].gap
         parts += [] if gap is None else [f"gap {gap:.3f}"]
+        weight = group.pairs[0].weight
+        parts += [] if weight is None else [f"weight {weight:.3g}"]
     elif wins or losses:
         parts.append(f"response {index}, chosen in {len(wins)} and rejected in {len(losses)} pairs")
     else:

@@ -14,7 +14,7 @@ Text = str | tuple[Message, ...]
 """Plain text, or the messages of a chat."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     """One response.
 
@@ -33,7 +33,7 @@ class Response:
     trained: tuple[bool, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Indices of the preferred and the other response of a group.
 
@@ -42,15 +42,17 @@ class Pair:
         rejected: index into the group's responses.
         margin: raw score difference, where the data gives that and no scores, or the objective needs it.
         gap: delta in [0, 1], once the prior is calibrated.
+        weight: what its losses are multiplied by, >= 0, where the data gives that.
     """
 
     chosen: int
     rejected: int
     margin: float | None = None
     gap: float | None = None
+    weight: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """A prompt with its N >= 1 responses.
 
@@ -74,7 +76,7 @@ class Group:
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenizedGroup:
     """A group as token ids: the prompt once, each response without it and with its end-of-sequence token.
 
@@ -87,6 +89,8 @@ class TokenizedGroup:
             the reference (KTO).
         trained: whether each token of each response is trained; None where all are.
         row: where in the source it came from.
+        per_token: numbers of each response's trained tokens by name, where known; none for a response that is
+            not packed.
     """
 
     prompt: Int32[np.ndarray, "prompt_tokens"]
@@ -96,6 +100,7 @@ class TokenizedGroup:
     mismatched: "TokenizedGroup | None" = None
     trained: tuple[Bool[np.ndarray, "_"], ...] | None = None
     row: int = 0
+    per_token: Mapping[str, tuple[Shaped[np.ndarray, "_"], ...]] = field(default_factory=dict)
 
     @property
     def per_pair(self) -> dict[str, Shaped[np.ndarray, "pairs"]]:

@@ -35,6 +35,7 @@ class Columns:
         better: the column that says which of two responses is better, 0 or 1.
         label: the column that says whether the response of a labelled row is desirable.
         tools: the column of the tools' JSON schemas.
+        weight: the column of the weight of the row's pair.
         system: the column of the system's message, where no other field has it.
         beside: other columns of texts: what goes before the prompt, or says it again.
         rewrite: makes of a row one with these columns.
@@ -49,6 +50,7 @@ class Columns:
     better: str | None = None
     label: str | None = None
     tools: str | None = None
+    weight: str | None = None
     system: str | None = None
     beside: tuple[str, ...] = ()
     rewrite: Callable[[Row], Row] = _as_it_is
@@ -62,7 +64,7 @@ class Columns:
     @property
     def used(self) -> set[str]:
         """Every column that groups are built from."""
-        others = (self.preference, self.better, self.label, self.tools, self.system)
+        others = (self.preference, self.better, self.label, self.tools, self.weight, self.system)
         return {*self.texts, *self.scores, *(name for name in others if name)}
 
     def describe(self, found: Collection[str], sources: Mapping[str, str]) -> str:
@@ -84,6 +86,7 @@ class Columns:
             "better": self.better,
             "label": self.label,
             "tools": self.tools,
+            "weight": self.weight,
             "system": self.system,
         }
         return "; ".join(

@@ -13,6 +13,7 @@ from preftune.data.groups import Group
 from preftune.data.pairing import Pairing
 from preftune.data.rules import RowReport, RowRules
 from preftune.data.shapes import LoadedGroups, load_groups
+from preftune.data.stored import StoredGroups
 from preftune.errors import InputError
 
 
@@ -81,13 +82,13 @@ def _joined(sources: Sequence[MixtureSource], loaded: Sequence[LoadedGroups], se
     starts = np.cumsum([0, *(sum(rows for _, rows in each.sources) for each in loaded)]).tolist()
     reports = [each.report for each in loaded]
     report = RowReport(_locate(reports, starts), rows=sum(each.rows for each in reports))
-    groups: list[Group] = []
+    groups = StoredGroups(())
     for number, (source, each) in enumerate(zip(sources, loaded, strict=True)):
         report.dropped += each.report.dropped
         report.counts.update(each.report.counts)
         report.notes.update(each.report.notes)
         drawn = _drawn(each.groups, source, np.random.default_rng([seed, number]))
-        groups += [replace(group, row=group.row + starts[number]) for group in drawn]
+        groups += drawn.moved(starts[number])
         report.sources[source.name] = {"rows": each.report.rows, "groups": len(drawn)}
     unused = tuple(dict.fromkeys(name for each in loaded for name in each.unused_columns))
     read_as = "\n".join(
@@ -97,14 +98,14 @@ def _joined(sources: Sequence[MixtureSource], loaded: Sequence[LoadedGroups], se
     return LoadedGroups(groups, report, loaded[0].columns, unused, read_as, files)
 
 
-def _drawn(groups: Sequence[Group], source: MixtureSource, random: np.random.Generator) -> list[Group]:
+def _drawn(groups: StoredGroups, source: MixtureSource, random: np.random.Generator) -> StoredGroups:
     """Groups in their order, as often as the weight says."""
     order = np.arange(len(groups))
     if source.limit is not None and source.limit < len(groups):
         order = np.sort(random.permutation(len(groups))[: source.limit])
     whole, part = divmod(source.weight, 1)
     extra = np.sort(random.permutation(order)[: round(part * len(order))])
-    return [groups[place] for place in (*np.tile(order, int(whole)), *extra)]
+    return groups.select(np.concatenate([np.tile(order, int(whole)), extra]).tolist())
 
 
 def _locate(reports: Sequence[RowReport], starts: Sequence[int]) -> Callable[[int], str]:
@@ -115,7 +116,7 @@ def _locate(reports: Sequence[RowReport], starts: Sequence[int]) -> Callable[[in
     return locate
 
 
-def hold_out(groups: Sequence[Group], fraction: float, seed: int) -> tuple[list[Group], list[Group]]:
+def hold_out(groups: Sequence[Group], fraction: float, seed: int) -> tuple[StoredGroups, StoredGroups]:
     """Split groups in two by their prompts: the same prompt is never in both parts.
 
     A prompt's text and the seed decide, so that more rows change nothing for those that were there.
@@ -131,15 +132,16 @@ def hold_out(groups: Sequence[Group], fraction: float, seed: int) -> tuple[list[
     Raises:
         InputError: one of the two is empty.
     """
-    kept: list[Group] = []
-    held: list[Group] = []
-    for group in groups:
+    kept: list[int] = []
+    held: list[int] = []
+    for number, group in enumerate(groups):
         text = json.dumps([seed, group.prompt], sort_keys=True).encode()
         place = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
-        (held if place < fraction else kept).append(group)
+        (held if place < fraction else kept).append(number)
     if not kept or not held:
         raise InputError(
             f"data.evaluation_fraction={fraction}: of {len(groups)} groups {len(held)} would be held out and "
             f"{len(kept)} trained on. Give more data, another fraction, or data.evaluation=FILE."
         )
-    return kept, held
+    stored = StoredGroups.of(groups)
+    return stored.select(kept), stored.select(held)

@@ -43,7 +43,8 @@ class PackedBatch:
         prompt_ends: row of the last token of each response's prompt.
         chosen: each pair's preferred response, as an index into the batch's responses.
         rejected: the other one.
-        numbers: what `preftune.objectives.NUMBERS` names, of each response or pair, where every group has it.
+        numbers: what `preftune.objectives.NUMBERS` names, of each response, pair or trained token, where
+            every group has it.
         mismatched: the groups' prompts with responses to other ones, where every group has some.
     """
 
@@ -129,9 +130,11 @@ def _join(parts: Sequence[np.ndarray]) -> Int64[Tensor, "tokens"]:
 
 
 def _join_numbers(groups: Sequence[TokenizedGroup]) -> dict[str, Shaped[Tensor, "_"]]:
-    """Numbers of packed responses and of pairs, without those that a group lacks."""
+    """Numbers of packed responses, their tokens and pairs, without those that a group lacks."""
     found = [
-        {name: values[group.packed] for name, values in group.per_response.items()} | group.per_pair
+        {name: values[group.packed] for name, values in group.per_response.items()}
+        | {name: np.concatenate([rows[i] for i in group.packed]) for name, rows in group.per_token.items()}
+        | group.per_pair
         for group in groups
     ]
     return {

@@ -29,6 +29,9 @@ RULES: dict[str, Rule] = {
     "nothing_trained": Rule("a response has no message of the model that is trained", ("error", "drop")),
     "missing_score": Rule("a score is null", ("error", "drop")),
     "nan_score": Rule("a score is NaN, infinite or not a number", ("error", "drop")),
+    "bad_pair_weight": Rule(
+        "a pair's weight is not a finite number >= 0, or the row has several pairs", ("error", "drop")
+    ),
     "bad_label": Rule("a label is not true or false", ("error", "drop")),
     "missing_reward": Rule("a reward's column is missing or null", ("error", "drop")),
     "template_refuses": Rule("the chat template refuses the messages", ("error", "drop")),

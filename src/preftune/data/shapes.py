@@ -36,6 +36,7 @@ from preftune.data.messages import (
 from preftune.data.pairing import Pairing
 from preftune.data.rules import BadRow, RowReport, RowRules
 from preftune.data.sources import Row, Rows, read_rows
+from preftune.data.stored import StoredGroups
 from preftune.errors import InputError
 
 LABELS: dict[bool | int | float | str, bool] = {
@@ -72,7 +73,7 @@ class LoadedGroups:
     """Groups in the order of the source, and what was done to get them.
 
     Attributes:
-        groups: one per row that was kept.
+        groups: one per row that was kept, outside of memory.
         report: counts per rule; `tokenize_groups` goes on counting in it.
         columns: what was read as what.
         unused_columns: columns the run does not use, for the log; none where the groups keep them.
@@ -80,7 +81,7 @@ class LoadedGroups:
         sources: each file with its number of rows.
     """
 
-    groups: list[Group]
+    groups: StoredGroups
     report: RowReport
     columns: Columns
     unused_columns: tuple[str, ...]
@@ -141,8 +142,9 @@ def load_groups(
     numbered: Iterable[tuple[int, Row]] = _readable(rows, mapping)
     habits = Habits.of((row for _, row in islice(_readable(rows, mapping), PEEKED)), columns)
     if columns.by_prompt:
-        numbered = joined = list(_join_by_prompt(numbered, columns.prompt or ""))
-        report.rows = len(joined) + len(rows.unreadable)
+        counts = Counter(_prompt_digest(row, columns) for _, row in numbered)
+        numbered = _join_by_prompt(_readable(rows, mapping), columns, counts)
+        report.rows = len(counts) + len(rows.unreadable)
     build = _GroupBuilder(
         columns,
         pairing or Pairing(),
@@ -151,11 +153,10 @@ def load_groups(
         report.notes,
         makes_chats="system" in mapping and columns.system is not None,
     )
-    groups = list(_build_groups(numbered, build, kept, rules, report))
+    built = _build_groups(numbered, build, kept, rules, report)
+    groups = StoredGroups(map(_label_pairs, built) if asked.needs_labels else built)
     report.require_no_errors()
     report.require_rows(len(groups))
-    if asked.needs_labels:
-        groups = [_label_pairs(group) for group in groups]
     unused = tuple(name for name in rows.columns if name not in read and name not in kept)
     names = {name: " + ".join(each) for name, each in sources.items()}
     read_as = f"{rows.described}: {columns.describe(found, names)}"
@@ -171,15 +172,25 @@ def _readable(rows: Rows, mapping: Mapping[str, str | Sequence[str]]) -> Iterato
             yield number, map_columns(row, mapping) if mapping else row
 
 
-def _join_by_prompt(rows: Iterable[tuple[int, Row]], prompt: str) -> Iterator[tuple[int, Row]]:
-    """One row, under the first one's number, for rows with one prompt; its other columns are lists."""
-    by_prompt: dict[str, list[tuple[int, Row]]] = {}
-    for number, row in rows:
-        by_prompt.setdefault(text_key(row.get(prompt)), []).append((number, row))
-    for same in by_prompt.values():
-        numbers_of_rows, joined = zip(*same, strict=True)
-        lists = {name: [row.get(name) for row in joined] for name in joined[0]}
-        yield numbers_of_rows[0], {**lists, prompt: joined[0].get(prompt)}
+def _prompt_digest(row: Row, columns: Columns) -> bytes:
+    return hashlib.sha256(text_key(row.get(columns.prompt or "")).encode()).digest()
+
+
+def _join_by_prompt(
+    rows: Iterable[tuple[int, Row]], columns: Columns, counts: Mapping[bytes, int]
+) -> Iterator[tuple[int, Row]]:
+    """One row, under the first one's number, for rows with one prompt; its other columns are lists.
+
+    Where they are neighbours, few are held at a time.
+    """
+    prompt = columns.prompt or ""
+    begun: dict[bytes, list[tuple[int, Row]]] = {}
+    for numbered in rows:
+        begun.setdefault(_prompt_digest(numbered[1], columns), []).append(numbered)
+        while begun and len(begun[first := next(iter(begun))]) == counts[first]:
+            numbers_of_rows, joined = zip(*begun.pop(first), strict=True)
+            lists = {name: [row.get(name) for row in joined] for name in joined[0]}
+            yield numbers_of_rows[0], {**lists, prompt: joined[0].get(prompt)}
 
 
 def _build_groups(
@@ -279,6 +290,9 @@ class _GroupBuilder:
             group = self._read_group(row, number)
         else:
             group = self._read_labelled(row, number)
+        if self.columns.weight:
+            weight = row.get(self.columns.weight)
+            group = replace(group, pairs=_weighted(group.pairs, weight, self.columns.weight))
         tools = as_tools(row.get(self.columns.tools), self.columns.tools) if self.columns.tools else ()
         group = replace(group, tools=tools) if tools else group
         return self._with_system(group, row) if self.columns.system else group
@@ -516,14 +530,34 @@ def _group_scores(row: Row, columns: Columns, count: int) -> list[float]:
 def _number(value: Any, column: str) -> float:
     if value is None:
         raise BadRow("missing_score", column, value)
+    number = _finite_or_nan(value)
+    if math.isnan(number):
+        raise BadRow("nan_score", column, value)
+    return number
+
+
+def _finite_or_nan(value: Any) -> float:
     is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
     try:
         number = float(value) if is_number else math.nan
     except OverflowError:  # a whole number of 400 digits
         number = math.nan
-    if not math.isfinite(number):
-        raise BadRow("nan_score", column, value)
-    return number
+    return number if math.isfinite(number) else math.nan
+
+
+def _weighted(pairs: Sequence[Pair], value: Any, column: str) -> tuple[Pair, ...]:
+    """A row's pair with the row's weight.
+
+    Raises:
+        BadRow: the weight is not a finite number >= 0, or there are several pairs.
+    """
+    weight = _finite_or_nan(value)
+    if not weight >= 0:
+        raise BadRow("bad_pair_weight", column, value, "it must be a finite number >= 0")
+    if len(pairs) > 1:
+        why = f"the row has {len(pairs)} pairs, and a weight is of one: choose another data.pair_rule"
+        raise BadRow("bad_pair_weight", column, value, why)
+    return tuple(replace(pair, weight=weight) for pair in pairs)
 
 
 def _label(row: Row, column: str) -> bool:
@@ -689,7 +723,10 @@ def _content(group: Group) -> bytes:
         )
         for response in group.responses
     ]
-    pairs = [(pair.chosen, pair.rejected, pair.margin, pair.gap) for pair in group.pairs]
+    pairs = [
+        (pair.chosen, pair.rejected, pair.margin, pair.gap, *(() if pair.weight is None else (pair.weight,)))
+        for pair in group.pairs
+    ]
     said = [group.prompt, responses, pairs, *([group.tools] if group.tools else [])]
     return text_key(said).encode()
 

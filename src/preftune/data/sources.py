@@ -6,11 +6,12 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from io import BufferedIOBase, BytesIO
-from itertools import accumulate
+from io import BufferedIOBase, BufferedReader
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +36,8 @@ SLICED = re.compile(r"(?P<split>[^\[]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\
 """A split of which only some rows are read, as `datasets` writes it: `train[:1000]`, `train[10%:20%]`."""
 SHARD = re.compile(r"-\d+(-of-\d+.*)?$")
 """How the name of a part of a split ends."""
+BATCH_ROWS = 1024
+"""Rows of a table that are Python's at once."""
 CSV_TEXT = (
     *("prompt", "chosen", "rejected", "completion", "instruction", "input", "output", "system", "question"),
     *("response", "response_0", "response_1", "response_2", "response1", "response2"),
@@ -53,6 +56,45 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Row]: ...
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Rows that are read from their file whenever they are asked for.
+
+    Attributes:
+        path: of the file.
+        read: all its rows.
+        places: which of them these are.
+        stamp: size and time of the file when its rows were counted.
+    """
+
+    path: Path
+    read: Callable[[], Iterable[Row]]
+    places: range
+    stamp: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path, count: int, read: Callable[[], Iterable[Row]]) -> "FileRows":
+        """All `count` rows of a file."""
+        return cls(path, read, range(count), _stamp(path))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[Row]:
+        if _stamp(self.path) != self.stamp:
+            raise InputError(f"{self.path}: the file was changed while it was read. Start again.")
+        return islice(self.read(), self.places.start, self.places.stop)
+
+    def select(self, places: range) -> "FileRows":
+        """Neighbouring ones of these."""
+        return replace(self, places=self.places[places.start : places.stop])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat() if path.exists() else None
+    return (found.st_size, found.st_mtime_ns) if found else (0, 0)
 
 
 @dataclass(frozen=True)
@@ -424,25 +466,38 @@ def _named_split(file: Path) -> str | None:
 
 def _read_json(path: Path, how: _Reading) -> SourcePart:
     """Read JSON Lines, or a JSON list of objects: the first character tells them apart."""
+    with _intact(path), _open(path) as file:
+        start = file.read(1)
+        while start.isspace() or start in (b"\xef", b"\xbb", b"\xbf"):
+            start = file.read(1)
+    if start == b"[":
+        with _intact(path), _open(path) as file:
+            rows: Table = _json_list(file, path)
+        return SourcePart(str(path), tuple(dict.fromkeys(column for row in rows for column in row)), rows)
+    count, columns, unreadable = 0, dict[str, None](), set[int]()
+    for row in _json_lines(path, how.unreadable_line):
+        if row is None:
+            unreadable.add(count)
+        columns.update(dict.fromkeys(row or ()))
+        count += 1
+    rows = FileRows.of(path, count, lambda: (row or {} for row in _json_lines(path, how.unreadable_line)))
+    return SourcePart(str(path), tuple(columns), rows, frozenset(unreadable))
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Say so where a file is damaged.
+
+    Raises:
+        InputError: it is.
+    """
     import pyarrow as pa
 
     try:
-        with _open(path) as file:
-            start = file.read(1)
-            while start.isspace() or start in (b"\xef", b"\xbb", b"\xbf"):
-                start = file.read(1)
-            file.seek(0)
-            lines = (
-                _json_list(file, path)
-                if start == b"["
-                else list(_json_lines(file, path, how.unreadable_line))
-            )
+        yield
     except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
         kind = "compressed file" if path.suffix.lower() in COMPRESSED else "file"
         raise InputError(f"{path}: the {kind} is damaged or cut ({error}). Write it again.") from error
-    rows = [line or {} for line in lines]
-    columns = tuple(dict.fromkeys(column for row in rows for column in row))
-    return SourcePart(str(path), columns, rows, frozenset(n for n, line in enumerate(lines) if line is None))
 
 
 def _open(path: Path) -> BufferedIOBase:
@@ -451,22 +506,22 @@ def _open(path: Path) -> BufferedIOBase:
     if path.suffix.lower() == ".zst":
         import pyarrow as pa
 
-        with pa.input_stream(str(path), compression="zstd") as stream:
-            return BytesIO(stream.read())
+        return BufferedReader(pa.input_stream(str(path), compression="zstd"))
     return path.open("rb")
 
 
-def _json_lines(file: BufferedIOBase, path: Path, unreadable_line: str) -> Iterator[dict[str, Any] | None]:
+def _json_lines(path: Path, unreadable_line: str) -> Iterator[dict[str, Any] | None]:
     """The objects of the lines that are not blank; None for one that is unreadable."""
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield _json_object(line, f"{path} line {number}")
-        except InputError as error:
-            if unreadable_line == "error":
-                raise InputError(f"{error} Or set data.rules.unreadable_line=drop.") from error
-            yield None
+    with _intact(path), _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _json_object(line, f"{path} line {number}")
+            except InputError as error:
+                if unreadable_line == "error":
+                    raise InputError(f"{error} Or set data.rules.unreadable_line=drop.") from error
+                yield None
 
 
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
@@ -476,8 +531,8 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _json_list(file: BufferedIOBase, path: Path) -> list[dict[str, Any] | None]:
-    rows: list[dict[str, Any] | None] = _parse(file.read(), str(path))
+def _json_list(file: BufferedIOBase, path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = _parse(file.read(), str(path))
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(
@@ -521,7 +576,12 @@ def _read_csv(path: Path, how: _Reading) -> SourcePart:
         raise InputError(f"{path}: not a valid UTF-8 CSV file: {shorten(str(error), 300)}") from error
     if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
         raise InputError(f"{path}: the header has {twice[0]!r} twice. Rename one of the columns.")
-    return SourcePart(str(path), tuple(table.column_names), table.to_pylist())
+    rows = FileRows.of(path, len(table), lambda: _python_rows(table.to_batches(BATCH_ROWS)))
+    return SourcePart(str(path), tuple(table.column_names), rows)
+
+
+def _python_rows(batches: Iterable[Any]) -> Iterator[Row]:
+    return (row for batch in batches for row in batch.to_pylist())
 
 
 def _read_parquet(path: Path, _how: _Reading) -> SourcePart:
@@ -529,11 +589,26 @@ def _read_parquet(path: Path, _how: _Reading) -> SourcePart:
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
-        table = parquet.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a valid Parquet file: {shorten(str(error), 300)}") from error
-    return _from_object(datasets.Dataset(table), "train", str(path))
+    @contextmanager
+    def valid() -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{path}: not a valid Parquet file: {shorten(str(error), 300)}") from error
+
+    def read() -> Iterator[Row]:
+        with valid(), parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                table = pa.Table.from_batches([batch], file.schema_arrow)
+                yield from datasets.Dataset(table).with_format(None)
+
+    with valid():
+        empty = parquet.ParquetDataset(path).schema.empty_table()
+    with valid(), parquet.ParquetFile(path) as file:
+        # Read to its end, so that a damaged file is an error before anything else is.
+        count = sum(len(batch) for batch in file.iter_batches(BATCH_ROWS))
+    columns = tuple(datasets.Dataset(empty).column_names)
+    return SourcePart(str(path), columns, FileRows.of(path, count, read))
 
 
 COMPRESSED = (".gz", ".zst")

@@ -16,6 +16,7 @@ from preftune.data.control import ControlTexts, split_by_label
 from preftune.data.groups import Group, Pair, TokenizedGroup, numbers_of
 from preftune.data.messages import as_content
 from preftune.data.rules import RULES, BadRow, RowReport, RowRules, shorten
+from preftune.data.stored import with_mapped_tokens
 from preftune.data.template import ChatTemplate, Segment, Tools
 from preftune.errors import InputError
 
@@ -99,7 +100,7 @@ def tokenize_groups(
             label its responses have, without pairs, and a response without a label is left out.
 
     Returns:
-        The groups that were kept, in order.
+        The groups that were kept, in order; see `with_mapped_tokens`.
 
     Raises:
         InputError: the tokenizer lacks what the groups need, a rule whose action is `error` applies, or no
@@ -130,7 +131,7 @@ def limit_groups(
 ) -> list[TokenizedGroup]:
     """The second half of `tokenize_groups`: what is left of `whole_groups` within the limits."""
     limit = _Limits(limits, rules, report, tokenizer.bos_token_id, needs_pairs)
-    kept = [group for parts in whole for group in limit.row(parts)]
+    kept = with_mapped_tokens(group for parts in whole for group in limit.row(parts))
     report.require_no_errors()
     report.require_rows(len(kept))
     return kept

@@ -54,13 +54,7 @@ def response_token_logps(
         hidden: hidden states that predict the targets.
         targets: token ids.
     """
-    config = config.get_text_config()
-    transforms = [
-        (transform, float(getattr(config, key)))
-        for key, transform in TRANSFORMS.items()
-        if getattr(config, key, None) is not None
-    ]
-    chunk = max(1, LOGITS_PER_CHUNK // config.vocab_size)
+    transforms, chunk = _plan(config)
     if _is_plain(head):
         score: Callable[..., Tensor] = _ChunkedLogps.apply
         return score(hidden, head.weight, head.bias, targets, transforms, chunk)
@@ -78,6 +72,43 @@ def response_token_logps(
             for rows, ids in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
         ]
     )
+
+
+@torch.no_grad()
+def response_token_collisions(
+    head: nn.Module, config: PretrainedConfig, hidden: Float[Tensor, "response_tokens width"]
+) -> Float32[Tensor, "response_tokens"]:
+    """Log sum_v p(v)^2 over the vocabulary, in nats and without gradient, a chunk of tokens at a time.
+
+    Args:
+        head: the language model's output embedding.
+        config: the model's configuration, for `TRANSFORMS`.
+        hidden: hidden states that predict the tokens.
+    """
+    transforms, chunk = _plan(config)
+    found = []
+    for rows in torch.split(hidden, chunk):
+        logits = head(rows)
+        for transform, value in transforms:
+            logits = transform.apply(logits, value)
+        found += [collisions(strip.float()) for strip in torch.split(logits, _strip(logits))]
+    return torch.cat(found)
+
+
+def collisions(logits: Float32[Tensor, "tokens vocabulary"]) -> Float32[Tensor, "tokens"]:
+    """Log sum_v p(v)^2 with p = softmax(logits): the chance that two draws are the same token."""
+    return (2 * logits).logsumexp(dim=1) - 2 * logits.logsumexp(dim=1)
+
+
+def _plan(config: PretrainedConfig) -> tuple[list[tuple[Transform, float]], int]:
+    """What the model does to its logits, and of how many tokens they are held at a time."""
+    config = config.get_text_config()
+    transforms = [
+        (transform, float(getattr(config, key)))
+        for key, transform in TRANSFORMS.items()
+        if getattr(config, key, None) is not None
+    ]
+    return transforms, max(1, LOGITS_PER_CHUNK // config.vocab_size)
 
 
 def _is_plain(head: nn.Module) -> bool:

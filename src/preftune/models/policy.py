@@ -13,7 +13,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from preftune.data import TokenizedGroup
 from preftune.data.packing import PackedBatch, Span, pack, pad
 from preftune.errors import InputError
-from preftune.models.head import response_token_logps
+from preftune.models.head import collisions, response_token_collisions, response_token_logps
 from preftune.models.reader import PackedReader, Reading, probe_batch
 from preftune.models.value_head import ValueHead
 from preftune.objectives.responses import ScoredResponses
@@ -33,6 +33,7 @@ class Policy(PackedReader):
         share_prompts: bool | None = None,
         router_loss: bool = False,
         value_head: ValueHead | None = None,
+        collisions: bool = False,
     ) -> None:
         """Wrap a language model.
 
@@ -41,6 +42,7 @@ class Policy(PackedReader):
             share_prompts: whether to share prompts; None lets the probe decide.
             router_loss: also compute the load-balancing loss of a mixture's routers.
             value_head: also compute V(x); on the language model's device.
+            collisions: also compute log sum_v p(v)^2, by another product with the head.
 
         Raises:
             ValueError: `share_prompts` is True and the model cannot, or it is in another policy.
@@ -48,6 +50,7 @@ class Policy(PackedReader):
         """
         super().__init__(language_model, value_head)
         self._router_outputs = {"output_router_logits": True} if router_loss else {}
+        self._wants_collisions = collisions
         if router_loss:
             self._check_router_loss()
         self._choose_rows(share_prompts)
@@ -56,13 +59,14 @@ class Policy(PackedReader):
         """Log-probabilities, in nats, of every response of the batch, with the batch's own numbers."""
         read = self._read(batch)
         return ScoredResponses(
-            # Its checks would read the lengths back from the device.
-            logps=torch.segment_reduce(read.numbers, "sum", lengths=batch.lengths, unsafe=True),
+            logps=_sums(read.numbers, batch),
             lengths=batch.lengths,
             chosen=batch.chosen,
             rejected=batch.rejected,
             router_loss=read.router_loss,
             values=read.values,
+            token_logps=read.numbers,
+            collision_logps=None if read.collisions is None else _sums(read.collisions, batch),
             **batch.numbers,
         )
 
@@ -95,9 +99,11 @@ class Policy(PackedReader):
             **attention,
         )
         hidden = outputs.last_hidden_state[0]
-        token_logps = response_token_logps(
-            model.get_output_embeddings(), model.config, hidden[batch.predictors], batch.targets
-        )
+        head, predicting = model.get_output_embeddings(), hidden[batch.predictors]
+        token_logps = response_token_logps(head, model.config, predicting, batch.targets)
+        squared = None
+        if self._wants_collisions:
+            squared = response_token_collisions(head, model.config, predicting)
         values = self.value_head(hidden[batch.prompt_ends]) if self.value_head else None
         router_loss = None
         if self._router_outputs:
@@ -108,7 +114,7 @@ class Policy(PackedReader):
                 model.num_experts_per_tok,
                 _copies(batch.spans, len(batch.input_ids), batch.input_ids.device),
             )
-        return Reading(token_logps, router_loss, values)
+        return Reading(token_logps, router_loss, values, squared)
 
     def _padded(self, batch: PackedBatch) -> Reading:
         rows = pad(batch)
@@ -125,7 +131,8 @@ class Policy(PackedReader):
         if self.value_head:
             each = torch.arange(len(rows.prompt_ends), device=rows.prompt_ends.device)
             values = self.value_head(outputs.hidden_states[-1][each, rows.prompt_ends])
-        return Reading(logps, outputs.aux_loss if self._router_outputs else None, values)
+        squared = collisions(predictions.detach()) if self._wants_collisions else None
+        return Reading(logps, outputs.aux_loss if self._router_outputs else None, values, squared)
 
     @torch.no_grad()
     def _check_router_loss(self) -> None:
@@ -140,6 +147,13 @@ class Policy(PackedReader):
                 f"objective.router_loss_weight: the forward pass of {type(model).__name__} gives no "
                 "load-balancing loss; set objective.router_loss_weight=0"
             )
+
+
+def _sums(numbers: Float32[Tensor, "response_tokens"], batch: PackedBatch) -> Float32[Tensor, "responses"]:
+    """Sums over each response's tokens."""
+    # Its checks would read the lengths back from the device.
+    sums: Tensor = torch.segment_reduce(numbers, "sum", lengths=batch.lengths, unsafe=True)
+    return sums
 
 
 def _copies(spans: Sequence[Span], tokens: int, device: torch.device) -> Float32[Tensor, "tokens"]:

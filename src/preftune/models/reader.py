@@ -37,11 +37,13 @@ class Reading:
         numbers: what the model is read for, response after response.
         router_loss: see `ScoredResponses`.
         values: see `ScoredResponses`.
+        collisions: of every response token, log sum_v p(v)^2 over the vocabulary, in nats.
     """
 
     numbers: Float32[Tensor, "numbers"]
     router_loss: Float[Tensor, ""] | None = None
     values: Float32[Tensor, "responses"] | None = None
+    collisions: Float32[Tensor, "response_tokens"] | None = None
 
 
 class PackedReader(nn.Module, ABC):

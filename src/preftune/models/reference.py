@@ -3,15 +3,17 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from jaxtyping import Float32
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -30,18 +32,46 @@ SECONDS_BETWEEN_SAVES = 60
 """A pass that is killed loses at most this much."""
 
 
+@dataclass(frozen=True)
+class KeptLogps:
+    """Log-probabilities of responses by their keys, and of each one's trained tokens where those are kept."""
+
+    sums: dict[bytes, float] = field(default_factory=dict)
+    tokens: dict[bytes, Float32[np.ndarray, "_"]] = field(default_factory=dict)
+
+    def __or__(self, other: "KeptLogps") -> "KeptLogps":
+        return KeptLogps(self.sums | other.sums, self.tokens | other.tokens)
+
+    def add(self, read: Iterable[tuple[bytes, float, Float32[np.ndarray, "_"] | None]]) -> None:
+        """Add what a row gave; what is there already stays as it is."""
+        for key, logp, tokens in read:
+            self.sums.setdefault(key, logp)
+            if tokens is not None:
+                self.tokens.setdefault(key, tokens)
+
+
 class ReferenceCache:
     """Reference log-probabilities on disk, one number for each prompt and response.
 
     The file's name is the reference's identity (its weights, its configuration and the precision of the
-    computation) and each entry's key is made of the response's and its prompt's token ids. A changed
-    template, truncation or row is therefore another key; learning rate, seed, objective and output
-    folder are no part of any.
+    computation) and each entry's key is made of the response's and its prompt's token ids, and of which
+    are trained. A changed template, truncation or row is therefore another key; learning rate, seed and
+    output folder are no part of any, nor is the objective, except that one which needs the numbers of tokens
+    has a file of its own, with 4 bytes for each of them (here and in memory).
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        self._file = folder / "reference" / f"{identity}.safetensors"
-        self._logps = self._stored()
+    def __init__(self, folder: Path, identity: str, tokens: bool = False) -> None:
+        """Read what is there.
+
+        Args:
+            folder: the cache.
+            identity: `reference_identity`.
+            tokens: keep log-probabilities of tokens as well.
+        """
+        self._keeps_tokens = tokens
+        name = f"{identity}-tokens" if tokens else identity
+        self._file = folder / "reference" / f"{name}.safetensors"
+        self._kept = self._stored()
 
     def fill(
         self,
@@ -53,7 +83,8 @@ class ReferenceCache:
     ) -> list[TokenizedGroup]:
         """The same groups, and what is mismatched to them, with `reference_logps`; what lacks is computed.
 
-        Several processes call it together, with the same groups, and compute a share each.
+        Where tokens are kept they have `reference_token_logps` too. Several processes call it together, with
+        the same groups, and compute a share each.
 
         Args:
             policy: the policy as the reference: before any update, or with its adapter off.
@@ -64,7 +95,7 @@ class ReferenceCache:
         """
         state = PartialState()
         # They may have read the file at different moments, and must agree on what lacks.
-        (self._logps,) = broadcast_object_list([self._logps])
+        (self._kept,) = broadcast_object_list([self._kept])
         every = _with_mismatched(groups)
         missing = [group for group in every if not self._has(group)]
         logger.info(
@@ -78,14 +109,14 @@ class ReferenceCache:
             with _as_reference(policy, autocast or nullcontext(), adapters):
                 self._compute(policy, share, progress)
             # A response in rows of two processes has the first one's number, in all of them.
-            for found in reversed(gather_object([self._logps])):
-                self._logps = self._logps | found
+            for found in reversed(gather_object([self._kept])):
+                self._kept = self._kept | found
             if state.is_main_process:
                 self._save()
-        return [_completed(group, self._logps) for group in groups]
+        return [_completed(group, self._kept) for group in groups]
 
     def _has(self, group: TokenizedGroup) -> bool:
-        return self._logps.keys() >= set(_keys(group))
+        return self._kept.sums.keys() >= set(_keys(group))
 
     def _compute(
         self,
@@ -95,35 +126,48 @@ class ReferenceCache:
     ) -> None:
         saved = time.monotonic()
         for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
-            for key, logp in _read(policy, row):
-                # What others have read already stays as it is.
-                self._logps.setdefault(key, logp)
+            self._kept.add(_read(policy, row, self._keeps_tokens))
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 self._save()
                 saved = time.monotonic()
 
-    def _stored(self) -> dict[bytes, float]:
+    def _stored(self) -> KeptLogps:
         if not self._file.exists():
-            return {}
+            return KeptLogps()
         try:
             stored = load_file(self._file)
-            keys = (key.tobytes() for key in stored["keys"])
-            return dict(zip(keys, stored["logps"].tolist(), strict=True))
+            keys = [key.tobytes() for key in stored["keys"]]
+            sums = dict(zip(keys, stored["logps"].tolist(), strict=True))
+            if not self._keeps_tokens:
+                return KeptLogps(sums)
+            each = np.split(stored["token_logps"], np.cumsum(stored["token_counts"]))[:-1]
+            return KeptLogps(sums, dict(zip(keys, each, strict=True)))
         except (SafetensorError, KeyError, ValueError) as error:
             logger.warning("%s is damaged (%s) and is computed again", self._file, error)
-            return {}
+            return KeptLogps()
 
     def _save(self) -> None:
         # Another run may have added to the file in the meantime.
-        self._logps = self._stored() | self._logps
-        keys = np.frombuffer(b"".join(self._logps), dtype=np.uint8).reshape(len(self._logps), -1)
-        logps = np.array(list(self._logps.values()), dtype=np.float32)
+        self._kept = self._stored() | self._kept
+        sums = self._kept.sums
+        keys = np.frombuffer(b"".join(sums), dtype=np.uint8).reshape(len(sums), -1)
+        content: dict[str, np.ndarray] = {
+            "keys": keys,
+            "logps": np.array(list(sums.values()), dtype=np.float32),
+        }
+        if self._keeps_tokens:
+            each = [self._kept.tokens[key] for key in sums]
+            content["token_counts"] = np.array([len(tokens) for tokens in each], dtype=np.int64)
+            content["token_logps"] = np.concatenate(each, dtype=np.float32)
         with replaced(self._file) as aside:
-            save_file({"keys": keys, "logps": logps}, aside)
+            save_file(content, aside)
 
 
 def with_reference(
-    policy: Policy, groups: Sequence[TokenizedGroup], autocast: AbstractContextManager[object]
+    policy: Policy,
+    groups: Sequence[TokenizedGroup],
+    autocast: AbstractContextManager[object],
+    tokens: bool = False,
 ) -> list[TokenizedGroup]:
     """The same groups, and what is mismatched to them, with `reference_logps`; nothing is kept for later.
 
@@ -131,11 +175,13 @@ def with_reference(
         policy: as for `ReferenceCache.fill`.
         groups: what to score.
         autocast: the precision context of training.
+        tokens: add `reference_token_logps` too.
     """
+    kept = KeptLogps()
     with _as_reference(policy, autocast):
-        rows = _rows(_with_mismatched(groups))
-        logps = dict(scored for row in rows for scored in _read(policy, row))
-    return [_completed(group, logps) for group in groups]
+        for row in _rows(_with_mismatched(groups)):
+            kept.add(_read(policy, row, tokens))
+    return [_completed(group, kept) for group in groups]
 
 
 @contextmanager
@@ -149,24 +195,39 @@ def _as_reference(
         yield
 
 
-def _read(policy: Policy, row: list[TokenizedGroup]) -> Iterable[tuple[bytes, float]]:
-    """Log-probability of every response of a row, by its key."""
+def _read(
+    policy: Policy, row: list[TokenizedGroup], tokens: bool
+) -> Iterable[tuple[bytes, float, Float32[np.ndarray, "_"] | None]]:
+    """Log-probability of every response of a row, and of its tokens where they are asked for, by its key."""
     batch = pack(row).to(next(policy.parameters()).device)
     keys = [key for group in row for key in _keys(group)]
-    return zip(keys, policy(batch).logps.tolist(), strict=True)
+    scored = policy(batch)
+    each: Iterable[Float32[np.ndarray, _] | None] = repeat(None, len(keys))
+    if tokens:
+        each = np.split(scored.token_logps.cpu().numpy(), np.cumsum(batch.lengths.tolist()))[:-1]
+    return zip(keys, scored.logps.tolist(), each, strict=True)
 
 
 def _with_mismatched(groups: Sequence[TokenizedGroup]) -> list[TokenizedGroup]:
     return [*groups, *(group.mismatched for group in groups if group.mismatched)]
 
 
-def _completed(group: TokenizedGroup, logps: Mapping[bytes, float]) -> TokenizedGroup:
-    """The group with `reference_logps`; a response that is not packed has NaN."""
+def _completed(group: TokenizedGroup, kept: KeptLogps) -> TokenizedGroup:
+    """The group with `reference_logps`, NaN where a response is not packed, and its tokens' where kept."""
+    keys = dict(zip(group.packed, _keys(group), strict=True))
     found = np.full(len(group.responses), np.nan, dtype=np.float32)
-    found[group.packed] = [logps[key] for key in _keys(group)]
-    mismatched = group.mismatched and _completed(group.mismatched, logps)
+    found[group.packed] = [kept.sums[key] for key in keys.values()]
+    per_token = group.per_token
+    if kept.tokens:
+        none = np.empty(0, dtype=np.float32)
+        places = range(len(group.responses))
+        tokens = tuple(kept.tokens[keys[place]] if place in keys else none for place in places)
+        per_token = {**per_token, "reference_token_logps": tokens}
     return replace(
-        group, per_response={**group.per_response, "reference_logps": found}, mismatched=mismatched
+        group,
+        per_response={**group.per_response, "reference_logps": found},
+        per_token=per_token,
+        mismatched=group.mismatched and _completed(group.mismatched, kept),
     )
 
 
@@ -195,8 +256,13 @@ def reference_identity(model: PreTrainedModel, precision: str, adapters: bool = 
 def _keys(group: TokenizedGroup) -> list[bytes]:
     """A key for each response that is packed, in packing order."""
     prompt = hashlib.blake2b(group.prompt.tobytes(), digest_size=16).digest()
-    responses = (group.responses[index].tobytes() for index in group.packed)
-    return [hashlib.blake2b(response, key=prompt, digest_size=16).digest() for response in responses]
+    keys = []
+    for index in group.packed:
+        digest = hashlib.blake2b(group.responses[index].tobytes(), key=prompt, digest_size=16)
+        if group.trained is not None and not group.trained[index].all():
+            digest.update(b"trained" + np.packbits(group.trained[index]).tobytes())
+        keys.append(digest.digest())
+    return keys
 
 
 def _rows(groups: list[TokenizedGroup]) -> list[list[TokenizedGroup]]:

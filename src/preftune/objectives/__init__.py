@@ -19,11 +19,29 @@ A method is one dataclass in `methods`, made of a score, a link and a prior. A n
 where it needs a new idea, a function in `scores`, `links`, `priors` or `parts` that says what it needs.
 """
 
-from preftune.objectives.auxiliary import AdvantageLikelihood, Standardization, ValueRegression
+from preftune.objectives.anchored import (
+    Anchor,
+    Anchored,
+    BinaryClassifier,
+    BothDown,
+    NoiseContrast,
+    SelfPlay,
+    UpAndDown,
+)
+from preftune.objectives.auxiliary import (
+    AdvantageLikelihood,
+    PredictedFactors,
+    Standardization,
+    ValueRegression,
+)
 from preftune.objectives.conditional import ConditionalLikelihood
+from preftune.objectives.credit import TokenCredit, reweighted, token_rows
+from preftune.objectives.divergences import DIVERGENCES, DivergenceScore
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
-from preftune.objectives.methods import METHODS, Auxiliary, Method, published
+from preftune.objectives.methods import METHODS, Auxiliary, Method, OfPairs, published
+from preftune.objectives.mixing import methods_of
+from preftune.objectives.naming import method_named
 from preftune.objectives.needs import needing, needs_of
 from preftune.objectives.objective import (
     Objective,
@@ -31,8 +49,10 @@ from preftune.objectives.objective import (
     build,
     label_balance,
     methods_without_pairs,
+    predicted_factors,
     resolve,
 )
+from preftune.objectives.odds import OddsRatio, log_odds
 from preftune.objectives.offline_rl import (
     ClippedSurrogate,
     LeftoverLikelihood,
@@ -42,7 +62,8 @@ from preftune.objectives.offline_rl import (
     importance_ratio,
 )
 from preftune.objectives.options import Option, options_of
-from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, Part
+from preftune.objectives.overview import MethodOverview, overview
+from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, MixedPart, Part
 from preftune.objectives.priors import PRIORS, Prior, prior
 from preftune.objectives.responses import (
     NEEDS,
@@ -64,59 +85,90 @@ from preftune.objectives.scores import (
     mean_log_ratio,
     reward_score,
 )
+from preftune.objectives.shaped_links import LogRatioModulated, ReverseKL
+from preftune.objectives.shifts import ChosenLoss, LengthDifference
+from preftune.objectives.tokens import LengthDiscountedMargin, LikelihoodWeightedMargin
 
 __all__ = [
+    "DIVERGENCES",
     "METHODS",
     "NEEDS",
     "NUMBERS",
     "PRIORS",
     "AdvantageLikelihood",
+    "Anchor",
+    "Anchored",
     "Auxiliary",
+    "BinaryClassifier",
+    "BothDown",
     "Centring",
     "ChosenLikelihood",
+    "ChosenLoss",
     "ClippedSurrogate",
     "ConditionalLikelihood",
+    "DivergenceScore",
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",
+    "LengthDifference",
+    "LengthDiscountedMargin",
+    "LikelihoodWeightedMargin",
     "Link",
+    "LogRatioModulated",
     "Logistic",
     "Losses",
     "Margin",
     "Method",
+    "MethodOverview",
+    "MixedPart",
     "Need",
+    "NoiseContrast",
     "Number",
     "Objective",
+    "OddsRatio",
+    "OfPairs",
     "Option",
     "Part",
+    "PredictedFactors",
     "Prior",
     "ProspectUtility",
+    "ReverseKL",
     "RewardMargin",
     "RewardRegression",
     "RouterBalance",
     "Score",
     "ScoredResponses",
+    "SelfPlay",
     "Settings",
     "SoftValueRegression",
     "Square",
     "Standardization",
     "Term",
+    "TokenCredit",
     "Unit",
+    "UpAndDown",
     "ValueRegression",
     "build",
     "count_units",
     "importance_ratio",
     "label_balance",
     "log_likelihood",
+    "log_odds",
     "log_ratio",
     "mean_log_likelihood",
     "mean_log_ratio",
+    "method_named",
+    "methods_of",
     "methods_without_pairs",
     "needing",
     "needs_of",
     "options_of",
+    "overview",
+    "predicted_factors",
     "prior",
     "published",
     "resolve",
     "reward_score",
+    "reweighted",
+    "token_rows",
 ]

@@ -19,6 +19,11 @@ from preftune.objectives.scores import log_likelihood, mean_log_likelihood
 LARGEST_EXPONENT = 30.0
 """exp(30) is 1e13, long the only one that counts; the square of a gradient with it still fits in float32."""
 
+DEFAULT_CAP = 20.0
+"""Largest factor of a configuration that sets none, as in advantage-weighted regression (AWR)."""
+LARGE_FACTOR = 100.0
+"""IQL's cap, the highest in use; a response with a larger factor outweighs a whole batch."""
+
 _NEEDS: frozenset[Need] = frozenset({"auxiliary", "value"})
 _UNIT_OF: dict[Reduction, Unit] = {"token_mean": "response_tokens", "sum": "responses"}
 
@@ -69,7 +74,7 @@ class AdvantageLikelihood:
         temperature: small ones tell advantages apart, large ones are plain likelihood.
         reduction: `token_mean` averages over all response tokens; `sum` adds up each response and averages
             over responses.
-        cap: largest factor exp(A / temperature); None is the paper's, without one.
+        cap: largest factor exp(A / temperature); None is the paper's.
         standardization: of R.
     """
 
@@ -93,9 +98,51 @@ class AdvantageLikelihood:
     def factor(self, responses: ScoredResponses) -> Float[Tensor, "responses"]:
         """exp(A / temperature) of every response, without gradient."""
         advantage = self.standardization.exact_advantage(responses).detach()
+        return self._factor(advantage).to(_dtype(responses))
+
+    def predicted(self, rewards: Float[Tensor, "responses"]) -> "PredictedFactors":
+        """The factors before the first step, where V is the mean of R.
+
+        Args:
+            rewards: R of the training responses, one at least.
+        """
+        factors = self._factor((rewards.double() - self.standardization.mean) / self.standardization.scale)
+        at_cap = 0.0 if self.cap is None else float((factors >= self.cap).double().mean())
+        return PredictedFactors(float(factors.mean()), float(factors.max()), self.cap, at_cap)
+
+    def _factor(self, advantage: Float[Tensor, "responses"]) -> Float[Tensor, "responses"]:
         factor = torch.exp((advantage / self.temperature).clamp(max=LARGEST_EXPONENT))
-        factor = factor if self.cap is None else factor.clamp(max=self.cap)
-        return factor.to(_dtype(responses))
+        return factor if self.cap is None else factor.clamp(max=self.cap)
+
+
+@dataclass(frozen=True)
+class PredictedFactors:
+    """exp(A / temperature) of the training responses before the first step.
+
+    Attributes:
+        mean: of them.
+        largest: of them.
+        cap: what bounds them; None if nothing does.
+        share_at_cap: of the responses whose factor the cap bounds.
+    """
+
+    mean: float
+    largest: float
+    cap: float | None
+    share_at_cap: float
+
+    @property
+    def warning(self) -> str | None:
+        """What to do about factors that let one response decide a batch; None where there are none."""
+        if self.largest <= LARGE_FACTOR:
+            return None
+        bound = "not set" if self.cap is None else f"{self.cap:g}"
+        return (
+            f"objective.auxiliary.cap is {bound}, and the largest factor exp(advantage / temperature) of the "
+            f"training responses is {self.largest:,.0f} at the start, their mean {self.mean:,.3g}: few "
+            f"responses decide everything. Set objective.auxiliary.cap={DEFAULT_CAP:g} (the default), or a "
+            "higher objective.auxiliary.temperature"
+        )
 
 
 @dataclass(frozen=True)

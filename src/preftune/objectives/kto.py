@@ -58,7 +58,7 @@ class ProspectUtility:
         divergence = cast(Float[Tensor, ""], responses.divergence).detach()
         ratio = log_ratio(responses)
         gain = torch.where(desirable, ratio - divergence, divergence - ratio)
-        lost = _one_minus_sigmoid(self.beta * gain)
+        lost = one_minus_sigmoid(self.beta * gain)
         values = torch.where(desirable, self.desirable_weight * lost, self.undesirable_weight * lost)
         reward, logps = self.beta * ratio, log_likelihood(responses)
         metrics = {
@@ -100,7 +100,7 @@ class ProspectUtility:
         )
 
 
-def _one_minus_sigmoid(x: Float[Tensor, "responses"]) -> Float[Tensor, "responses"]:
+def one_minus_sigmoid(x: Float[Tensor, " items"]) -> Float[Tensor, " items"]:
     """1 - sigma(x), which keeps its digits and those of its gradient on both sides.
 
     Autograd computes the gradient of sigma as sigma (1 - sigma), and 1 - sigma has no digits left once sigma

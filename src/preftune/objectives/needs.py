@@ -70,7 +70,7 @@ def check_part(part: Callable[[ScoredResponses], object], name: str, needs: froz
 
 def _example(needs: frozenset[Need]) -> ScoredResponses:
     """A pair of responses of one token, with numbers as registered."""
-    sizes = {"response": (2,), "pair": (1,), "batch": ()}
+    sizes = {"response": (2,), "pair": (1,), "token": (2,), "batch": ()}
     given = {NEEDS[need] for need in needs} | (set() if "score" in needs else {"logps"})
     numbers: dict[str, Any] = {"logps": None}
     for name in given - {"chosen"}:

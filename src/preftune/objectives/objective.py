@@ -1,39 +1,29 @@
 """An objective, and `build`: from the words of a configuration to one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from preftune.objectives.auxiliary import Standardization
+from preftune.objectives.auxiliary import AdvantageLikelihood, PredictedFactors, Standardization
 from preftune.objectives.kto import LabelBalance, ProspectUtility
-from preftune.objectives.methods import METHODS, Auxiliary, OfEveryMethod
+from preftune.objectives.methods import METHODS, Auxiliary, Method, OfEveryMethod, OfPairs
+from preftune.objectives.mixing import MixSettings, methods_of, mixed_parts, resolve_mix
+from preftune.objectives.naming import SETTINGS_ELSEWHERE, method_named, one_named
 from preftune.objectives.needs import check_part
-from preftune.objectives.options import Value, nearest, options_of, resolve_options
-from preftune.objectives.parts import Part
+from preftune.objectives.options import Value, options_of, resolve_options
+from preftune.objectives.parts import MixedPart, Part
 from preftune.objectives.priors import PRIORS
-from preftune.objectives.responses import NEEDS, Losses, Need, ScoredResponses
+from preftune.objectives.responses import NEEDS, UNITS_OF_PAIRS, Losses, Need, ScoredResponses, Term
 from preftune.objectives.scores import log_likelihood
 
-Settings = dict[str, Value | dict[str, Value]]
-"""An objective as words: options by name, and those of `auxiliary` by name in a mapping of their own."""
+Settings = dict[str, Value | dict[str, Value] | MixSettings]
+"""An objective as words: options by name, those of `auxiliary` and of each method in `mix` in mappings."""
 
-_BESIDE_OPTIONS = ("method", "prior", "auxiliary")
-
-_NAMES_ELSEWHERE = {
-    "sigmoid": "dpo",
-    "slic": "hinge",
-    "mappo": "reward_gap",
-    "ppo": "offline_ppo",
-    "a_lol": "alol",
-    "dro": "dro_v",
-    "reward": "bradley_terry",
-    "reward_model": "bradley_terry",
-    "conditional_sft": "csft",
-}
-"""What other libraries and papers call things, by our names."""
+_BESIDE_OPTIONS = ("method", "mix", "prior", "auxiliary")
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,9 @@ class Objective:
             responses,
             logps=_wide(responses.logps),
             reference_logps=_wide(responses.reference_logps),
+            token_logps=_wide(responses.token_logps),
+            reference_token_logps=_wide(responses.reference_token_logps),
+            collision_logps=_wide(responses.collision_logps),
             scores=_wide(responses.scores),
         )
         metrics = {}
@@ -89,7 +82,7 @@ class Objective:
             }
         terms = {}
         for part in self.parts:
-            terms[part.name], explained = part(responses)
+            terms[part.name], explained = _weighted(part, *part(responses), responses.weights)
             metrics.update(explained)
             metrics.setdefault(f"loss/{part.name}", terms[part.name].values)
         return Losses(terms, {name: _metric(values) for name, values in metrics.items()})
@@ -101,52 +94,110 @@ def label_balance(objective: Objective, desirable: int, undesirable: int) -> Lab
     Raises:
         ValueError: there are responses of one kind only.
     """
-    parts = (part for part in objective.parts if isinstance(part, ProspectUtility))
+    plain = (part.part if isinstance(part, MixedPart) else part for part in objective.parts)
+    parts = (part for part in plain if isinstance(part, ProspectUtility))
     return next((part.balance(desirable, undesirable) for part in parts), None)
+
+
+def predicted_factors(objective: Objective, rewards: Float[Tensor, "responses"]) -> PredictedFactors | None:
+    """The factors of auxiliary rewards before the first step; None if the objective has none.
+
+    Args:
+        objective: with the standardization of the training set.
+        rewards: R of the training responses, one at least.
+    """
+    parts = (part for part in objective.parts if isinstance(part, AdvantageLikelihood))
+    return next((part.predicted(rewards) for part in parts), None)
 
 
 def resolve(settings: Mapping[str, object]) -> Settings:
     """The settings with every default filled in, checked; resolving them again changes nothing.
 
     Args:
-        settings: `method` (default "dpo"), `prior` (default "none"), the method's options, those of every
-            method, and `auxiliary`, a mapping of the options of `Auxiliary`, where there are such rewards.
+        settings: `method` (default "dpo"; your own as `module:Class`) with its options, or `mix`, a mapping
+            of methods to weights; `prior` (default "none") with its options, options of every method (of
+            pairs), and `auxiliary`, a mapping of the options of `Auxiliary`, where there are such rewards.
 
     Raises:
         ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
     """
-    name = _one_of("method", settings.get("method", "dpo"), METHODS)
-    prior = _one_of("prior", settings.get("prior", "none"), PRIORS)
-    method = METHODS[name]
-    if prior not in method.priors:
-        takers = [other.name for other in METHODS.values() if prior in other.priors]
-        raise ValueError(
-            f"prior = {prior!r} is not defined for method {name!r}: remove prior, or choose one of "
-            f"{', '.join(takers)}"
-        )
     own = {key: value for key, value in settings.items() if key not in _BESIDE_OPTIONS}
-    options = options_of(method, OfEveryMethod)
-    resolved: Settings = {"method": name, "prior": prior}
-    resolved |= resolve_options(own, options, f"{name} (and prior, auxiliary)", others=_BESIDE_OPTIONS)
-    auxiliary = settings.get("auxiliary")
-    if isinstance(auxiliary, Mapping):
-        found = resolve_options(auxiliary, options_of(Auxiliary), "auxiliary", "auxiliary.")
-        if found["weight"] and not method.takes_auxiliary():
-            others = [other.name for other in METHODS.values() if other.takes_auxiliary()]
-            learns = (
-                "learns from the auxiliary rewards itself" if method.learns_auxiliary else "trains no policy"
-            )
+    resolved: Settings
+    if settings.get("mix") is None:
+        name = str(settings.get("method", "dpo"))
+        method = method_named(settings.get("method", "dpo"))
+        resolved, owner, options = {"method": name}, name, options_of(method)
+    else:
+        if "method" in settings:
             raise ValueError(
-                f"auxiliary cannot be added to method {name!r}, which {learns}: remove auxiliary, or use "
-                f"one of {', '.join(others)}"
+                f"method = {settings['method']!r} and mix are two ways to say what is trained: remove one"
             )
-        resolved["auxiliary"] = found
-    elif auxiliary is not None:
+        mix = resolve_mix(settings["mix"])
+        resolved, owner, options = {"mix": mix}, "a mix", {}
+    methods = methods_of(resolved)
+    resolved["prior"] = prior = _resolve_prior(settings.get("prior", "none"), methods)
+    for key, value in own.items():
+        if key in SETTINGS_ELSEWHERE:
+            raise ValueError(f"{key} = {value!r}: what others call {key} is {SETTINGS_ELSEWHERE[key]} here")
+    of_pairs = options_of(OfPairs) if _takes_likelihood(resolved) else {}
+    options = {**options, **of_pairs, **options_of(OfEveryMethod, *PRIORS[prior].options)}
+    resolved |= resolve_options(own, options, f"{owner} (and prior, auxiliary)", others=_BESIDE_OPTIONS)
+    OfPairs(**_chosen(resolved, of_pairs))
+    if settings.get("auxiliary") is not None:
+        resolved["auxiliary"] = _resolve_auxiliary(settings["auxiliary"], methods)
+    return resolved
+
+
+def _resolve_prior(prior: object, methods: list[type[Method]]) -> str:
+    """The prior's name, if it is defined for one of the methods.
+
+    Raises:
+        ValueError: there is no such prior, or it is defined for none of them.
+    """
+    name = one_named("prior", prior, PRIORS)
+    if any(name in method.priors for method in methods):
+        return name
+    takers = [other.name for other in METHODS.values() if name in other.priors]
+    raise ValueError(
+        f"prior = {name!r} is not defined for method {' or '.join(repr(method.name) for method in methods)}: "
+        f"remove prior, or choose one of {', '.join(takers)}"
+    )
+
+
+def _resolve_auxiliary(auxiliary: object, methods: list[type[Method]]) -> dict[str, Value]:
+    """The options of `auxiliary`, if it can be added to all of the methods.
+
+    Raises:
+        ValueError: it is no mapping, or cannot be added.
+    """
+    if not isinstance(auxiliary, Mapping):
         raise ValueError(
             f"auxiliary = {auxiliary!r} must be a mapping: write auxiliary.weight = {auxiliary!r}, or remove "
             "auxiliary"
         )
-    return resolved
+    found = resolve_options(auxiliary, options_of(Auxiliary), "auxiliary", "auxiliary.")
+    refusing = next((method for method in methods if not method.takes_auxiliary()), None)
+    if found["weight"] and refusing:
+        others = [other.name for other in METHODS.values() if other.takes_auxiliary()]
+        learns = (
+            "learns from the auxiliary rewards itself" if refusing.learns_auxiliary else "trains no policy"
+        )
+        raise ValueError(
+            f"auxiliary cannot be added to method {refusing.name!r}, which {learns}: remove auxiliary, or "
+            f"use one of {', '.join(others)}"
+        )
+    return found
+
+
+def _takes_likelihood(resolved: Settings) -> bool:
+    """Whether the likelihood of the chosen response can be added; in a mix, terms have names of their own."""
+    if "mix" in resolved:
+        return any(method.learns_from_pairs() for method in methods_of(resolved))
+    return method_named(resolved["method"]).takes_likelihood()
+
+
+def _chosen(settings: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: settings[key] for key in keys if key in settings}
 
 
 def build(settings: Mapping[str, object], standardization: Standardization | None = None) -> Objective:
@@ -160,15 +211,21 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
         ValueError: a key or a value is not allowed; the message names it, the rule and the fix.
     """
     resolved = cast(dict[str, Any], resolve(settings))
-    method, prior = METHODS[resolved.pop("method")], PRIORS[resolved.pop("prior")]
-    auxiliary = resolved.pop("auxiliary", {"weight": 0.0})
-    of_every = {key: resolved.pop(key) for key in options_of(OfEveryMethod) if key in resolved}
     standardization = standardization or Standardization()
+    prior, auxiliary = PRIORS[resolved["prior"]], resolved.get("auxiliary", {"weight": 0.0})
+    prior = prior.with_options(_chosen(resolved, options_of(*prior.options)))
+    of_pairs = _chosen(resolved, options_of(OfPairs) if _takes_likelihood(resolved) else ())
+    if "mix" in resolved:
+        parts = mixed_parts(resolved["mix"], resolved["prior"], prior, standardization)
+    else:
+        method = method_named(resolved["method"])
+        parts = method(**_chosen(resolved, options_of(method))).parts(prior, standardization)
     return Objective(
         (
-            *method(**resolved).parts(prior, standardization),
+            *parts,
+            *OfPairs(**of_pairs).parts(),
             *Auxiliary(**auxiliary).parts(standardization),
-            *OfEveryMethod(**of_every).parts(),
+            *OfEveryMethod(**_chosen(resolved, options_of(OfEveryMethod))).parts(),
         )
     )
 
@@ -178,11 +235,15 @@ def methods_without_pairs() -> list[str]:
     return [name for name in METHODS if "pairs" not in build({"method": name}).needs]
 
 
-def _one_of(key: str, value: object, table: Mapping[str, object]) -> str:
-    if isinstance(value, str) and value in table:
-        return value
-    hint = nearest(value, table, _NAMES_ELSEWHERE) or "choose one of them"
-    raise ValueError(f"{key} = {value!r} is unknown; there are {', '.join(table)}: {hint}")
+def _weighted(
+    part: Part, term: Term, metrics: dict[str, Tensor], weights: Tensor | None
+) -> tuple[Term, dict[str, Tensor]]:
+    """A term of pairs and its loss times the pairs' weights; not divided by their sum."""
+    if weights is None or term.unit not in UNITS_OF_PAIRS:
+        return term, metrics
+    weights, loss = weights.to(term.values.dtype), f"loss/{part.name}"
+    weighted = {loss: metrics[loss] * weights} if loss in metrics else {}
+    return replace(term, values=term.values * weights), {**metrics, **weighted}
 
 
 def _wide(values: Tensor | None) -> Tensor | None:

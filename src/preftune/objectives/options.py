@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Annotated, Any, cast, get_origin
 
-Value = float | bool | str
-"""What an option of a method can be set to."""
+Value = float | bool | str | None
+"""What an option of a method can be set to; None where its rule allows it."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,23 @@ def is_finite_number(value: object) -> bool:
 
 
 POSITIVE = Constraint("a finite number > 0", lambda value: is_finite_number(value) and cast(float, value) > 0)
+POSITIVE_OR_NONE = Constraint(
+    "a finite number > 0, or null for none", lambda value: value is None or POSITIVE.holds(value)
+)
 BELOW_ONE = Constraint(
     "a number > 0 and < 1", lambda value: is_finite_number(value) and 0 < cast(float, value) < 1
 )
 SHARE = Constraint(
     "a number > 0 and <= 1", lambda value: is_finite_number(value) and 0 < cast(float, value) <= 1
 )
+UNIT_INTERVAL = Constraint(
+    "a number >= 0 and <= 1", lambda value: is_finite_number(value) and 0 <= cast(float, value) <= 1
+)
 NOT_NEGATIVE = Constraint(
     "a finite number >= 0", lambda value: is_finite_number(value) and cast(float, value) >= 0
+)
+BELOW_HALF = Constraint(
+    "a number >= 0 and < 0.5", lambda value: is_finite_number(value) and 0 <= cast(float, value) < 0.5
 )
 SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
 
@@ -61,14 +70,14 @@ class Option:
         is_required: whether it must be given.
     """
 
-    default: Value | int | None
+    default: Value | int
     rule: Constraint
     summary: str
     instead_of: str | None = None
     is_required: bool = False
 
 
-def option(default: Value | None, rule: Constraint, summary: str, *, instead_of: str | None = None) -> Any:
+def option(default: Value, rule: Constraint, summary: str, *, instead_of: str | None = None) -> Any:
     """A field of a dataclass of options; see `Option`."""
     return field(default=default, metadata={"option": Option(default, rule, summary, instead_of)})
 

@@ -1,11 +1,13 @@
 """The summands of an objective. A published loss is one of them, or a few side by side."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from preftune.objectives.credit import reweighted, token_share
 from preftune.objectives.links import Link
 from preftune.objectives.needs import needs_of
 from preftune.objectives.priors import PRIORS, Prior
@@ -14,6 +16,9 @@ from preftune.objectives.scores import Score, log_likelihood, mean_log_likelihoo
 
 Reduction = Literal["token_mean", "sum"]
 """Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
+
+Shift = Callable[[ScoredResponses], Float[Tensor, "pairs"]]
+"""One number per pair, in units of the score."""
 
 _UNIT_OF: dict[Reduction, Unit] = {"token_mean": "chosen_tokens", "sum": "pairs"}
 
@@ -56,6 +61,7 @@ class Margin:
         link: how the margin becomes a loss.
         prior: where delta comes from.
         reward: the score that `rewards/*` report as beta * score; `score` itself unless given.
+        shift: what is added to every margin, whatever the prior; it says what it needs (`needs_of`).
         data_margin: whether s_w must exceed s_l by the pair's own margin, as the data gives it.
 
     Raises:
@@ -66,6 +72,7 @@ class Margin:
     link: Link
     prior: Prior = PRIORS["none"]
     reward: Score | None = None
+    shift: Shift | None = None
     data_margin: bool = False
 
     name = "preference"
@@ -77,22 +84,35 @@ class Margin:
     def needs(self) -> frozenset[Need]:
         """Pairs, and what score and prior need."""
         own = {"pairs", "margin"} if self.data_margin else {"pairs"}
-        scores = needs_of(self.score) | needs_of(self.reward or self.score)
-        return scores.union(self.prior.needs, own)
+        functions = (self.score, self.reward or self.score, self.shift or self.score)
+        return self.prior.needs.union(own, *map(needs_of, functions))
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The preference term per pair, and the implicit rewards, which the prior leaves alone."""
         score = self.score(responses)
         delta = self.prior.delta(responses).to(score.dtype)
-        margin = score[responses.chosen] - delta * score[responses.rejected]
+        chosen, rejected, explained = self.sides(score, responses)
+        margin = chosen - delta * rejected
+        if self.shift is not None:
+            margin = margin + self.shift(responses)
         if self.data_margin:
             margin = margin - cast(Tensor, responses.margins).to(score.dtype)
         reward = score if self.reward is None else self.reward(responses)
-        metrics = pair_rewards(self.link.beta * reward, responses)
+        metrics = {**pair_rewards(self.link.beta * reward, responses), **explained}
         if "prior_gap" in self.prior.needs:
             metrics["prior/gap"] = delta
         values = self.link(margin)
         return Term(values, unit="pairs"), {**metrics, f"loss/{self.name}": values}
+
+    def sides(
+        self, score: Float[Tensor, "responses"], responses: ScoredResponses
+    ) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"], dict[str, Tensor]]:
+        """s_w and s_l of every pair, s_l by tokens where the prior is, with metrics that explain them."""
+        if self.prior.credit is None:
+            return score[responses.chosen], score[responses.rejected], {}
+        weights = self.prior.credit(responses)
+        rejected = self.score(reweighted(responses, responses.rejected, weights))
+        return score[responses.chosen], rejected, {"prior/token_share": token_share(responses, weights)}
 
 
 @dataclass(frozen=True)
@@ -118,6 +138,46 @@ class ChosenLikelihood:
         # is averaged over pairs: there only a per-token number can be read beside the loss.
         shown = values if self.reduction == "sum" else -mean_log_likelihood(responses)[responses.chosen]
         return Term(values, _UNIT_OF[self.reduction], self.weight), {f"loss/{self.name}": shown}
+
+
+@dataclass(frozen=True)
+class MixedPart:
+    """weight * part, one of several methods' in a mix.
+
+    Its term is `part.name/label`, so that methods with parts of one name stand beside each other.
+
+    Attributes:
+        part: what is weighted.
+        weight: its factor, on top of the part's own.
+        label: the method's name in the mix.
+        is_first: whether it belongs to the first method of the mix, whose figures keep their names.
+    """
+
+    part: Part
+    weight: float
+    label: str
+    is_first: bool
+
+    @property
+    def name(self) -> str:
+        """The part's name and the label."""
+        return f"{self.part.name}/{self.label}"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Those of the part."""
+        return self.part.needs
+
+    def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
+        """The part's term with its weight, and its metrics, those of later methods with the label."""
+        term, metrics = self.part(responses)
+        named = {self._named(metric): values for metric, values in metrics.items()}
+        return replace(term, weight=self.weight * term.weight), named
+
+    def _named(self, metric: str) -> str:
+        """Losses are always told apart; of auxiliary rewards there is one set in a mix."""
+        is_shared = self.is_first or metric.startswith("auxiliary/")
+        return metric if is_shared and not metric.startswith("loss/") else f"{metric}/{self.label}"
 
 
 @dataclass(frozen=True)

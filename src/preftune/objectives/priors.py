@@ -1,16 +1,20 @@
 """How much the rejected score counts in the margin: fully, or by the reward gap (MaPPO, arXiv 2507.21183).
 
-A new prior is one function under `@prior` and `@needing`.
+A new prior is one function under `@prior` and `@needing`. One with a `credit` also says how the factor is
+shared out among the rejected response's tokens.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from preftune.objectives.credit import TokenCredit
 from preftune.objectives.needs import needing, needs_of
+from preftune.objectives.options import Options
 from preftune.objectives.responses import Need, ScoredResponses
 
 Delta = Callable[[ScoredResponses], Float[Tensor, "pairs"]]
@@ -23,6 +27,7 @@ class Prior:
     Attributes:
         delta: the factor of every pair; it says what it needs (`needs_of`).
         summary: one line for people.
+        credit: how much of the factor each rejected token carries; None for the same on all.
 
     Raises:
         ValueError: `delta` does not say what it needs.
@@ -30,6 +35,7 @@ class Prior:
 
     delta: Delta
     summary: str = ""
+    credit: TokenCredit | None = None
 
     def __post_init__(self) -> None:
         needs_of(self.delta)
@@ -37,18 +43,30 @@ class Prior:
     @property
     def needs(self) -> frozenset[Need]:
         """What the responses must carry for it."""
-        return needs_of(self.delta)
+        return needs_of(self.delta) | (self.credit.needs if self.credit else frozenset())
 
+    @property
+    def options(self) -> tuple[type[Options], ...]:
+        """Whose fields are its options."""
+        return (type(self.credit),) if self.credit else ()
+
+    def with_options(self, options: Mapping[str, Any]) -> "Prior":
+        """The same prior with these options."""
+        return replace(self, credit=TokenCredit(**options)) if self.credit else self
+
+
+TOKEN_REWARD_GAP = "token_reward_gap"
+"""The prior that goes by tokens, which a method must name to take it."""
 
 PRIORS: dict[str, Prior] = {}
 """Every prior by its name in a configuration."""
 
 
-def prior(name: str, summary: str) -> Callable[[Delta], Delta]:
-    """Let a configuration name a factor."""
+def prior(name: str, summary: str, credit: TokenCredit | None = None) -> Callable[[Delta], Delta]:
+    """Let a configuration name a factor, shared out among tokens by `credit`."""
 
     def register(delta: Delta) -> Delta:
-        PRIORS[name] = Prior(delta, summary)
+        PRIORS[name] = Prior(delta, summary, credit)
         return delta
 
     return register
@@ -61,6 +79,11 @@ def one(responses: ScoredResponses) -> Float[Tensor, "pairs"]:
     return torch.ones(len(responses.rejected), device=responses.rejected.device)
 
 
+@prior(
+    TOKEN_REWARD_GAP,
+    "the same delta, more of it on rejected tokens that have become likelier (ours)",
+    TokenCredit(),
+)
 @prior("reward_gap", "delta = r_chosen - r_rejected (MaPPO)")
 @needing("prior_gap")
 def reward_gap(responses: ScoredResponses) -> Float[Tensor, "pairs"]:

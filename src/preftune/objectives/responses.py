@@ -1,7 +1,7 @@
 """What an objective sees: scored responses, and nothing of models, files or devices.
 
-The fields of ScoredResponses are the registry of numbers: what an objective can need, for each response or
-each pair, is one line there.
+The fields of ScoredResponses are the registry of numbers: what an objective can need, for each response,
+pair or token, is one line there.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ class Number:
     Attributes:
         per: what has one.
         dtype: of its values; "float32" also stands for the other floating-point dtypes.
-        need: the name by which a part asks for it; empty for what every batch has.
+        need: the name by which a part asks for it; empty for what every batch has, or may have.
         of: the attribute of the data's Response or Pair that it is read from; empty if it is computed.
         teaches: a response that has it is learned from, with or without a pair.
         is_given: the batch brings it, while the others come from the model that reads the batch.
     """
 
-    per: Literal["response", "pair", "batch"]
+    per: Literal["response", "pair", "token", "batch"]
     dtype: Literal["float32", "bool", "int64"] = "float32"
     need: Need = ""
     of: str = ""
@@ -69,6 +69,12 @@ class ScoredResponses:
         values: V(x) of each response's prompt, in standard units of R.
         scores: what the reward model that is trained gives each response.
         margins: by how much each pair's chosen response should outscore the rejected one.
+        token_logps: log pi_theta of every response token, response after response, in nats; `lengths` says
+            where one ends.
+        reference_token_logps: the same under the frozen reference policy.
+        collision_logps: log sum_v pi_theta(v)^2 over the vocabulary, summed over response tokens, in nats and
+            without gradient: what log pi_theta of a sampled token is around (WPO, arXiv 2406.11827).
+        weights: what each pair's losses are multiplied by, >= 0; None weighs all pairs alike.
 
     Raises:
         ValueError: a field has a shape, a dtype or a value that does not fit.
@@ -104,6 +110,18 @@ class ScoredResponses:
     margins: Float[Tensor, "pairs"] | None = field(
         default=None, metadata=_is("pair", "float32", "margin", of="margin", is_given=True)
     )
+    token_logps: Float[Tensor, "response_tokens"] | None = field(
+        default=None, metadata=_is("token", "float32", "token_logps")
+    )
+    reference_token_logps: Float[Tensor, "response_tokens"] | None = field(
+        default=None, metadata=_is("token", "float32", "reference_tokens", is_given=True)
+    )
+    collision_logps: Float[Tensor, "responses"] | None = field(
+        default=None, metadata=_is("response", "float32", "collisions")
+    )
+    weights: Float[Tensor, "pairs"] | None = field(
+        default=None, metadata=_is("pair", "float32", of="weight", is_given=True)
+    )
 
     # Tests check every annotation at run time; here they must meet the messages that people meet.
     __no_type_check__ = True
@@ -125,7 +143,7 @@ FIELDS: Mapping[str, Number] = {each.name: each.metadata["number"] for each in f
 """Every field of ScoredResponses."""
 
 NUMBERS: Mapping[str, Number] = {name: number for name, number in FIELDS.items() if number.is_given}
-"""What a batch brings for its responses or pairs, by name."""
+"""What a batch brings for its responses, pairs or tokens, by name."""
 
 NEEDS: Mapping[Need, str] = {number.need: name for name, number in FIELDS.items() if number.need}
 """What a part can need, and the field that has it."""
@@ -150,6 +168,10 @@ def _check_shape(field: str, value: Tensor, responses: ScoredResponses) -> None:
         expected, rule = tuple(responses.lengths.shape), "one number for each response, as lengths has"
     elif FIELDS[field].per == "pair":
         expected, rule = tuple(responses.chosen.shape), "one number for each pair, as chosen has"
+    elif FIELDS[field].per == "token":
+        # Adding up lengths on another device would wait for it.
+        tokens = int(responses.lengths.sum()) if value.device.type == "cpu" else value.numel()
+        expected, rule = (tokens,), "one number for each response token, as many as lengths add up to"
     else:
         expected, rule = (), "a single number without dimensions"
     if shape != expected:
@@ -164,6 +186,8 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
         wrong, rule = value < 0, "a number of tokens >= 0"
     elif field == "prior_gap":
         wrong, rule = ~((value >= 0) & (value <= 1)), "a gap in [0, 1]: calibrate the data's scores"
+    elif field == "weights":
+        wrong, rule = ~(value.isfinite() & (value >= 0)), "a finite number >= 0"
     elif field == "divergence":
         wrong, rule = value < 0, "an estimate >= 0: clamp it at 0"
     else:
@@ -175,6 +199,9 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
 
 Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens"]
 """What a term's mean is taken over."""
+
+UNITS_OF_PAIRS: frozenset[Unit] = frozenset({"pairs", "chosen_tokens"})
+"""Those of terms that have a value per pair, which the pair's weight multiplies."""
 
 
 def count_units(lengths: Int[Tensor, "responses"], chosen: Int[Tensor, "pairs"]) -> dict[Unit, Tensor]:

@@ -7,12 +7,24 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from preftune.errors import InputError
-from preftune.objectives import METHODS
+from preftune.objectives import methods_of
+from preftune.objectives.options import nearest
+from preftune.sampling.engines import ELSEWHERE, ENGINES
 from preftune.training.configuration import LocalOrHub, RunConfig, check_config, read_tree, unknown_key
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _check_engine(name: str) -> str:
+    able = [engine for engine in ENGINES if engine not in ELSEWHERE]
+    if name not in able:
+        reason = ", which does not have the weights that were just trained" if name in ELSEWHERE else ""
+        raise ValueError(
+            f"the engine must be one of {', '.join(able)}{reason}: {nearest(name, able) or 'set one'}"
+        )
+    return name
 
 
 class SamplingSection(_Section):
@@ -23,7 +35,7 @@ class SamplingSection(_Section):
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(256, ge=1, description="longest response")
     rows: int = Field(64, ge=1, description="responses decoded together")
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Annotated[str, AfterValidator(_check_engine)] = "transformers"
 
 
 class EvaluationSection(_Section):
@@ -45,7 +57,10 @@ TRAIN_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "prior": {"calibration": "sigmoid"},
     "training": {"learning_rate": 5e-7, "warmup_steps": 100, "weight_decay": 0.01, "optim": "adamw_torch"},
 }
-"""Of a round's training run: MaPPO, arXiv 2507.21183v5, Table 4 and Appendix D.2.4."""
+"""Of a round's training run: MaPPO, arXiv 2507.21183v5, Table 4 and Appendix D.2.4.
+
+The paper trains all weights; adapters have the learning rate of `preftune train`.
+"""
 STEP_DEFAULTS: Mapping[str, Any] = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 16}
 """The 128 pairs of a step in the same table, on one process; not set where `batches` counts tokens."""
 
@@ -148,6 +163,8 @@ class IterateConfig(_Section):
             name: dict(TRAIN_DEFAULTS.get(name, {})) | dict(given.pop(name, None) or {}) for name in SECTIONS
         }
         sections["objective"] = _with_prior(sections["objective"], dict(self.train.get("objective") or {}))
+        if given.get("lora") and "learning_rate" not in dict(self.train.get("training") or {}):
+            del sections["training"]["learning_rate"]
         if not given.get("batches"):
             sections["training"] = dict(STEP_DEFAULTS) | sections["training"]
         sections["training"]["seed"] = seed
@@ -161,12 +178,13 @@ class IterateConfig(_Section):
 
 
 def _with_prior(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Another method has its own options; the prior it gets wherever it is defined with one."""
-    method = METHODS.get(str(given.get("method", defaults["method"])))
-    if given.get("method") in (None, TRAIN_DEFAULTS["objective"]["method"]) or method is None:
+    """Another method, or a mix, has its own options; the prior it gets wherever it is defined with one."""
+    methods, default = methods_of(given), TRAIN_DEFAULTS["objective"]
+    is_default = given.get("method") in (None, default["method"]) or not methods
+    if is_default and given.get("mix") is None:
         return defaults
-    prior = TRAIN_DEFAULTS["objective"]["prior"]
-    return ({"prior": prior} if prior in method.priors else {}) | given
+    takes_prior = any(default["prior"] in method.priors for method in methods)
+    return ({"prior": default["prior"]} if takes_prior else {}) | given
 
 
 def read_iterate_config(path: Path, overrides: list[str]) -> IterateConfig:

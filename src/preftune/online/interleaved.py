@@ -204,7 +204,8 @@ class _Batches:
                 return []
         if self._reference is None:
             return groups
-        return with_reference(self._reference, groups, training_precision(prepared.arguments))
+        tokens = "reference_tokens" in prepared.objective.needs
+        return with_reference(self._reference, groups, training_precision(prepared.arguments), tokens)
 
     def _guard(self, number: int) -> None:
         """Stop where the last batches have taught nothing."""

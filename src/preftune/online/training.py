@@ -17,7 +17,7 @@ from preftune.storage.files import MODEL_FOLDER, write_json, write_whole
 from preftune.storage.manifest import Figures
 from preftune.storage.processes import run_verb
 from preftune.training.configuration import RunConfig, dump_yaml
-from preftune.training.preparation import CHECKPOINT_FOLDER, with_objective_defaults
+from preftune.training.preparation import CHECKPOINT_FOLDER, with_defaults
 from preftune.training.run import LiveData, last_checkpoint, run_training
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def train_round(
     Raises:
         InputError: training failed.
     """
-    config = with_objective_defaults(config)
+    config = with_defaults(config)
     run = Path(config.output)
     if not _is_finished(config, run):
         resume = _can_resume(config, run, launch)

@@ -31,11 +31,16 @@ def dry_run_lines(found: Inspection) -> Iterator[tuple[str, str]]:
         negative = f", {train.prior.negative:,} negative ({train.prior.negative_gap})"
         gap = f"mean {train.prior.mean_gap:.3f} by prior.calibration={config.prior.calibration}"
         yield "gap", gap + negative * bool(train.prior.negative)
+    if weights := train.weights:
+        yield "weights", "of pairs: mean {mean:.3g}, from {low:.3g} to {high:.3g}".format_map(weights)
     if train.rewards:
         spreads = (
             f"{name} {each.mean:.4g} ± {each.sd:.2g}" for name, each in train.rewards.measurements.items()
         )
         yield "rewards", f"{', '.join(spreads)} (mean ± standard deviation)"
+    if factors := prepared.predicted_factors:
+        capped = "" if factors.cap is None else f", {factors.share_at_cap:.0%} capped at {factors.cap:g}"
+        yield "factors", f"of likelihood: mean {factors.mean:.3g}, largest {factors.largest:.3g}{capped}"
     yield "steps", _steps(prepared)
     yield "memory", _memory(found)
     yield "output", config.output

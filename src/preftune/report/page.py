@@ -151,7 +151,9 @@ def _device(environment: Mapping[str, Any]) -> str:
 
 def _objective(record: RunRecord) -> str:
     options = dict(record.config.get("objective") or {})
-    method = str(options.pop("method", NOT_MEASURED))
+    mix = options.pop("mix", None) or {}
+    mixed = " + ".join(f"{entry['weight']:g} {name}" for name, entry in mix.items())
+    method = str(options.pop("method", mixed or NOT_MEASURED))
     return ", ".join([method, *(f"{name} {value}" for name, value in options.items() if value is not None)])
 
 

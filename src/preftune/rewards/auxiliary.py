@@ -14,9 +14,9 @@ from jaxtyping import Float64
 from preftune.data.groups import Text
 from preftune.data.rules import shorten, suggest
 from preftune.errors import InputError
+from preftune.objectives.imports import REFERENCE
 from preftune.objectives.options import Constraint, Option, check_options, is_finite_number, one_of
 from preftune.rewards.functions import (
-    REFERENCE,
     DatasetColumns,
     RewardFunction,
     call_function,

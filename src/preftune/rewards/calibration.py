@@ -1,22 +1,25 @@
 """From raw scores to the reward gap: scores become prior rewards r in [0, 1], and pairs get a gap delta.
 
 MaPPO (arXiv 2507.21183) weighs the rejected response by delta = r_chosen - r_rejected, so scores need a
-common scale. The user chooses that scale (an entry of CALIBRATIONS), and what to do with pairs whose scores
-contradict the preference: delta < 0 would raise the rejected response.
+common scale. The user chooses that scale (an entry of CALIBRATIONS, or a function), and what to do with pairs
+whose scores contradict the preference: delta < 0 would raise the rejected response.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from inspect import getdoc, isfunction, signature
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 
 from preftune.data.groups import Group, Pair, Response
+from preftune.data.stored import StoredGroups
 from preftune.errors import InputError, NothingLeftError
+from preftune.objectives.imports import REFERENCE, import_named
 from preftune.rewards.reliability import Reliability, fit_temperature, reliability
 
 Fitted = Mapping[str, tuple[float, ...]]
@@ -96,12 +99,47 @@ CALIBRATIONS: Mapping[str, Kind] = {
 }
 
 
+def kind_named(name: str) -> Kind:
+    """An entry of CALIBRATIONS, or the user's own as `module:name`: a `Kind`, or a function of a score.
+
+    Raises:
+        InputError: there is none of this name, or the module cannot be imported.
+    """
+    if name in CALIBRATIONS:
+        return CALIBRATIONS[name]
+    if not REFERENCE.fullmatch(name):
+        near = get_close_matches(name.lower(), CALIBRATIONS, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "set one of them, or module:function"
+        raise InputError(f"calibration = {name!r} must be one of {', '.join(CALIBRATIONS)}: {fix}")
+    try:
+        own = import_named(name, "calibration", lambda found: isinstance(found, Kind) or isfunction(found))
+    except ValueError as error:
+        raise InputError(f"calibration = {name!r}: {error}") from error.__cause__
+    return own if isinstance(own, Kind) else _kind_of(own)
+
+
+def _kind_of(function: Callable[..., float]) -> Kind:
+    """A user's function of a score, and of the temperature if it has a parameter of that name."""
+    takes_temperature = "temperature" in signature(function).parameters
+
+    def reward(score: float, temperature: float, fitted: Fitted) -> float:
+        try:
+            return float(function(score, temperature=temperature) if takes_temperature else function(score))
+        except Exception as error:
+            raise InputError(
+                f"calibration {function.__module__}:{function.__name__} failed on the score {score}: "
+                f"{type(error).__name__}: {error}; it must return a number in [0, 1]"
+            ) from error
+
+    return Kind(getdoc(function) or function.__name__, None, reward, takes_temperature)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A fitted calibration, built by `fit_calibration`.
 
     Attributes:
-        kind: a name in CALIBRATIONS.
+        kind: a name in CALIBRATIONS, or `module:name`.
         temperature: divides the scores, for the kinds that use it.
         fitted: the numbers fitted to the training scores.
 
@@ -114,16 +152,13 @@ class Calibration:
     fitted: Fitted = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in CALIBRATIONS:
-            near = get_close_matches(self.kind.lower(), CALIBRATIONS, n=1)
-            fix = f"did you mean {near[0]!r}?" if near else "set one of them"
-            raise InputError(f"calibration = {self.kind!r} must be one of {', '.join(CALIBRATIONS)}: {fix}")
+        has_temperature = kind_named(self.kind).has_temperature
         if isinstance(self.temperature, bool) or not 0 < self.temperature < math.inf:
             raise InputError(
                 f"temperature = {self.temperature!r} must be a finite number > 0: set such a number, or "
                 "remove the key to use 1"
             )
-        if self.temperature != 1 and not CALIBRATIONS[self.kind].has_temperature:
+        if self.temperature != 1 and not has_temperature:
             raise _useless_temperature(self.kind, self.temperature)
 
     def reward(self, response: Response, row: int) -> float:
@@ -137,7 +172,7 @@ class Calibration:
             InputError: the score is missing, is not finite or is outside [0, 1] if the kind needs that range;
                 or the kind gives a value only to pairs.
         """
-        function = CALIBRATIONS[self.kind].reward
+        function = kind_named(self.kind).reward
         if function is None:
             raise InputError(
                 f"calibration {self.kind!r} gives a value only to pairs: use another one for a single "
@@ -151,6 +186,11 @@ class Calibration:
             )
         reward = function(_finite(response.score, "score", row), self.temperature, self.fitted)
         if not 0 <= reward <= 1:
+            if self.kind not in CALIBRATIONS:
+                raise InputError(
+                    f"row {row}: calibration {self.kind!r} gives {reward} for the score {response.score}: "
+                    "let it return a number in [0, 1]"
+                )
             raise InputError(
                 f"row {row}: score {response.score} must be in [0, 1] for calibration {self.kind!r}: scale "
                 "the scores, or use 'sigmoid', 'minmax' or 'quantile'"
@@ -164,7 +204,7 @@ class Calibration:
             InputError: a score or margin is missing or not usable; the message names the group's row.
         """
         chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
-        if CALIBRATIONS[self.kind].reward is None:
+        if kind_named(self.kind).reward is None:
             difference = _score_difference(pair, chosen, rejected, group.row)
             return math.tanh(difference / self.temperature / 2)  # which is 2 sigma(x) - 1
         return self.reward(chosen, group.row) - self.reward(rejected, group.row)
@@ -189,7 +229,7 @@ def fit_calibration(kind: str, temperature: float | Literal["fit"], groups: Sequ
     """Fit on the training groups' scores, all responses that have one, in a pair or not.
 
     Args:
-        kind: a name in CALIBRATIONS.
+        kind: a name in CALIBRATIONS, or `module:name`.
         temperature: 1 unless the kind has one; `fit` for the one that makes the labels of the training pairs
             likeliest under sigma((s_w - s_l) / T).
         groups: the training split only, so that the others are judged on its scale.
@@ -200,11 +240,11 @@ def fit_calibration(kind: str, temperature: float | Literal["fit"], groups: Sequ
     """
     if temperature == "fit":
         unfitted = Calibration(kind)
-        if not CALIBRATIONS[kind].has_temperature:
+        if not kind_named(kind).has_temperature:
             raise _useless_temperature(kind, temperature)
         return replace(unfitted, temperature=fit_temperature(_score_differences(unfitted, groups)))
     unfitted = Calibration(kind, temperature)
-    fit = CALIBRATIONS[kind].fit
+    fit = kind_named(kind).fit
     if fit is None:
         return unfitted
     scores = [
@@ -255,7 +295,7 @@ class PriorReport:
 
 def apply_prior(
     groups: Sequence[Group], calibration: Calibration, negative_gap: str
-) -> tuple[list[Group], PriorReport]:
+) -> tuple[StoredGroups, PriorReport]:
     """Set every pair's gap in [0, 1]. Groups without pairs do not change.
 
     Args:
@@ -275,17 +315,22 @@ def apply_prior(
             f"negative_gap = {negative_gap!r} must be one of {', '.join(_NEGATIVE_GAP)}: set one of them"
         )
     given: list[float] = []
-    with_gaps: list[Group] = []
-    for group in groups:
-        pairs: list[Pair] = []
-        for pair in group.pairs:
-            gap = calibration.gap(pair, group)
-            given.append(gap)
-            kept = replace(pair, gap=gap) if gap >= 0 else _NEGATIVE_GAP[negative_gap](pair, group, gap)
-            pairs.extend([kept] if kept else [])
-        if pairs or not group.pairs:
-            with_gaps.append(replace(group, pairs=tuple(pairs)))
-    gaps = np.array([pair.gap for group in with_gaps for pair in group.pairs], dtype=np.float64)
+    left: list[float] = []
+
+    def with_gaps() -> Iterator[Group]:
+        for group in groups:
+            pairs: list[Pair] = []
+            for pair in group.pairs:
+                gap = calibration.gap(pair, group)
+                given.append(gap)
+                kept = replace(pair, gap=gap) if gap >= 0 else _NEGATIVE_GAP[negative_gap](pair, group, gap)
+                pairs.extend([kept] if kept else [])
+            left.extend(pair.gap for pair in pairs if pair.gap is not None)
+            if pairs or not group.pairs:
+                yield replace(group, pairs=tuple(pairs))
+
+    stored = StoredGroups(with_gaps())
+    gaps = np.array(left, dtype=np.float64)
     negative = sum(gap < 0 for gap in given)
     if not len(gaps):
         raise NothingLeftError(
@@ -293,12 +338,12 @@ def apply_prior(
             f"{negative_gap!r}): check that the chosen column is right and that a higher score is better"
         )
     against_labels = reliability(np.array(given, dtype=np.float64))
-    report = _report(gaps, negative_gap, negative, len(groups) - len(with_gaps), against_labels)
+    report = _report(gaps, negative_gap, negative, len(groups) - len(stored), against_labels)
     squeezed = _squeezed(groups, calibration, report.mean_gap)
-    return with_gaps, replace(report, warning=squeezed or report.warning)
+    return stored, replace(report, warning=squeezed or report.warning)
 
 
-def with_margins(groups: Sequence[Group]) -> list[Group]:
+def with_margins(groups: Sequence[Group]) -> StoredGroups:
     """Set every pair's margin to its raw score difference; without scores, keep the data's margin.
 
     It is negative if the scores contradict the preference.
@@ -311,7 +356,9 @@ def with_margins(groups: Sequence[Group]) -> list[Group]:
         chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
         return replace(pair, margin=_score_difference(pair, chosen, rejected, group.row))
 
-    return [replace(group, pairs=tuple(completed(pair, group) for pair in group.pairs)) for group in groups]
+    return StoredGroups(
+        replace(group, pairs=tuple(completed(pair, group) for pair in group.pairs)) for group in groups
+    )
 
 
 def _drop(pair: Pair, group: Group, gap: float) -> None:
@@ -320,7 +367,7 @@ def _drop(pair: Pair, group: Group, gap: float) -> None:
 
 def _swap(pair: Pair, group: Group, gap: float) -> Pair:
     margin = None if pair.margin is None else -pair.margin
-    return Pair(chosen=pair.rejected, rejected=pair.chosen, margin=margin, gap=-gap)
+    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, margin=margin, gap=-gap)
 
 
 def _clip(pair: Pair, group: Group, gap: float) -> Pair:
@@ -379,11 +426,11 @@ def _squeezed(groups: Sequence[Group], calibration: Calibration, mean_gap: float
     if (calibration.kind, calibration.temperature) != ("sigmoid", 1):
         return None
     both = [
-        (group.responses[pair.chosen], group.responses[pair.rejected])
+        [group.responses[place].score for place in (pair.chosen, pair.rejected)]
         for group in groups
         for pair in group.pairs
     ]
-    scores = np.array([[response.score for response in pair] for pair in both], dtype=np.float64)
+    scores = np.array(both, dtype=np.float64)
     # A missing score is NaN, and lies nowhere.
     if not ((scores >= 0) & (scores <= 1)).all():
         return None

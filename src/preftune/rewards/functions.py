@@ -1,22 +1,17 @@
 """The user's own reward functions, in TRL's signature."""
 
 import hashlib
-import importlib
 import inspect
-import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from preftune.data.rules import suggest
 from preftune.errors import InputError
+from preftune.objectives.imports import import_named
 
 DatasetColumns = Mapping[str, Sequence[Any]]
 """Columns of the data, with a value for each completion."""
 RewardFunction = Callable[..., Any]
 
-REFERENCE = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<function>\w+)")
 RESERVED = ("prompts", "completions")
 
 
@@ -27,28 +22,10 @@ def import_function(reference: str) -> RewardFunction:
         InputError: the module or function does not exist, its import fails, or it does not take `prompts` and
             `completions`.
     """
-    module_name, _, name = reference.partition(":")
-    if not any(Path(entry).resolve() == Path.cwd() for entry in sys.path):
-        # Last, so that a local file does not hide an installed package.
-        sys.path.append(str(Path.cwd()))
     try:
-        module = importlib.import_module(module_name)
-    # A module that calls sys.exit would end the run without a message.
-    except (Exception, SystemExit) as error:
-        where = (
-            f" (looked in {Path.cwd()} and Python's path)" if isinstance(error, ModuleNotFoundError) else ""
-        )
-        raise InputError(
-            f"the module {module_name!r} cannot be imported{where}: {type(error).__name__}: {error}; "
-            "check its name, or run in the folder that has it"
-        ) from error
-    function: RewardFunction | None = getattr(module, name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise InputError(
-            f"the module {module_name!r} has no function {name!r}{suggest(name, functions)}; it has "
-            f"{', '.join(functions) or 'none'}"
-        )
+        function: RewardFunction = import_named(reference, "function", callable)
+    except ValueError as error:
+        raise InputError(str(error)) from error.__cause__
     return check_function(function, reference)
 
 

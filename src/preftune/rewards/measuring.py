@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 from preftune.data.groups import Group
 from preftune.data.rules import shorten, suggest
+from preftune.data.stored import StoredGroups
 from preftune.errors import InputError
 from preftune.rewards.auxiliary import AuxiliaryReward, Where, combine
 
@@ -55,7 +56,7 @@ class MeasuredGroups:
         report: their statistics.
     """
 
-    groups: list[Group]
+    groups: StoredGroups
     measurements: dict[str, Float64[np.ndarray, "responses"]]
     report: RewardReport
 
@@ -86,10 +87,10 @@ def measure_groups(
     _check_range(combined, kept, locate)
     totals = iter(combined.tolist())
     return MeasuredGroups(
-        [
+        StoredGroups(
             replace(group, responses=tuple(replace(r, auxiliary=next(totals)) for r in group.responses))
             for group in kept
-        ],
+        ),
         measurements,
         RewardReport(
             {name: _spread(values) for name, values in measurements.items()},
@@ -176,22 +177,26 @@ def _values(groups: Sequence[Group], name: str) -> list[Any]:
 
 def _with_columns(
     groups: Sequence[Group], rewards: Sequence[AuxiliaryReward], locate: Where, missing: str
-) -> list[Group]:
+) -> StoredGroups:
     """The groups that have the columns of all rewards."""
-    kept = list(groups)
+    kept = StoredGroups.of(groups)
     for reward in rewards:
         if reward.column is None:
             continue
-        lacking = [group for group in kept if _numbers(group, reward, locate) is None]
-        if lacking and len(lacking) == len(kept):
+        has_numbers = [_numbers(group, reward, locate) is not None for group in kept]
+        having = [place for place, is_there in enumerate(has_numbers) if is_there]
+        if has_numbers and not having:
             raise _no_column(groups, reward)
-        if lacking and missing == "error":
+        if len(having) == len(kept):
+            continue
+        if missing == "error":
             raise InputError(
                 f"reward {reward.name!r}: the column {reward.column!r} is missing or null in "
-                f"{len(lacking):,} of {len(kept):,} rows, first in {locate(lacking[0].row)}: fill it in, or "
-                "set data.rules.missing_reward=drop"
+                f"{len(kept) - len(having):,} of {len(kept):,} rows, first in "
+                f"{locate(kept[has_numbers.index(False)].row)}: fill it in, or set "
+                "data.rules.missing_reward=drop"
             )
-        kept = [group for group in kept if _numbers(group, reward, locate) is not None]
+        kept = kept.select(having)
     return kept
 
 

@@ -70,6 +70,7 @@ def score_file(
     _check_rewards(rewards)
     _check_prior(prior)
     table = read_rows(data, split)
+    rows = list(table)
     resolve = partial(
         resolve_source,
         tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
@@ -99,7 +100,7 @@ def score_file(
     def joined() -> str:
         scores = [finished.in_order(len(answers)) for finished in shards]
         plain = prior is not None and not _is_plain(loaded)
-        return as_lines(_rows(list(table), loaded, columns, scores, plain=plain))
+        return as_lines(_rows(rows, loaded, columns, scores, plain=plain))
 
     write_shared(output, shards, work, joined)
     return len(loaded.groups)

@@ -32,6 +32,8 @@ ENGINES: Mapping[str, Callable[..., SamplingEngine]] = {
     "server": _server,
 }
 """Values of `--engine`: transformers or vLLM in this process, or an OpenAI-compatible server."""
+ELSEWHERE = frozenset({"server"})
+"""Engines whose weights are not this machine's, and so never those that were just trained."""
 
 
 def build_engine(

@@ -22,6 +22,7 @@ from pydantic import (
 from preftune.data.pairing import COUNTED_RULES
 from preftune.errors import InputError
 from preftune.rewards.functions import function_name
+from preftune.training import trl_names
 
 
 class _Loader(yaml.SafeLoader):
@@ -251,7 +252,6 @@ class RunConfig(_Section):
 
 
 TRAINING_DEFAULTS: dict[str, Any] = {
-    "learning_rate": 1e-6,
     "per_device_train_batch_size": 8,
     "num_train_epochs": 1,
     "lr_scheduler_type": "linear",
@@ -264,7 +264,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "seed": 42,
 }
-"""What differs from transformers' own defaults, or is worth reading in a run's config.yaml."""
+"""What differs from transformers' own defaults; the learning rate goes by what is trained."""
 
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
@@ -272,23 +272,6 @@ _WHOLE = "start several processes with torchrun, and shard the model over them b
 _NOT_PUSHED = "it is about pushing checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
-TRL_KEYS: dict[str, str] = {
-    "loss_type": "objective.method",
-    "beta": "objective.beta",
-    "cpo_alpha": "objective.likelihood_weight",
-    "router_aux_loss_coef": "objective.router_loss_weight",
-    "simpo_gamma": "objective.gamma",
-    "desirable_weight": "objective.desirable_weight",
-    "center_rewards_coefficient": "objective.center_weight",
-    "undesirable_weight": "objective.undesirable_weight",
-    "model_name_or_path": "model",
-    "train_dataset": "data.train",
-    "eval_dataset": "data.evaluation",
-    "max_length": "data.max_length",
-    "learning_rate": "training.learning_rate",
-    "output_dir": "output",
-}
-"""Where settings of TRL's trainers stand in a configuration."""
 MOST_KEYS_TO_LIST = 20
 
 TRAINING_OWNED: dict[str, str] = {
@@ -347,6 +330,9 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         InputError: the file or an override cannot be read.
     """
+    for word in (str(path), *overrides):
+        if word.startswith("--"):
+            raise InputError(trl_names.flag_answer(word))
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -410,17 +396,19 @@ def _explain(problem: Any) -> str:
     return f"{path}={problem['input']!r}: {problem['msg']}"
 
 
+_SECTIONS: dict[str, type[_Section]] = {
+    "lora": LoraSection,
+    "data": DataSection,
+    "data.control": ControlSection,
+    "data.train": SourceSection,
+    "batches": BatchesSection,
+    "prior": PriorSection,
+    "value_head": ValueHeadSection,
+}
+
+
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
-    sections: dict[str, type[_Section]] = {
-        "lora": LoraSection,
-        "data": DataSection,
-        "data.control": ControlSection,
-        "data.train": SourceSection,
-        "batches": BatchesSection,
-        "prior": PriorSection,
-        "value_head": ValueHeadSection,
-    }
-    section = sections.get(".".join(map(str, location[:-1])), RunConfig)
+    section = _SECTIONS.get(".".join(map(str, location[:-1])), RunConfig)
     return list(section.model_fields)
 
 
@@ -434,13 +422,14 @@ def unknown_key(path: str, known: list[str], under: str = "") -> str:
     """
     key = path.rpartition(".")[2]
     near = difflib.get_close_matches(key, known, n=1)
-    if path in TRL_KEYS:
-        own = TRL_KEYS[path]
-        meant = f"what TRL calls {path} is '{own if own in known else under + own}' here"
-    elif under and path in RunConfig.model_fields:
+    if under and path in RunConfig.model_fields:
         meant = f"it is a key of the training run: write '{under}{path}'"
+    elif said := trl_names.answer(key, under, known):
+        meant = said
     elif near:
         meant = f"did you mean '{near[0]}'?"
+    elif sections := [name for name, section in _SECTIONS.items() if key in section.model_fields]:
+        meant = f"write '{under}{sections[0]}.{key}'"
     elif len(known) > MOST_KEYS_TO_LIST:
         meant = "docs/configuration.md lists the keys"
     else:

@@ -60,6 +60,7 @@ def build_policy(prepared: PreparedRun) -> PackedReader:
         model,
         router_loss="router_loss" in prepared.objective.needs,
         value_head=_value_head(prepared, model),
+        collisions="collisions" in prepared.objective.needs,
     )
 
 
@@ -232,7 +233,7 @@ def with_reference_logps(
     adapters = not prepared.has_new_adapter
     identity = reference_identity(policy.causal_lm(), precision, adapters)
     folder = Path(prepared.config.cache) if prepared.config.cache else cache_dir()
-    cache = ReferenceCache(folder, identity)
+    cache = ReferenceCache(folder, identity, tokens="reference_tokens" in prepared.objective.needs)
     return {
         name: cache.fill(policy, data.groups, training_precision(arguments), progress, adapters)
         for name, data in (prepared.splits if splits is None else splits).items()

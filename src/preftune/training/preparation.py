@@ -33,17 +33,18 @@ from preftune.rewards import (
     Calibration,
     auxiliary_rewards,
 )
+from preftune.training import trl_names
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import (
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
-    TRL_KEYS,
     ControlSection,
     DataSection,
     RunConfig,
     unknown_key,
 )
 from preftune.training.given import NOTHING_GIVEN, Given
+from preftune.training.learning_rate import check_own_rate, with_learning_rate
 from preftune.training.splits import PreparedData, SplitReader, title_of
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class PreparedRun:
     Attributes:
         standardization: of the auxiliary reward, over the training split; None if there is none.
         label_balance: of the training split, where the objective learns from labels.
+        predicted_factors: of the training split's auxiliary rewards, where the objective weighs likelihood
+            by them.
         held_out: what is evaluated on, by name; a single set is named "evaluation".
         reader: what read the splits.
         given: the caller's own objects.
@@ -87,6 +90,7 @@ class PreparedRun:
     calibration: Calibration | None
     standardization: Standardization | None
     label_balance: objectives.LabelBalance | None
+    predicted_factors: objectives.PredictedFactors | None
     train: PreparedData
     held_out: Mapping[str, PreparedData]
     reader: "SplitReader"
@@ -150,6 +154,7 @@ class PreparedRun:
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "standardization": asdict(self.standardization) if self.standardization else None,
             "label_balance": asdict(self.label_balance) if self.label_balance else None,
+            "predicted_factors": asdict(self.predicted_factors) if self.predicted_factors else None,
             "steps": self.steps,
             "tokens_per_step": round(self.train.tokens / self.steps_per_epoch),
             "needs": sorted(self.objective.needs),
@@ -176,12 +181,13 @@ def prepare(
     Raises:
         InputError: something in the configuration or the data is wrong.
     """
-    config = with_objective_defaults(config, given)
+    config = with_defaults(config, given)
     objective = given.objective or objectives.build(config.objective)
     if given.arguments is None:
         arguments = training_arguments(config, bool(_is_evaluated(config.data, given)))
     else:
         arguments = own_arguments(given.arguments)
+        check_own_rate(arguments.learning_rate, config, given)
     _check_precision(config, arguments)
     model_config = given.model_config(config.model)
     tokenizer = given.tokenizer_of(config.model)
@@ -205,6 +211,7 @@ def prepare(
         calibration=calibration,
         standardization=standardization,
         label_balance=_label_balance(objective, train),
+        predicted_factors=_predicted_factors(objective, train),
         train=train,
         held_out=held_out,
         reader=splits,
@@ -251,16 +258,20 @@ def load_splits(reader: SplitReader, given: Given) -> dict[str, tuple[str, Loade
     return found
 
 
-def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
-    """The configuration with every option of its objective, so that a later default changes no finished run.
+def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
+    """The configuration with its learning rate and every option of its objective.
 
-    An objective of the caller's own has no options.
+    A later default then changes no finished run. An objective of the caller's own has no options.
 
     Raises:
         InputError: an option or its value is wrong, or the model cannot be found or lacks what it asks for.
     """
     if given.objective is not None:
-        return config
+        return with_learning_rate(config, given)
+    known = trl_names.OBJECTIVE_KEYS | trl_names.option_names()
+    for key, value in config.objective.items():
+        if key not in known and (said := trl_names.answer(key)):
+            raise InputError(f"objective.{key}={value!r}: {said}")
     try:
         objective = objectives.resolve(config.objective)
     except ValueError as error:
@@ -273,9 +284,8 @@ def with_objective_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> 
             f"objective.router_loss_weight={objective['router_loss_weight']}: model={config.model} is not a "
             "mixture of experts that reports its routers; remove the key"
         )
-    return config.model_copy(
-        update={"objective": objective, "data": _with_control(config.data, str(objective["method"]))}
-    )
+    config = config.model_copy(update={"objective": objective, "data": _with_control(config.data, objective)})
+    return with_learning_rate(config, given)
 
 
 def _with_date(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunConfig:
@@ -287,14 +297,15 @@ def _with_date(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunConf
     return config.model_copy(update={"data": config.data.model_copy(update={"template_date": today})})
 
 
-def _with_control(data: DataSection, method: str) -> DataSection:
+def _with_control(data: DataSection, objective: Mapping[str, Any]) -> DataSection:
     """The section with control texts if the method is conditioned on them."""
-    readers = [name for name, other in objectives.METHODS.items() if other.reads_control]
-    if method in readers:
+    if any(method.reads_control for method in objectives.methods_of(objective)):
         return data if data.control else data.model_copy(update={"control": ControlSection()})
     if data.control:
+        readers = [name for name, other in objectives.METHODS.items() if other.reads_control]
+        found = "objective.mix" if "mix" in objective else f"objective.method={objective['method']}"
         raise InputError(
-            f"data.control is set, and objective.method={method} is not conditioned on a text: remove "
+            f"data.control is set, and {found} is not conditioned on a text: remove "
             f"data.control, or set objective.method={' or '.join(readers)}"
         )
     return data
@@ -362,7 +373,8 @@ def own_arguments(given: TrainingArguments) -> TrainingArguments:
     """
     foreign = {field.name for field in fields(given)} - {field.name for field in fields(TrainingArguments)}
     if foreign:
-        hints = [f"{name} is {TRL_KEYS[name]}" for name in sorted(foreign) if name in TRL_KEYS]
+        keys = trl_names.TRL_KEYS
+        hints = [f"{name} is {keys[name]}" for name in sorted(foreign) if name in keys]
         raise InputError(
             f"args is a {type(given).__name__}: give transformers' TrainingArguments, and the rest by "
             f"preftune's own keywords ({'; '.join(hints) or 'see PreferenceTrainer'})"
@@ -459,6 +471,17 @@ def _label_balance(objective: objectives.Objective, train: PreparedData) -> obje
     return balance
 
 
+def _predicted_factors(
+    objective: objectives.Objective, train: PreparedData
+) -> objectives.PredictedFactors | None:
+    if "auxiliary" not in objective.needs or not len(train.auxiliary):
+        return None
+    factors = objectives.predicted_factors(objective, torch.from_numpy(train.auxiliary))
+    if factors and factors.warning:
+        logger.warning(factors.warning)
+    return factors
+
+
 def _note_long_groups(prepared: PreparedRun) -> None:
     most = prepared.config.batches and prepared.config.batches.tokens_per_row
     longer = [group.row_tokens for group in prepared.train.groups if most and group.row_tokens > most]
@@ -484,9 +507,9 @@ def _rewards(
             note("the section `rewards` is not trained on: objective.auxiliary.weight is not set, or 0")
         return ()
     if not rewards:
-        method = config.objective["method"]
-        own = objectives.METHODS[method].learns_auxiliary
-        cause = f"objective.method={method} learns from auxiliary rewards"
+        methods = objectives.methods_of(config.objective)
+        own = next((method.name for method in methods if method.learns_auxiliary), None)
+        cause = f"objective.method={own} learns from auxiliary rewards"
         raise InputError(
             f"{cause if own else 'objective.auxiliary is set'}, and the section `rewards` names no reward: "
             "add one, such as rewards.reading_grade.goal=minimise (`preftune score --list` lists them), or "

@@ -37,7 +37,7 @@ from preftune.training.preparation import (
     EVALUATION,
     PreparedRun,
     prepare,
-    with_objective_defaults,
+    with_defaults,
 )
 from preftune.training.recording import ConsoleProgress, Recorder, environment
 from preftune.training.splits import PreparedData
@@ -110,7 +110,7 @@ def run_training(
     Raises:
         InputError: something is wrong with the configuration or the data, before any weights load.
     """
-    config = with_objective_defaults(config, given)
+    config = with_defaults(config, given)
     folder = Path(config.output)
     if resume:
         config = _with_first_date(config, folder)

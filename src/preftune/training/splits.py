@@ -1,11 +1,13 @@
 """A split of the data: rows, prior, auxiliary rewards and tokens, read in one way."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from preftune.data import (
     whole_groups,
 )
 from preftune.data.sources import GIVEN_ROWS
+from preftune.data.stored import StoredGroups, with_mapped_tokens
 from preftune.errors import InputError
 from preftune.rewards import (
     AuxiliaryReward,
@@ -50,6 +53,9 @@ from preftune.training.configuration import (
 )
 
 logger = logging.getLogger(__name__)
+
+USUAL_MEAN_WEIGHT = (0.5, 2.0)
+"""A mean weight of pairs outside of this changes the scale of the loss so much that it is said."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,12 @@ class PreparedData:
         labels = np.concatenate(found)
         return {"desirable": int(labels.sum()), "undesirable": int((~labels).sum())}
 
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """Mean, lowest and highest weight of the pairs, where the data has weights."""
+        found = [pair.weight for group in self.groups for pair in group.pairs if pair.weight is not None]
+        return {"mean": fmean(found), "low": min(found), "high": max(found)} if found else None
+
     def summary(self) -> dict[str, Any]:
         """Counts for summary.json and --dry-run."""
         return {
@@ -132,6 +144,7 @@ class PreparedData:
             "labels": self.labels,
             "rewards": asdict(self.rewards) if self.rewards else None,
             "fingerprint": self.fingerprint,
+            **({"weights": self.weights} if self.weights else {}),
             **({"sources": self.rows.sources} if self.rows.sources else {}),
         }
 
@@ -190,7 +203,7 @@ class SplitReader:
             report.drop("missing_reward", measured.dropped)
         rows: Iterable[list[TokenizedGroup]] = self._whole(groups, report)
         if self.keeps_whole:
-            rows = list(rows)
+            rows = _stored(rows)
         tokenized = self._limited(rows, report)
         (logger.warning if report.dropped else logger.info)("%s: %s", title, report.summary())
         self._note_unlabelled(groups, tokenized)
@@ -198,13 +211,16 @@ class SplitReader:
             with _naming(title):
                 tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
         whole = WholeSplit(loaded, rows) if isinstance(rows, list) else None
-        return PreparedData(tokenized, report, prior, measured, whole), calibration
+        data = PreparedData(tokenized, report, prior, measured, whole)
+        _check_weights(title, data.weights)
+        return data, calibration
 
     def _with_prior(
         self, groups: Sequence[Group], calibration: Calibration | None
     ) -> tuple[Sequence[Group], PriorReport | None, Calibration | None]:
         """The groups with their gaps and margins, where the objective needs them."""
         prior, prior_config = None, self.config.prior
+        groups = _weigh_all(groups)
         if "prior_gap" in self.needs:
             calibration = calibration or fit_calibration(
                 prior_config.calibration, prior_config.temperature, groups
@@ -217,7 +233,7 @@ class SplitReader:
     def whole(self, loaded: LoadedGroups, calibration: Calibration | None) -> WholeSplit:
         """A split before its limits, for who has not kept it; of its rewards nothing is measured."""
         groups, _, _ = self._with_prior(loaded.groups, calibration)
-        return WholeSplit(loaded, list(self._whole(groups, loaded.report)))
+        return WholeSplit(loaded, _stored(self._whole(groups, loaded.report)))
 
     def _whole(self, groups: Sequence[Group], report: RowReport) -> Iterator[list[TokenizedGroup]]:
         with self._uncontrolled():
@@ -279,6 +295,12 @@ class SplitReader:
             logger.info("read %s", line)
         if loaded.unused_columns:
             logger.info("%s: columns not used: %s", title_of(source), ", ".join(loaded.unused_columns))
+        if "labels" in self.needs and "weight" in loaded.unused_columns:
+            logger.warning(
+                "%s: the column `weight` is not read: it weighs pairs, and the objective learns from single "
+                "responses",
+                title_of(source),
+            )
         return loaded
 
     def _note_unlabelled(self, groups: Sequence[Group], tokenized: Sequence[TokenizedGroup]) -> None:
@@ -311,6 +333,50 @@ class SplitReader:
         )
         if prior.warning:
             logger.warning(prior.warning)
+
+
+def _stored(rows: Iterable[list[TokenizedGroup]]) -> list[list[TokenizedGroup]]:
+    """The groups of every row, with the token ids of a large set outside of memory."""
+    sizes: list[int] = []
+
+    def one_by_one() -> Iterator[TokenizedGroup]:
+        for parts in rows:
+            sizes.append(len(parts))
+            yield from parts
+
+    stored = iter(with_mapped_tokens(one_by_one()))
+    return [list(islice(stored, size)) for size in sizes]
+
+
+def _weigh_all(groups: Sequence[Group]) -> Sequence[Group]:
+    """Where some pairs have a weight, as those of one source of a mixture, the others have 1."""
+    found = {pair.weight is None for group in groups for pair in group.pairs}
+    if found != {True, False}:
+        return groups
+    return StoredGroups(
+        replace(
+            group,
+            pairs=tuple(replace(pair, weight=1.0) if pair.weight is None else pair for pair in group.pairs),
+        )
+        for group in groups
+    )
+
+
+def _check_weights(title: str, weights: Mapping[str, float] | None) -> None:
+    """Refuse weights that leave nothing, and say so where they scale the loss."""
+    if weights is None:
+        return
+    if weights["high"] == 0:
+        raise InputError(f"{title}: all pairs have the weight 0, so nothing is learned: correct the column")
+    logger.info("%s: weights of pairs: mean %.3g, from %.3g to %.3g", title, *weights.values())
+    low, high = USUAL_MEAN_WEIGHT
+    if not low <= weights["mean"] <= high:
+        logger.warning(
+            "%s: the mean weight of pairs is %.3g, and losses and gradients are so many times those of pairs "
+            "without weights: divide the weights by their mean, or change the learning rate to match",
+            title,
+            weights["mean"],
+        )
 
 
 def _mixture(source: Any) -> list[MixtureSource]:

@@ -5,10 +5,14 @@ from typing import ClassVar, TypeVar
 
 from preftune.objectives.auxiliary import Standardization
 from preftune.objectives.options import Options
-from preftune.objectives.parts import Part
+from preftune.objectives.parts import ChosenLikelihood, Part
 from preftune.objectives.priors import PRIORS, Prior
 
 BETA = "scale of the implicit reward; a larger one keeps the policy closer to where it started"
+LIKELIHOOD_WEIGHT = "weight of the chosen response's negative log-likelihood"
+LIKELIHOOD_REDUCTION = "of it: mean over all chosen tokens, or sums per pair"
+LABEL_SMOOTHING = "share of the labels that are wrong, as smoothed labels (cDPO)"
+LENGTH_NORMALIZED = "log-ratios per token instead of summed"
 VALUE_WEIGHT = "weight of the value's regression"
 
 
@@ -22,16 +26,19 @@ class Method(Options, ABC):
         priors: names of the priors it is defined with.
         learns_auxiliary: it learns from auxiliary rewards itself, so that `auxiliary` cannot be added.
         trains_policy: it trains a policy, and not a reward model, whose likelihood `auxiliary` could weigh.
+        learning_rate: of AdamW on all weights, where the user gives none.
         reads_control: a text in front of each response says whether it is desirable.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
-    priors: ClassVar[tuple[str, ...]] = tuple(PRIORS)
+    priors: ClassVar[tuple[str, ...]] = ("none", "reward_gap")
     learns_auxiliary: ClassVar[bool] = False
     trains_policy: ClassVar[bool] = True
     reads_control: ClassVar[bool] = False
+    # TRL's default of its DPO, KTO and CPO trainers; the papers' recipes lie between 3e-7 and 5e-6.
+    learning_rate: ClassVar[float] = 1e-6
 
     @abstractmethod
     def parts(self, prior: Prior, standardization: Standardization) -> tuple[Part, ...]:
@@ -46,6 +53,21 @@ class Method(Options, ABC):
     def takes_auxiliary(cls) -> bool:
         """Whether `auxiliary` can be added to it."""
         return cls.trains_policy and not cls.learns_auxiliary
+
+    @classmethod
+    def learns_from_pairs(cls) -> bool:
+        """Whether its loss is of pairs."""
+        return any("pairs" in part.needs for part in cls._plain_parts())
+
+    @classmethod
+    def takes_likelihood(cls) -> bool:
+        """Whether the likelihood of the chosen response can be added: it has pairs, and no such term."""
+        has_own = any(isinstance(part, ChosenLikelihood) for part in cls._plain_parts())
+        return cls.trains_policy and cls.learns_from_pairs() and not has_own
+
+    @classmethod
+    def _plain_parts(cls) -> tuple[Part, ...]:
+        return cls().parts(PRIORS["none"], Standardization())
 
 
 METHODS: dict[str, type[Method]] = {}

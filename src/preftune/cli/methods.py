@@ -1,0 +1,91 @@
+"""`preftune methods`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from preftune.objectives import MethodOverview
+
+WIDTH = 80
+LEGEND = """
+ref: compared with a reference policy. prior: takes objective.prior. aux: takes
+objective.auxiliary. `preftune methods NAME` shows one with its options."""
+
+
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Show this one, with its options.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Show the methods: what each learns from, needs and takes, and what it is.
+
+    docs/choosing.md says which to try.
+    """
+    import json
+
+    from preftune.errors import InputError
+    from preftune.objectives import METHODS, overview
+    from preftune.objectives.options import nearest
+
+    if name is not None and name not in METHODS:
+        raise InputError(
+            f"method {name!r} is unknown; there are {', '.join(METHODS)}: "
+            f"{nearest(name, METHODS) or 'choose one of them'}"
+        )
+    chosen = [each for each in overview() if name in (None, each.name)]
+    if as_json:
+        typer.echo(json.dumps([_as_dict(each) for each in chosen], indent=2))
+    elif name:
+        typer.echo(_details(chosen[0]))
+    else:
+        typer.echo("\n".join(_lines(chosen)))
+        typer.echo(LEGEND)
+
+
+def _lines(found: "Sequence[MethodOverview]") -> list[str]:
+    """Under what they learn from, a line each, no longer than a terminal is wide."""
+    import textwrap
+
+    name = 3 + max(len(each.name) for each in found)
+    start = f"{'method':{name}}ref  prior  aux  "
+    lines = [f"{start}what it is"]
+    for data in dict.fromkeys(each.data for each in found):
+        lines += ["", f"from {', '.join(data)}:"]
+        for each in found:
+            if each.data == data:
+                flags = (each.needs_reference, bool(each.priors), each.takes_auxiliary)
+                marks = "  ".join(
+                    f"{'x' if flag else '-':{width}}" for flag, width in zip(flags, (3, 5, 3), strict=True)
+                )
+                left = WIDTH - len(start)
+                what = textwrap.shorten(each.summary, left, placeholder="...", break_on_hyphens=False)
+                lines.append(f"  {each.name:{name - 2}}{marks}  {what}")
+    return lines
+
+
+def _details(method: "MethodOverview") -> str:
+    """Everything about one."""
+    from preftune.cli.tables import list_options
+
+    lines = [
+        f"{method.name}: {method.summary}",
+        f"source: {method.source}",
+        f"needs: {', '.join(method.needs)}",
+        f"prior: {', '.join(method.priors) or 'none'}",
+        f"auxiliary rewards can be added: {'yes' if method.takes_auxiliary else 'no'}",
+        f"learning rate of all weights unless given: {method.learning_rate:g}",
+        "options:" if method.options else "options: none",
+    ]
+    return "\n".join([*lines, *("  " + line for line in list_options(method.options).splitlines())])
+
+
+def _as_dict(method: "MethodOverview") -> dict[str, Any]:
+    """Everything as JSON types."""
+    options = {
+        key: {"default": option.default, "rule": option.rule.text, "what": option.summary}
+        for key, option in method.options.items()
+    }
+    return {**vars(method), "options": options}

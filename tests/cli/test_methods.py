@@ -1,0 +1,84 @@
+"""`preftune methods`: the family as METHODS has it."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from typer.testing import CliRunner
+
+from preftune.cli import app
+from preftune.objectives import METHODS, Margin, Method, log_ratio, options_of, overview
+from preftune.objectives.links import Hinge
+from preftune.objectives.options import POSITIVE, option
+
+
+def printed(*arguments: str) -> str:
+    """What the verb prints."""
+    done = CliRunner().invoke(app, ["methods", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_every_method_has_a_line_that_fits() -> None:
+    """A line each, of 80 characters at most, under what it learns from."""
+    lines = printed().splitlines()
+    assert max(map(len, lines)) <= 80
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(named) == sorted(METHODS)
+    marks = {line.split()[0]: line.split()[1:4] for line in lines if line.startswith("  ")}
+    assert (marks["dpo"], marks["simpo"], marks["kto"]) == (["x"] * 3, ["-", "x", "x"], ["x", "-", "x"])
+    assert lines.index("from labels:") < next(i for i, line in enumerate(lines) if line.startswith("  kto"))
+
+
+def test_json_has_everything() -> None:
+    """Needs, priors, rate, and each option with default and rule."""
+    found = {each["name"]: each for each in json.loads(printed("--json"))}
+    assert list(found) == list(METHODS)
+    assert found["modpo"]["data"] == ["pairs", "auxiliary"]
+    assert found["bradley_terry"]["learning_rate"] == 1e-5
+    beta = {"default": 0.1, "rule": "a finite number > 0", "what": options_of(METHODS["dpo"])["beta"].summary}
+    dpo = found["dpo"]
+    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (["pairs"], True, ["reward_gap"])
+    assert dpo["options"] == {"beta": beta} | {
+        key: dpo["options"][key] for key in list(options_of(METHODS["dpo"]))[1:]
+    }
+
+
+def test_one_method_with_its_options() -> None:
+    """A name shows source, needs and options; an unknown one is answered with the nearest."""
+    said = printed("simpo")
+    assert "source: SimPO, arXiv 2405.14734" in said
+    assert "gamma: target margin (1.0); a finite number >= 0" in said
+    done = CliRunner().invoke(app, ["methods", "simpoo"])
+    assert "did you mean 'simpo'?" in str(done.exception)
+
+
+def test_a_new_method_appears_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is added to METHODS is listed with its needs, and nothing else has to be touched."""
+
+    @dataclass(frozen=True)
+    class Added(Method):
+        """A method of a test."""
+
+        name = "added"
+        summary = "hinge loss, for a test"
+        source = "none"
+        priors = ("none",)
+        learning_rate = 2e-6
+        beta: float = option(0.1, POSITIVE, "scale")
+
+        def parts(self, prior: object, _: object) -> tuple[Margin, ...]:
+            """A margin."""
+            return (Margin(log_ratio, Hinge(self.beta)),)
+
+    monkeypatch.setitem(METHODS, "added", Added)
+    (added,) = [each for each in overview() if each.name == "added"]
+    assert (added.needs, added.priors, added.learning_rate) == (("pairs", "reference"), (), 2e-6)
+    assert "hinge loss, for a test" in printed()
+
+
+def test_train_list_prints_them_too() -> None:
+    """The older way still lists every method."""
+    done = CliRunner().invoke(app, ["train", "--list"])
+    assert done.exit_code == 0
+    assert all(name[:8] in done.stdout for name in METHODS)
