@@ -117,7 +117,8 @@ def test_every_registered_number_reaches_the_objective() -> None:
     responses = ScoredResponses(None, batch.lengths, batch.chosen, batch.rejected, **batch.numbers)
     for name, number in NUMBERS.items():
         values = getattr(responses, name)
-        assert values.tolist() == ([0.5] if number.per == "pair" else [1, 0])
+        by_response = [0, 0] if name == "groups" else [1, 0]  # both answer the one prompt
+        assert values.tolist() == (by_response if number.per == "response" else [0.5])
         assert values.dtype == getattr(torch, number.dtype)
 
 
@@ -148,12 +149,20 @@ def test_mismatched_responses_are_a_batch_of_their_own() -> None:
     assert pack([replace(labelled(True), mismatched=foreign), labelled(False)]).mismatched is None
 
 
+def test_a_batch_says_which_responses_share_a_prompt() -> None:
+    """Groups are numbered in order, and of each those responses that are packed count: 2, 3 and 1."""
+    three = group([10], [20], [21], [22], pairs=())
+    batch = pack([group([10], [20], [21], [22], pairs=(Pair(0, 2),)), three, group([11], [20], pairs=())])
+    assert batch.numbers["groups"].tolist() == [0, 0, 1, 1, 1, 2]
+    assert batch.numbers["groups"].dtype == torch.int64
+
+
 def test_moving_keeps_everything() -> None:
     """`to` moves tensors and leaves spans and absent fields."""
     moved = pack([group([10], [20], [21])]).to("meta")
     assert moved.input_ids.is_meta
     assert moved.spans == (Span(0, 2, 0, 0), Span(2, 3, 0, 1))
-    assert moved.numbers == {}
+    assert moved.numbers.keys() == {"groups"}
     gap = pack([group([10], [20], [21], pairs=(Pair(0, 1, gap=0.5),))]).to("meta").numbers["prior_gap"]
     assert gap.is_meta
 

@@ -76,6 +76,8 @@ def random_responses(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float
         divergence=torch.tensor(0.5, dtype=dtype),
         auxiliary=normal(),
         values=(0.5 * normal()).requires_grad_(),
+        prior_reward=torch.rand(2 * pairs, generator=generator, dtype=dtype),
+        groups=torch.arange(pairs).repeat(2),
     )
     return with_tokens(responses)
 
@@ -88,7 +90,7 @@ def total_of(part: Part, responses: ScoredResponses) -> tuple[Tensor, dict[str, 
 
 def logp_gradient(losses: Losses, responses: ScoredResponses) -> tuple[Tensor, Tensor]:
     """The total, and its gradient with respect to the log-probabilities."""
-    total = losses.total(count_units(responses.lengths, responses.chosen))
+    total = losses.total(count_units(responses.lengths, responses.chosen, responses.groups))
     (gradient,) = torch.autograd.grad(total, responses.logps, retain_graph=True)
     return total.detach(), gradient
 

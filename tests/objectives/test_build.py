@@ -41,6 +41,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dro_v": {"tau": 1.0, "value_weight": 1.0},
     "modpo": {"beta": 0.1, "preference_weight": 0.5},
     "bradley_terry": {"margin": False, "center_weight": 0.0, "label_smoothing": 0.0},
+    "odpo": {"beta": 0.1, "alpha": 1.0, "scaling": "log", "reward_scale": 1.0},
+    "rpo": {"beta": 0.1, "distance": "backward_kl", "reward_scale": 1.0},
+    "distilled_dpo": {"beta": 0.1, "reward_scale": 1.0},
+    "mmpo": {"beta": 0.1, "label": "sigmoid", "reward_scale": 1.0},
+    "scaled_dpo": {"beta": 0.1, "reward_scale": 1.0},
+    "madpo": {"beta": 0.1, "c_max": 2.0, "c_min": 0.5, "steepness": 1.0, "tau": 2.0, "reward_scale": 1.0},
+    "hypo": {"beta": 0.1},
+    "infonca": {"beta": 0.1, "reward_scale": 1.0},
+    "reward_nca": {"beta": 0.1, "reward_scale": 1.0},
+    "plackett_luce": {"beta": 0.1},
+    "qrpo": {"beta": 0.003},
+    "ddo_rm": {"eta": 1.0, "temperature": 1.0},
 }
 
 AUXILIARY_DEFAULTS = {
@@ -79,6 +91,18 @@ NEEDS: dict[str, set[str]] = {
     "dro_v": {"reference", "auxiliary", "value"},
     "modpo": {"pairs", "reference", "auxiliary"},
     "bradley_terry": {"pairs", "score"},
+    "odpo": {"pairs", "reference", "prior_gap"},
+    "rpo": {"pairs", "reference", "prior_gap"},
+    "distilled_dpo": {"pairs", "reference", "prior_gap"},
+    "mmpo": {"pairs", "reference", "prior_gap"},
+    "scaled_dpo": {"pairs", "reference", "prior_gap"},
+    "madpo": {"pairs", "reference", "prior_gap"},
+    "hypo": {"pairs", "reference"},
+    "infonca": {"reference", "prior_reward", "groups"},
+    "reward_nca": {"reference", "prior_reward", "groups"},
+    "plackett_luce": {"reference", "prior_reward", "groups"},
+    "qrpo": {"reference", "prior_reward", "groups"},
+    "ddo_rm": {"prior_reward", "groups"},
 }
 
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust", "orpo", "r_dpo", "exo", "discopop", "dpop"]
@@ -193,13 +217,13 @@ def test_gamma_beta_ratio_stands_in_for_gamma() -> None:
 
 
 def test_every_method_is_described() -> None:
-    """Each method names its source, with equation, table or theorem unless it is likelihood.
+    """Each method names its source, with equation or what has it, unless it is likelihood.
 
     Each option says what it is.
     """
     for name, method in METHODS.items():
         assert "arXiv" in method.source
-        assert re.search(r"Eq\.|Table|Theorem", method.source) or name == "csft"
+        assert re.search(r"Eq\.|Table|Theorem| code|abstract", method.source) or name == "csft"
         assert method.summary
         assert all(option.summary for option in options_of(method).values())
     assert all(option.summary for option in options_of(Auxiliary).values())
@@ -252,6 +276,26 @@ REFUSED: dict[str, tuple[dict[Any, Any], list[str]]] = {
         {"method": "modpo", "prior": "reward_gap"},
         ["not defined for method 'modpo'", f"one of {TAKERS}"],
     ),
+    "prior where the loss has the gap": (
+        {"method": "odpo", "prior": "reward_gap"},
+        [
+            "prior = 'reward_gap'",
+            "not defined for method 'odpo'",
+            "remove prior",
+            "one of dpo, ipo, simpo, cpo",
+        ],
+    ),
+    "prior of a group": (
+        {"method": "infonca", "prior": "reward_gap"},
+        ["not defined for method 'infonca'", "remove prior"],
+    ),
+    "unknown distance": (
+        {"method": "rpo", "distance": "kl"},
+        ["distance = 'kl'", "backward_kl, forward_kl or squared", "to use 'backward_kl'"],
+    ),
+    "scale of nothing": ({"method": "mmpo", "reward_scale": 0}, ["reward_scale = 0", "> 0", "to use 1.0"]),
+    "factor that dampens everywhere": ({"method": "madpo", "c_max": 0.9}, ["c_max = 0.9", ">= 1"]),
+    "rebel": ({"method": "rebel"}, ["did you mean 'distilled_dpo'?"]),
     "ppo": ({"method": "PPO"}, ["method = 'PPO'", "did you mean 'offline_ppo'?"]),
     "clip of one": ({"method": "offline_ppo", "clip": 1}, ["clip = 1", "> 0 and < 1", "to use 0.5"]),
     "no clip": ({"method": "alol", "clip": None}, ["clip = None", "> 0 and < 1", "to use 0.9"]),

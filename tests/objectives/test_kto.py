@@ -179,6 +179,8 @@ def test_metrics_by_hand() -> None:
         "rewards/rejected": [-1.0, 1.5],
         "rewards/margins": [1.5, 0.0],
         "rewards/accuracies": [1.0, 0.0],
+        "displacement/chosen": [0.0, 0.0],
+        "displacement/both": [0.0, 0.0],
         "loss/preference": [sigma(-0.375), sigma(-1.375), sigma(-1.125), sigma(1.375)],
     }
     assert metrics.keys() == expected.keys()

@@ -72,6 +72,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "robust": {"method": "robust", "beta": 0.5, "label_smoothing": 0.16},
     "robust_means": {"method": "robust", "beta": 0.5, "label_smoothing": 0.16, "length_normalized": True},
     "bradley_terry_smoothed": {"method": "bradley_terry", "label_smoothing": 0.2},
+    "odpo": {"method": "odpo", "beta": 0.5, "scaling": "linear", "reward_scale": 2.0},
+    "odpo_log": {"method": "odpo", "beta": 0.5, "reward_scale": 4.0},
+    "rpo": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0},
+    "rpo_forward": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0, "distance": "forward_kl"},
+    "rpo_squared": {"method": "rpo", "beta": 0.5, "reward_scale": 2.0, "distance": "squared"},
+    "distilled_dpo": {"method": "distilled_dpo", "beta": 0.5, "reward_scale": 2.0},
+    "mmpo": {"method": "mmpo", "beta": 0.5, "reward_scale": 2.0},
+    "mmpo_linear": {"method": "mmpo", "beta": 0.5, "label": "linear"},
+    "scaled_dpo": {"method": "scaled_dpo", "beta": 0.5, "reward_scale": 3.0},
+    "madpo": {"method": "madpo", "beta": 0.5, "reward_scale": 2.0},
+    "hypo": {"method": "hypo", "beta": 0.5},
+    "infonca": {"method": "infonca", "beta": 0.5, "reward_scale": 2 * math.log(3)},
+    "reward_nca": {"method": "reward_nca", "beta": 0.5, "reward_scale": 2 * math.log(3)},
+    "plackett_luce": {"method": "plackett_luce", "beta": 0.5},
+    "qrpo": {"method": "qrpo", "beta": 1.0},
+    "ddo_rm": {"method": "ddo_rm", "eta": 0.5, "temperature": 0.5},
 }
 
 TAKE_THE_PRIOR = [
@@ -87,7 +103,8 @@ def with_prior(name: str) -> dict[str, Any]:
 def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> ScoredResponses:
     """l_w = -4 on 2 tokens, l_l = -6 on 4 tokens; rho_w = -5, rho_l = -4: so h_w = 1, h_l = -2; z0 = 0.5.
 
-    R is 0 and 1, and V 0.5 of both: so A = -0.5 and 0.5. The scores s are l, and the margin is 0.5.
+    R is 0 and 1, and V 0.5 of both: so A = -0.5 and 0.5. The scores s are l, and the margin is 0.5. Both
+    answer one prompt, and r is 0.75 and 0.25.
     """
     logps = torch.tensor([-4.0, -6.0], dtype=dtype, requires_grad=True)
     return ScoredResponses(
@@ -103,6 +120,8 @@ def one_pair(gap: float | None = None, dtype: torch.dtype = torch.float64) -> Sc
         values=torch.tensor([0.5, 0.5], dtype=torch.promote_types(dtype, torch.float32)),
         scores=logps,
         margins=torch.tensor([0.5], dtype=dtype),
+        prior_reward=torch.tensor([0.75, 0.25], dtype=dtype),
+        groups=torch.tensor([0, 0]),
     )
 
 
@@ -128,6 +147,8 @@ def random_pairs(pairs: int, seed: int = 0, dtype: torch.dtype = torch.float32) 
         auxiliary=torch.randn(2 * pairs, generator=generator, dtype=dtype),
         values=torch.randn(2 * pairs, generator=generator, dtype=dtype).requires_grad_(),
         margins=torch.rand(pairs, generator=generator, dtype=dtype),
+        prior_reward=torch.rand(2 * pairs, generator=generator, dtype=dtype),
+        groups=torch.arange(pairs).repeat(2),
     )
 
 
@@ -136,7 +157,7 @@ def run(settings: dict[str, Any], responses: ScoredResponses) -> tuple[Losses, T
     objective = build(settings)
     by_token = objective.needs & {"token_logps", "collisions"}
     losses = objective(with_tokens(responses) if by_token else responses)
-    total = losses.total(count_units(responses.lengths, responses.chosen))
+    total = losses.total(count_units(responses.lengths, responses.chosen, responses.groups))
     (gradient,) = torch.autograd.grad(total, responses.logps)
     return losses, total.detach(), gradient
 
@@ -166,6 +187,9 @@ DISCOPOP_SLOPE = (
 
 JS_LOST = 1 / (1 + math.sqrt(sigma(1) / sigma(-2)))
 """1 - sigma of 0.5 (log sigma(1) - log sigma(-2)), for f_dpo."""
+
+LOG_Z = math.log(math.e - 1)
+"""Of qrpo with beta 1."""
 
 # With gap g: dpo has m = 1 + 2 g, ipo means have m = 0.5 + 0.5 g, and so on; each row is (settings, gap,
 # loss by hand, gradient by hand for l_w and l_l).
@@ -370,6 +394,88 @@ BY_HAND = {
         0.8 * math.log1p(math.exp(-2.0)) + 0.2 * math.log1p(math.exp(2.0)),
         tuple(-(0.8 * sigma(-2.0) - 0.2 * sigma(2.0)) * side for side in (1, -1)),
     ),
+    "odpo": (VARIANTS["odpo"], 0.5, math.log1p(math.exp(-0.5)), (-0.5 * sigma(-0.5), 0.5 * sigma(-0.5))),
+    "odpo_log": (
+        VARIANTS["odpo_log"],
+        0.5,
+        math.log1p(2 * math.exp(-1.5)),
+        (-0.5 * sigma(math.log(2) - 1.5), 0.5 * sigma(math.log(2) - 1.5)),
+    ),
+    "rpo": (
+        VARIANTS["rpo"],
+        0.5,
+        sigma(1) * math.log(sigma(1) / sigma(1.5)) + sigma(-1) * math.log(sigma(-1) / sigma(-1.5)),
+        (0.5 * (sigma(1.5) - sigma(1)), -0.5 * (sigma(1.5) - sigma(1))),
+    ),
+    "rpo_forward": (
+        VARIANTS["rpo_forward"],
+        0.5,
+        sigma(1.5) * math.log(sigma(1.5) / sigma(1)) + sigma(-1.5) * math.log(sigma(-1.5) / sigma(-1)),
+        (0.25 * sigma(1.5) * sigma(-1.5), -0.25 * sigma(1.5) * sigma(-1.5)),
+    ),
+    "rpo_squared": (VARIANTS["rpo_squared"], 0.5, 0.25, (0.5, -0.5)),
+    "distilled_dpo": (VARIANTS["distilled_dpo"], 0.5, 0.25, (0.5, -0.5)),
+    "mmpo": (
+        VARIANTS["mmpo"],
+        0.5,
+        sigma(1) * math.log1p(math.exp(-1.5)) + sigma(-1) * math.log1p(math.exp(1.5)),
+        (0.5 * (sigma(1.5) - sigma(1)), -0.5 * (sigma(1.5) - sigma(1))),
+    ),
+    "mmpo_linear": (
+        VARIANTS["mmpo_linear"],
+        0.5,
+        0.75 * math.log1p(math.exp(-1.5)) + 0.25 * math.log1p(math.exp(1.5)),
+        (0.5 * (sigma(1.5) - 0.75), -0.5 * (sigma(1.5) - 0.75)),
+    ),
+    "scaled_dpo": (
+        VARIANTS["scaled_dpo"],
+        0.5,
+        1.5 * math.log1p(math.exp(-1.5)),
+        (-0.75 * sigma(-1.5), 0.75 * sigma(-1.5)),
+    ),
+    "madpo": (
+        VARIANTS["madpo"],
+        0.5,
+        sigma(0.5 + 1.5 / (1 + 2 / math.e)) / sigma(1) * math.log1p(math.exp(-1.5)),
+        (
+            -0.5 * sigma(0.5 + 1.5 / (1 + 2 / math.e)) / sigma(1) * sigma(-1.5),
+            0.5 * sigma(0.5 + 1.5 / (1 + 2 / math.e)) / sigma(1) * sigma(-1.5),
+        ),
+    ),
+    "hypo": (VARIANTS["hypo"], None, math.log1p(math.exp(-1)), (-0.5 * sigma(-1), 0.5 * sigma(-1))),
+    "infonca": (
+        VARIANTS["infonca"],
+        None,
+        0.75 * math.log1p(math.exp(-1.5)) + 0.25 * math.log1p(math.exp(1.5)),
+        (0.5 * (sigma(1.5) - 0.75), 0.5 * (sigma(-1.5) - 0.25)),
+    ),
+    "reward_nca": (
+        VARIANTS["reward_nca"],
+        None,
+        0.75 * math.log1p(math.exp(-0.5))
+        + 0.5 * math.log1p(math.exp(0.5))
+        + 0.25 * math.log1p(math.e)
+        + 0.5 * math.log1p(1 / math.e),
+        (-0.5 * (0.75 * sigma(-0.5) - 0.5 * sigma(0.5)), -0.5 * (0.25 * sigma(1) - 0.5 * sigma(-1))),
+    ),
+    "plackett_luce": (
+        VARIANTS["plackett_luce"],
+        None,
+        math.log1p(math.exp(-1.5)),
+        (-0.5 * sigma(-1.5), 0.5 * sigma(-1.5)),
+    ),
+    "qrpo": (
+        VARIANTS["qrpo"],
+        None,
+        (LOG_Z**2 + (2.5 - LOG_Z) ** 2) / 2,
+        (LOG_Z, LOG_Z - 2.5),
+    ),
+    "ddo_rm": (
+        VARIANTS["ddo_rm"],
+        None,
+        sigma(-0.5) * math.log1p(math.e) + sigma(0.5) * math.log1p(1 / math.e),
+        (sigma(-1) - sigma(-0.5), (sigma(1) - sigma(0.5)) / 2),
+    ),
 }
 
 
@@ -425,9 +531,20 @@ def test_value_and_gradient_by_hand(name: str) -> None:
     - likelihood of weight 0.5: 4 nats on 2 tokens add 1, and -0.5/2 to the first gradient.
     - robust, e 0.16: (0.84 -log sigma(u) - 0.16 -log sigma(-u)) / 0.68, slope
       -(0.84 sigma(-u) + 0.16 sigma(u)) / 0.68; u = 1.
+    - Rivals of the prior, beta 0.5 and delta 0.5: beta m = 1.5, and with s = 2 rewards differ by s delta = 1.
+      odpo: u = 1.5 - 1, and with the logarithm of 4 * 0.5 u = 1.5 - log 2. rpo: KL between sigma(1) and
+      sigma(1.5), whose slopes in the second are sigma(1.5) - sigma(1), and in the first 0.5 sigma'; squared
+      0.5^2. mmpo: p is sigma(1), or linear 0.75. scaled_dpo: 3 * 0.5 times dpo. madpo: odds 2 / e, so
+      c = 0.5 + 1.5 / (1 + 2 / e), and w = sigma(c) / sigma(1) times dpo. hypo: l_w - l_l = 2, and the
+      reference's -1 counts as 0, so u = 1.
+    - Groups: r of 0.75 and 0.25 times 2 log 3 differ by log 3, so p = 3/4 and 1/4; beta h = 0.5 and -1.
+      plackett_luce is dpo. qrpo, log Z = log(e - 1): q = 1 and 0.5, residuals 1 - log Z - 1 and
+      0.5 - log Z + 2. ddo_rm: lbar / T = -4 and -3 differ by -1, and with eta r / T by -0.5; the slopes
+      (p - q) / T go to 2 and 4 tokens.
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]
-    prior = {} if gap is None else {"prior": "reward_gap"}
+    takes_prior = gap is not None and "reward_gap" in METHODS[settings["method"]].priors
+    prior = {"prior": "reward_gap"} if takes_prior else {}
     _, loss, gradient = run({**settings, **prior}, one_pair(gap))
     assert loss.item() == pytest.approx(expected_loss, abs=1e-10)
     assert gradient.tolist() == pytest.approx(expected_gradient, abs=1e-10)
@@ -541,6 +658,8 @@ def test_finite_at_extremes(
             divergence=torch.tensor(divergence),
             auxiliary=torch.tensor(rewards),
             values=torch.tensor([0.5, -0.5]),
+            prior_reward=torch.tensor([gap, 0.5]),
+            groups=torch.tensor([0, 0]),
         )
         losses, total, gradient = run(with_prior(name), responses)
         assert total.isfinite()
@@ -583,6 +702,7 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
     assert responses.values is not None
     assert responses.logps is not None
     assert responses.margins is not None
+    assert responses.prior_reward is not None
     return ScoredResponses(
         logps=responses.logps[rows],
         scores=responses.logps[rows],
@@ -596,6 +716,8 @@ def take_pairs(responses: ScoredResponses, pairs: Tensor) -> ScoredResponses:
         divergence=responses.divergence,
         auxiliary=responses.auxiliary[rows],
         values=responses.values[rows],
+        prior_reward=responses.prior_reward[rows],
+        groups=torch.arange(len(pairs)).repeat(2),
     )
 
 
@@ -604,9 +726,9 @@ def test_split_totals_add_up(name: str) -> None:
     """Micro-batches divided by the whole batch's counts add up to its total, tokens included."""
     objective = build(with_prior(name))
     whole = with_tokens(random_pairs(9, dtype=torch.float64))
-    counts = count_units(whole.lengths, whole.chosen)
+    counts = count_units(whole.lengths, whole.chosen, whole.groups)
     parts = [take_pairs(whole, pairs) for pairs in (torch.arange(2), torch.arange(2, 8), torch.tensor([8]))]
-    part_counts = [count_units(part.lengths, part.chosen) for part in parts]
+    part_counts = [count_units(part.lengths, part.chosen, part.groups) for part in parts]
     assert {unit: sum(c[unit] for c in part_counts) for unit in counts} == counts
     split = sum(objective(with_tokens(part)).total(counts) for part in parts)
     torch.testing.assert_close(split, objective(whole).total(counts), rtol=1e-12, atol=0)
@@ -651,7 +773,7 @@ def test_one_response_may_be_in_many_pairs() -> None:
     }
     for settings in VARIANTS.values():
         _, twice, _ = run(settings, responses)
-        _, once, _ = run(settings, one_pair())
+        _, once, _ = run(settings, one_pair(gap=1.0))
         torch.testing.assert_close(twice, once)
 
 
@@ -715,6 +837,8 @@ def test_metrics_by_hand(name: str) -> None:
         "prior/gap": 0.25,
         "loss/preference": losses.terms["preference"].values.item(),
     }
+    if "reference" in build(VARIANTS[name]).needs:
+        expected |= {"displacement/chosen": 0.0, "displacement/both": 0.0}
     if "likelihood_weight" in VARIANTS[name] or name == "orpo":
         expected["loss/chosen_likelihood"] = 4.0 if name == "cpo_sums" else 2.0
     assert losses.metrics.keys() == expected.keys()
@@ -722,6 +846,21 @@ def test_metrics_by_hand(name: str) -> None:
         assert values.dtype == torch.float32
         assert not values.requires_grad
         assert values.tolist() == pytest.approx([expected[metric]], rel=1e-6), metric
+
+
+def test_displacement_by_hand() -> None:
+    """Of pairs with h_w and h_l of (1, -2), (-1, -2) and (-1, 1), the chosen one fell in two, both in one.
+
+    The first margin grew by a likelier chosen response, the second by a rejected one that fell faster.
+    """
+    ratios = torch.tensor([1.0, -1.0, -1.0, -2.0, -2.0, 1.0])
+    pairs = replace(random_pairs(3), logps=ratios - 10, reference_logps=torch.full((6,), -10.0))
+    metrics = build({"method": "dpo"})(pairs).metrics
+    assert metrics["displacement/chosen"].tolist() == [0.0, 1.0, 1.0]
+    assert metrics["displacement/both"].tolist() == [0.0, 1.0, 0.0]
+    rounded = replace(pairs, logps=torch.full((6,), -10.001))
+    assert build({"method": "dpo"})(rounded).metrics["displacement/chosen"].tolist() == [0.0, 0.0, 0.0]
+    assert "displacement/chosen" not in build({"method": "simpo"})(pairs).metrics
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -766,6 +905,9 @@ def test_float32_keeps_its_digits(name: str, labels: bool) -> None:
             auxiliary=torch.tensor([0.0, 1.0], dtype=dtype).repeat(count),
             values=torch.full((2 * count,), 0.25, dtype=dtype),
             margins=torch.zeros(count, dtype=dtype),
+            prior_gap=torch.full((count,), 0.5, dtype=dtype),
+            prior_reward=torch.tensor([0.75, 0.25], dtype=dtype).repeat_interleave(count),
+            groups=torch.arange(count).repeat(2),
         )
         losses = build(settings)(with_tokens(responses))
         values = torch.cat([term.weight * term.values for term in losses.terms.values()])
@@ -778,7 +920,7 @@ def test_float32_keeps_its_digits(name: str, labels: bool) -> None:
 def test_float64_stays_float64() -> None:
     """Double inputs are computed in double."""
     for settings in VARIANTS.values():
-        losses = build(settings)(with_tokens(one_pair()))
+        losses = build(settings)(with_tokens(one_pair(gap=0.5)))
         assert {term.values.dtype for term in losses.terms.values()} == {torch.float64}
 
 

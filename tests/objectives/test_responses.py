@@ -26,6 +26,8 @@ def one_pair(**changes: Any) -> ScoredResponses:
         "scores": torch.tensor([1.0, -1.0]),
         "margins": torch.tensor([0.5]),
         "weights": torch.tensor([1.0]),
+        "prior_reward": torch.tensor([0.75, 0.25]),
+        "groups": torch.tensor([0, 0]),
     }
     return ScoredResponses(**{**fields, **changes})
 
@@ -60,6 +62,15 @@ def one_pair(**changes: Any) -> ScoredResponses:
         ("prior_gap", torch.tensor([1.5]), r"prior_gap\[0\] = 1.5 must be a gap in \[0, 1\]"),
         ("prior_gap", torch.tensor([-0.5]), r"must be a gap in \[0, 1\]"),
         ("prior_gap", torch.tensor([torch.nan]), r"must be a gap in \[0, 1\]"),
+        ("prior_reward", torch.tensor([0.5, 1.5]), r"prior_reward\[1\] = 1.5 must be a reward in \[0, 1\]"),
+        ("groups", torch.tensor([0]), "one number for each response"),
+        ("groups", torch.tensor([0.0, 0.0]), "torch.int64"),
+        (
+            "groups",
+            torch.tensor([0, 2]),
+            r"groups\[1\] = 2 must be a prompt's number from 0 to 1",
+        ),
+        ("groups", torch.tensor([-1, 0]), r"groups\[0\] = -1 must be a prompt's number"),
         ("divergence", torch.tensor(-1.0), "divergence = -1 must be an estimate >= 0"),
         ("weights", torch.tensor([1.0, 1.0]), r"\(2,\), and must have \(1,\): give one number for each pair"),
         ("weights", torch.tensor([-0.5]), r"weights\[0\] = -0.5 must be a finite number >= 0"),

@@ -29,6 +29,9 @@ def responses(router_loss: float, lengths: list[int]) -> ScoredResponses:
         auxiliary=torch.zeros(len(lengths)),
         values=torch.zeros(len(lengths)),
         scores=logps,
+        prior_gap=torch.ones(len(pairs)),
+        prior_reward=torch.ones(len(lengths)),
+        groups=pairs.repeat_interleave(2),
     )
     return with_tokens(scored)
 
@@ -37,7 +40,7 @@ def responses(router_loss: float, lengths: list[int]) -> ScoredResponses:
 def test_the_term_is_weight_times_loss(method: str) -> None:
     """0.5 * 1.5 = 0.75 is added to any method's loss, and 0.5 is the gradient of the routers' loss."""
     batch = responses(1.5, [2, 4, 3, 1])
-    counts = count_units(batch.lengths, batch.chosen)
+    counts = count_units(batch.lengths, batch.chosen, batch.groups)
     with_router = build({"method": method, "router_loss_weight": 0.5})(batch)
     without = build({"method": method})(batch)
     total = with_router.total(counts)

@@ -51,6 +51,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "ld_dpo": {"objective": {"method": "ld_dpo", "prior": "reward_gap"}},
     "wpo": {"objective": {"method": "wpo"}},
     "token_prior": {"objective": {"method": "dpo", "prior": "token_reward_gap", "credit_temperature": 0.1}},
+    # A mean over prompts, each of which is compared with itself.
+    "groups": {"objective": {"method": "infonca"}},
     "auxiliary": {
         "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}},
         "rewards": {"lexical_diversity": {"weight": 2}, "length": {"target": [4, 8], "weight": 0.1}},
@@ -212,8 +214,9 @@ def on_two_processes(config: dict[str, Any], output: Path, launch: Callable[[lis
         ("auxiliary", {"tokens_per_step": 300, "tokens_per_row": 120}),
         ("token_prior", {"tokens_per_step": 300, "tokens_per_row": 120}),
         pytest.param("wpo", None, marks=pytest.mark.slow),
+        ("groups", {"tokens_per_step": 300, "tokens_per_row": 120}),
     ],
-    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary", "token_prior", "wpo"],
+    ids=["cpo-groups", "cpo-tokens", "kto", "auxiliary", "token_prior", "wpo", "groups"],
 )
 def test_two_processes_equal_one(
     name: str,

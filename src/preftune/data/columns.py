@@ -219,7 +219,7 @@ def _detect(found: Sequence[str], asked: Asked, peek: Peek) -> Columns:
 
 def _joined(layout: Columns, asked: Asked) -> Columns:
     """The layout, whose rows of one response are joined by prompt only where pairs are made of them."""
-    is_joined = not layout.by_prompt or asked.needs_pairs or asked.needs_labels
+    is_joined = not layout.by_prompt or asked.needs_pairs or asked.needs_labels or asked.needs_prior
     return layout if is_joined else replace(layout, shape="labelled", by_prompt=False)
 
 

@@ -23,6 +23,7 @@ class Response:
         score: a raw number on any scale.
         label: whether it is desirable, where that is known of it alone (KTO).
         auxiliary: auxiliary reward R, once the rewards are computed.
+        prior_reward: r in [0, 1], once the score is calibrated, where the objective needs it.
         trained: whether each of its messages is trained; None trains the model's own turns.
     """
 
@@ -30,6 +31,7 @@ class Response:
     score: float | None = None
     label: bool | None = None
     auxiliary: float | None = None
+    prior_reward: float | None = None
     trained: tuple[bool, ...] | None = None
 
 

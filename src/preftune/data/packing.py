@@ -44,7 +44,7 @@ class PackedBatch:
         chosen: each pair's preferred response, as an index into the batch's responses.
         rejected: the other one.
         numbers: what `preftune.objectives.NUMBERS` names, of each response, pair or trained token, where
-            every group has it.
+            every group has it; `groups` says which responses share a prompt.
         mismatched: the groups' prompts with responses to other ones, where every group has some.
     """
 
@@ -73,7 +73,7 @@ class PackedBatch:
 
 
 def pack(groups: Sequence[TokenizedGroup]) -> PackedBatch:
-    """Lay groups out in one row, each prompt once.
+    """Lay groups out in one row, each prompt once; a group stays whole.
 
     Responses that nothing is learned from are left out (`TokenizedGroup.packed`).
     """
@@ -135,7 +135,8 @@ def _join_numbers(groups: Sequence[TokenizedGroup]) -> dict[str, Shaped[Tensor, 
         {name: values[group.packed] for name, values in group.per_response.items()}
         | {name: np.concatenate([rows[i] for i in group.packed]) for name, rows in group.per_token.items()}
         | group.per_pair
-        for group in groups
+        | {"groups": np.full(len(group.packed), place)}
+        for place, group in enumerate(groups)
     ]
     return {
         name: torch.from_numpy(np.concatenate([each[name] for each in found]))

@@ -139,12 +139,7 @@ def _from_json(line: bytes, row: int) -> Group:
     prompt, responses, pairs, columns, own, tools = json.loads(line)
     return Group(
         as_text(prompt),
-        tuple(
-            Response(
-                as_text(content), *(tuple(value) if isinstance(value, list) else value for value in more)
-            )
-            for content, *more in responses
-        ),
+        tuple(Response(as_text(content), *_from_lists(more)) for content, *more in responses),
         tuple(Pair(*pair) for pair in pairs),
         row,
         columns,

@@ -37,6 +37,13 @@ from preftune.objectives.auxiliary import (
 from preftune.objectives.conditional import ConditionalLikelihood
 from preftune.objectives.credit import TokenCredit, reweighted, token_rows
 from preftune.objectives.divergences import DIVERGENCES, DivergenceScore
+from preftune.objectives.groups import (
+    ContrastAmongResponses,
+    ContrastWithReference,
+    DecisionDistillation,
+    QuantileRegression,
+    RankLikelihood,
+)
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, OfPairs, published
@@ -76,6 +83,17 @@ from preftune.objectives.responses import (
     Unit,
     count_units,
 )
+from preftune.objectives.reward_gaps import (
+    BernoulliKL,
+    ClippedReference,
+    GapLink,
+    GapMargin,
+    OffsetByGap,
+    SoftLabel,
+    SquaredGap,
+    WeightedByGap,
+    WeightedByMargin,
+)
 from preftune.objectives.router import RouterBalance
 from preftune.objectives.scores import (
     Score,
@@ -99,14 +117,21 @@ __all__ = [
     "Anchor",
     "Anchored",
     "Auxiliary",
+    "BernoulliKL",
     "BinaryClassifier",
     "BothDown",
     "Centring",
     "ChosenLikelihood",
     "ChosenLoss",
+    "ClippedReference",
     "ClippedSurrogate",
     "ConditionalLikelihood",
+    "ContrastAmongResponses",
+    "ContrastWithReference",
+    "DecisionDistillation",
     "DivergenceScore",
+    "GapLink",
+    "GapMargin",
     "Hinge",
     "LabelBalance",
     "LeftoverLikelihood",
@@ -127,11 +152,14 @@ __all__ = [
     "Objective",
     "OddsRatio",
     "OfPairs",
+    "OffsetByGap",
     "Option",
     "Part",
     "PredictedFactors",
     "Prior",
     "ProspectUtility",
+    "QuantileRegression",
+    "RankLikelihood",
     "ReverseKL",
     "RewardMargin",
     "RewardRegression",
@@ -140,14 +168,18 @@ __all__ = [
     "ScoredResponses",
     "SelfPlay",
     "Settings",
+    "SoftLabel",
     "SoftValueRegression",
     "Square",
+    "SquaredGap",
     "Standardization",
     "Term",
     "TokenCredit",
     "Unit",
     "UpAndDown",
     "ValueRegression",
+    "WeightedByGap",
+    "WeightedByMargin",
     "build",
     "count_units",
     "importance_ratio",

@@ -25,6 +25,13 @@ _NAMES_ELSEWHERE = {
     "reward": "bradley_terry",
     "reward_model": "bradley_terry",
     "conditional_sft": "csft",
+    "rebel": "distilled_dpo",
+    "rpo_bwd_kl": "rpo",
+    "rpo_fwd_kl": "rpo",
+    "rpo_sq": "rpo",
+    "scale": "scaled_dpo",
+    "hybrid_dpo": "hypo",
+    "listnet": "infonca",
 }
 """What other libraries and papers call things, by our names."""
 

@@ -76,7 +76,7 @@ def _example(needs: frozenset[Need]) -> ScoredResponses:
     for name in given - {"chosen"}:
         number = FIELDS[name]
         values = torch.full(sizes[number.per], 0.5)
-        numbers[name] = values > 0 if number.dtype == "bool" else values
+        numbers[name] = values > 0 if number.dtype == "bool" else values.to(getattr(torch, number.dtype))
     indices = {"chosen": torch.tensor([0]), "rejected": torch.tensor([1])}
     return ScoredResponses(lengths=torch.tensor([1, 1]), **indices, **numbers)
 

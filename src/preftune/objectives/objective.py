@@ -15,7 +15,7 @@ from preftune.objectives.mixing import MixSettings, methods_of, mixed_parts, res
 from preftune.objectives.naming import SETTINGS_ELSEWHERE, method_named, one_named
 from preftune.objectives.needs import check_part
 from preftune.objectives.options import Value, options_of, resolve_options
-from preftune.objectives.parts import MixedPart, Part
+from preftune.objectives.parts import MixedPart, Part, displacement
 from preftune.objectives.priors import PRIORS
 from preftune.objectives.responses import NEEDS, UNITS_OF_PAIRS, Losses, Need, ScoredResponses, Term
 from preftune.objectives.scores import log_likelihood
@@ -80,6 +80,8 @@ class Objective:
                 "logps/chosen": logps[responses.chosen],
                 "logps/rejected": logps[responses.rejected],
             }
+        if "reference" in self.needs:
+            metrics |= displacement(responses)
         terms = {}
         for part in self.parts:
             terms[part.name], explained = _weighted(part, *part(responses), responses.weights)
@@ -232,7 +234,7 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
 
 def methods_without_pairs() -> list[str]:
     """Names of the methods that learn from single responses."""
-    return [name for name in METHODS if "pairs" not in build({"method": name}).needs]
+    return [name for name in METHODS if build({"method": name}).needs.isdisjoint({"pairs", "groups"})]
 
 
 def _weighted(

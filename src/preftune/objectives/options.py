@@ -47,6 +47,9 @@ NOT_NEGATIVE = Constraint(
 BELOW_HALF = Constraint(
     "a number >= 0 and < 0.5", lambda value: is_finite_number(value) and 0 <= cast(float, value) < 0.5
 )
+AT_LEAST_ONE = Constraint(
+    "a finite number >= 1", lambda value: is_finite_number(value) and cast(float, value) >= 1
+)
 SWITCH = Constraint("true or false", lambda value: isinstance(value, bool))
 
 

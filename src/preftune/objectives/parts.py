@@ -12,13 +12,16 @@ from preftune.objectives.links import Link
 from preftune.objectives.needs import needs_of
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Need, ScoredResponses, Term, Unit
-from preftune.objectives.scores import Score, log_likelihood, mean_log_likelihood, reward_score
+from preftune.objectives.scores import Score, log_likelihood, log_ratio, mean_log_likelihood, reward_score
 
 Reduction = Literal["token_mean", "sum"]
 """Over what a likelihood is averaged: all chosen tokens of the batch, or its pairs."""
 
 Shift = Callable[[ScoredResponses], Float[Tensor, "pairs"]]
 """One number per pair, in units of the score."""
+
+LEAST_FALL = 0.01
+"""Nats, 1% of the probability: policy and reference that are equal differ by rounding."""
 
 _UNIT_OF: dict[Reduction, Unit] = {"token_mean": "chosen_tokens", "sum": "pairs"}
 
@@ -48,6 +51,17 @@ def pair_rewards(reward: Float[Tensor, "responses"], responses: ScoredResponses)
         "rewards/margins": chosen - rejected,
         "rewards/accuracies": chosen > rejected,
     }
+
+
+def displacement(responses: ScoredResponses) -> dict[str, Tensor]:
+    """Metrics of what training did to a pair so far: whether log pi is under the reference's by LEAST_FALL.
+
+    A margin also grows where both fall and the rejected response falls faster. The chosen one's probability
+    then goes to responses that nobody asked for (likelihood displacement, arXiv 2410.08847; squeezing).
+    """
+    fell = log_ratio(responses) < -LEAST_FALL
+    chosen, rejected = fell[responses.chosen], fell[responses.rejected]
+    return {"displacement/chosen": chosen, "displacement/both": chosen & rejected}
 
 
 @dataclass(frozen=True)

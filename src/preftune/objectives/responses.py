@@ -75,6 +75,8 @@ class ScoredResponses:
         collision_logps: log sum_v pi_theta(v)^2 over the vocabulary, summed over response tokens, in nats and
             without gradient: what log pi_theta of a sampled token is around (WPO, arXiv 2406.11827).
         weights: what each pair's losses are multiplied by, >= 0; None weighs all pairs alike.
+        prior_reward: r of each response in [0, 1] (the prior's, before it is a gap).
+        groups: number of each response's prompt in the batch: 0, 1, ... without one left out.
 
     Raises:
         ValueError: a field has a shape, a dtype or a value that does not fit.
@@ -121,6 +123,13 @@ class ScoredResponses:
     )
     weights: Float[Tensor, "pairs"] | None = field(
         default=None, metadata=_is("pair", "float32", of="weight", is_given=True)
+    )
+    prior_reward: Float[Tensor, "responses"] | None = field(
+        default=None,
+        metadata=_is("response", "float32", "prior_reward", of="prior_reward", teaches=True, is_given=True),
+    )
+    groups: Int[Tensor, "responses"] | None = field(
+        default=None, metadata=_is("response", "int64", "groups", is_given=True)
     )
 
     # Tests check every annotation at run time; here they must meet the messages that people meet.
@@ -188,6 +197,12 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
         wrong, rule = ~((value >= 0) & (value <= 1)), "a gap in [0, 1]: calibrate the data's scores"
     elif field == "weights":
         wrong, rule = ~(value.isfinite() & (value >= 0)), "a finite number >= 0"
+    elif field == "prior_reward":
+        wrong, rule = ~((value >= 0) & (value <= 1)), "a reward in [0, 1]: calibrate the data's scores"
+    elif field == "groups":
+        # The last number tells how many prompts there are.
+        last = len(set(value.tolist())) - 1
+        wrong, rule = (value < 0) | (value > last), f"a prompt's number from 0 to {last}: number them so"
     elif field == "divergence":
         wrong, rule = value < 0, "an estimate >= 0: clamp it at 0"
     else:
@@ -197,21 +212,32 @@ def _check_values(field: str, value: Tensor, count: int) -> None:
         raise ValueError(f"{field}{place} = {value[wrong][0].item():g} must be {rule}")
 
 
-Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens"]
+Unit = Literal["pairs", "chosen_tokens", "responses", "response_tokens", "prompts"]
 """What a term's mean is taken over."""
 
 UNITS_OF_PAIRS: frozenset[Unit] = frozenset({"pairs", "chosen_tokens"})
 """Those of terms that have a value per pair, which the pair's weight multiplies."""
 
 
-def count_units(lengths: Int[Tensor, "responses"], chosen: Int[Tensor, "pairs"]) -> dict[Unit, Tensor]:
-    """Number of items of every unit, as scalar tensors; they add up over micro-batches and processes."""
-    return {
+def count_units(
+    lengths: Int[Tensor, "responses"],
+    chosen: Int[Tensor, "pairs"],
+    groups: Int[Tensor, "responses"] | None = None,
+) -> dict[Unit, Tensor]:
+    """Number of items of every unit, as scalar tensors; they add up over micro-batches and processes.
+
+    Args:
+        lengths: tokens of each response.
+        chosen: of each pair.
+        groups: the number of each response's prompt; without it prompts are not counted.
+    """
+    counts: dict[Unit, Tensor] = {
         "pairs": torch.full((), len(chosen), device=lengths.device),
         "chosen_tokens": lengths[chosen].sum(),
         "responses": torch.full((), len(lengths), device=lengths.device),
         "response_tokens": lengths.sum(),
     }
+    return counts if groups is None else {**counts, "prompts": groups.max() + 1}
 
 
 @dataclass(frozen=True)
@@ -241,7 +267,16 @@ class Losses:
 
         Pass `count_units` of this batch for its own mean, or the sums over a whole accumulated,
         distributed batch: the micro-batches' totals then add up to the mean over all of it.
+
+        Raises:
+            ValueError: a term's unit was not counted.
         """
+        missing = {term.unit for term in self.terms.values()} - counts.keys()
+        if missing:
+            raise ValueError(
+                f"counts has no {', '.join(sorted(missing))}, which a term is averaged over: give "
+                "count_units the groups of the responses"
+            )
         return torch.stack(
             [term.weight * term.values.sum() / counts[term.unit] for term in self.terms.values()]
         ).sum()

@@ -13,6 +13,7 @@ from preftune.rewards.calibration import (
     apply_prior,
     fit_calibration,
     with_margins,
+    with_prior_rewards,
 )
 from preftune.rewards.measures import MEASURES, Measure
 from preftune.rewards.measuring import MeasuredGroups, RewardReport, Spread, measure_groups
@@ -34,4 +35,5 @@ __all__ = [
     "fit_calibration",
     "measure_groups",
     "with_margins",
+    "with_prior_rewards",
 ]

@@ -175,14 +175,14 @@ class Calibration:
         function = kind_named(self.kind).reward
         if function is None:
             raise InputError(
-                f"calibration {self.kind!r} gives a value only to pairs: use another one for a single "
-                "response"
+                f"calibration {self.kind!r} gives a value only to pairs, and a single response needs one: "
+                "use 'sigmoid', 'minmax', 'quantile' or 'identity'"
             )
         if response.score is None:
             raise InputError(
                 f"row {row}: a response has no score, and calibration {self.kind!r} needs one for both "
-                "responses of a pair: add the scores, remove the row, or use 'bradley_terry' if the data has "
-                "margins"
+                "responses of a pair, and for all where a method learns from groups: add the scores, remove "
+                "the row, or use 'bradley_terry' if the data has pairs with margins"
             )
         reward = function(_finite(response.score, "score", row), self.temperature, self.fitted)
         if not 0 <= reward <= 1:
@@ -341,6 +341,22 @@ def apply_prior(
     report = _report(gaps, negative_gap, negative, len(groups) - len(stored), against_labels)
     squeezed = _squeezed(groups, calibration, report.mean_gap)
     return stored, replace(report, warning=squeezed or report.warning)
+
+
+def with_prior_rewards(groups: Sequence[Group], calibration: Calibration) -> StoredGroups:
+    """Set every response's prior reward r in [0, 1].
+
+    Raises:
+        InputError: a score is missing or not usable, or the calibration gives a value only to pairs.
+    """
+
+    def rewarded(group: Group) -> tuple[Response, ...]:
+        return tuple(
+            replace(response, prior_reward=calibration.reward(response, group.row))
+            for response in group.responses
+        )
+
+    return StoredGroups(replace(group, responses=rewarded(group)) for group in groups)
 
 
 def with_margins(groups: Sequence[Group]) -> StoredGroups:

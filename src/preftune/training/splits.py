@@ -45,6 +45,7 @@ from preftune.rewards import (
     fit_calibration,
     measure_groups,
     with_margins,
+    with_prior_rewards,
 )
 from preftune.training.configuration import (
     PriorSection,
@@ -193,7 +194,7 @@ class SplitReader:
             groups, prior, calibration = self._with_prior(loaded.groups, calibration)
         if prior:
             self._describe(prior)
-        elif self.config.prior != PriorSection():
+        elif calibration is None and self.config.prior != PriorSection():
             logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
         measured = None
         if self.rewards:
@@ -221,11 +222,14 @@ class SplitReader:
         """The groups with their gaps and margins, where the objective needs them."""
         prior, prior_config = None, self.config.prior
         groups = _weigh_all(groups)
-        if "prior_gap" in self.needs:
+        if not self.needs.isdisjoint({"prior_gap", "prior_reward"}):
             calibration = calibration or fit_calibration(
                 prior_config.calibration, prior_config.temperature, groups
             )
-            groups, prior = apply_prior(groups, calibration, prior_config.negative_gap)
+            if "prior_gap" in self.needs:
+                groups, prior = apply_prior(groups, calibration, prior_config.negative_gap)
+            if "prior_reward" in self.needs:
+                groups = with_prior_rewards(groups, calibration)
         if "margin" in self.needs:
             groups = with_margins(groups)
         return groups, prior, calibration
@@ -277,7 +281,7 @@ class SplitReader:
         """A split's groups, of one source or of a mixture."""
         data = self.config.data
         asked = Asked(
-            needs_prior=not self.needs.isdisjoint({"prior_gap", "margin"}),
+            needs_prior=not self.needs.isdisjoint({"prior_gap", "prior_reward", "margin"}),
             needs_pairs="pairs" in self.needs,
             needs_labels="labels" in self.needs,
             label_methods=objectives.methods_without_pairs(),

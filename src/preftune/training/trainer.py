@@ -130,7 +130,7 @@ class PackedTrainer(TrainerHooks):
             return steps, {}
         if is_sharded(self.model):
             steps = self._with_idle_rows(steps)
-        counts = [count_units(row.lengths, row.chosen) for row in rows]
+        counts = [count_units(row.lengths, row.chosen, row.numbers.get("groups")) for row in rows]
         units = list(counts[0])
         tokens = torch.tensor(sum(len(row.input_ids) for row in rows))
         local = torch.stack([tokens, *(torch.stack([c[unit] for c in counts]).sum() for unit in units)])
@@ -179,7 +179,7 @@ class PackedTrainer(TrainerHooks):
             loss = _nothing(responses)
             return (loss, responses) if return_outputs else loss
         losses = self.objective(responses)
-        own = count_units(responses.lengths, responses.chosen)
+        own = count_units(responses.lengths, responses.chosen, responses.groups)
         (self._train_tally if model.training else self._evaluation_tally).add(losses, own)
         # Gradients are averaged over processes afterwards, while the counts are sums over them.
         loss = losses.total(num_items_in_batch or own) * (
