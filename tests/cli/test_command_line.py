@@ -15,8 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from preftune.objectives import METHODS, PRIORS
 
-from ..forks import Forks
-
 CommandLine = Callable[..., tuple[int, str]]
 
 
@@ -84,19 +82,6 @@ def test_lora_run_saves_an_adapter_that_loads(
     base = adapted.unload()
     untouched = AutoModelForCausalLM.from_pretrained(tiny_model_dir).state_dict()
     assert all(torch.equal(weight, untouched[name]) for name, weight in base.state_dict().items())
-
-
-def test_dry_run_prints_the_run_and_writes_nothing(
-    config: dict[str, Any], forks: Forks, tmp_path: Path
-) -> None:
-    """The resolved configuration and the cost, and no run folder."""
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    done = forks.run(["preftune", "train", str(file), "--dry-run", "objective.beta=0.3"])
-    assert done.status == 0, done.errors
-    assert "beta: 0.3" in done.output
-    assert '"steps": 4' in done.output
-    assert not Path(config["output"]).exists()
 
 
 def test_train_lists_every_method_and_prior() -> None:

@@ -371,6 +371,36 @@ LAYOUTS: dict[str, Layout] = {
         lambda t: t.question,
         Asked(mapping={"prompt": "frage", "chosen": "gut", "rejected": "schlecht"}),
     ),
+    "system beside a prompt of messages": Layout(
+        lambda t: {
+            "prompt": [user(t.question)],
+            "system": t.system,
+            **both([assistant(t.good)], [assistant(t.bad)]),
+        },
+        with_system,
+    ),
+    "system beside whole conversations": Layout(
+        lambda t: {
+            "system": t.system,
+            **both([user(t.question), assistant(t.good)], [user(t.question), assistant(t.bad)]),
+        },
+        with_system,
+    ),
+    "system beside texts": Layout(
+        lambda t: {"prompt": t.question, "system": t.system, **both(t.good, t.bad)},
+        with_system,
+        Asked(mapping={"system": "system"}),
+    ),
+    "system beside texts, as text": Layout(
+        lambda t: {"prompt": t.question, "system": t.system, **both(t.good, t.bad)},
+        lambda t: f"{t.system}\n{t.question}",
+        Asked(mapping={"prompt": ["system", "prompt"]}),
+    ),
+    "system beside texts, left out": Layout(
+        lambda t: {"prompt": t.question, "system": t.system, **both(t.good, t.bad)},
+        lambda t: t.question,
+        Asked(mapping={"system": "unused"}),
+    ),
     "two columns mapped to the prompt": Layout(
         lambda t: {"frage": "Sag:", "mehr": t.question, **both(t.good, t.bad)},
         lambda t: f"Sag:\n{t.question}",
@@ -896,6 +926,49 @@ def sharegpt() -> Iterator[Case]:
         )
 
 
+def systems() -> Iterator[Case]:
+    """A system's text beside the plain shapes."""
+    said = chatml(("system", "Be brief."), ("user", Q))
+    spoken = Asked(mapping={"system": "how"})
+    scored = {"prompt": [user(Q)], "responses": [A, B], "scores": [2, 1]}
+    for row in (CHAT, scored):
+        yield Case(
+            f"beside {list(row)}", [row | {"system": "Be brief."}], prompt=said, trained=ANSWERED, chosen=0
+        )
+    own = CHAT | {"prompt": [message("system", "Be brief."), user(Q)]}
+    yield Case("its own again", [own | {"system": "Be brief."}], prompt=said, trained=ANSWERED, chosen=0)
+    yield Case(
+        "not its own",
+        [own | {"system": "Be kind."}],
+        error=r"rule prompt_mismatch .*\n  .*column `system`: 'Be kind\.': .*system message of its own",
+    )
+    neither = r"row 1: the column `system` has text, the prompt is plain text.*\[system, prompt\].*=unused"
+    for row in (PAIR, {"prompt": Q, "responses": [A, B], "scores": [2, 1]}, both(f"{Q}\n{A}", f"{Q}\n{B}")):
+        yield Case(
+            f"texts {list(row)}", [row | {"system": None}, row | {"system": "Be brief."}], error=neither
+        )
+    for blank in (None, "", " "):
+        yield Case(f"no text: {blank!r}", [PAIR | {"system": blank}], prompt=Q, trained=ANSWERED, chosen=0)
+        # Where it is asked for, all rows are conversations.
+        yield Case(f"no text, mapped: {blank!r}", [PAIR | {"how": blank}], spoken, ASKED, ANSWERED, chosen=0)
+    yield Case("mapped", [PAIR | {"how": "Be brief."}], spoken, said, ANSWERED, chosen=0)
+    yield Case("mapped, a layout", [SHAREGPT | {"how": "Be brief."}], spoken, said, ANSWERED, chosen=0)
+    yield Case(
+        "left out of a layout",
+        [SHAREGPT | {"system": "Be brief."}],
+        Asked(mapping={"system": "unused"}),
+        ASKED,
+        ANSWERED,
+        chosen=0,
+    )
+    yield Case(
+        "rows joined by prompt",
+        [{"prompt": Q, "response": A, "helpfulness": 4, "how": "Be brief."}],
+        spoken,
+        error=r"data\.columns\.system=how: rows with the same prompt are joined",
+    )
+
+
 def alpaca() -> Iterator[Case]:
     """Alpaca's odd rows."""
     earlier = [("user", "Hi"), ("assistant", "Hello!"), ("user", Q)]
@@ -996,7 +1069,7 @@ def weights_and_tools() -> Iterator[Case]:
                 f"weight {odd!r} at {place}",
                 [weighed(*weights)],
                 LABELS,
-                error=r"rule bad_weight .*\n  .*column `messages`: ",
+                error=r"rule bad_weight .*\n  .*row 0, column `messages`: .*in full .* or not at all",
             )
     for place in (0, 2):
         weights = [float(n in (1, 3, place)) for n in range(4)]
@@ -1166,6 +1239,7 @@ def odd_cases() -> Iterator[Case]:
         better_ids,
         roles,
         sharegpt,
+        systems,
         alpaca,
         weights_and_tools,
         mappings,

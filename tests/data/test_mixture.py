@@ -55,6 +55,21 @@ def test_a_mixture_depends_on_its_seed_alone() -> None:
     assert loaded.report.locate(loaded.groups[4].row).endswith("row 1")
 
 
+def test_a_source_that_is_joined_by_prompt_moves_no_other_sources_rows() -> None:
+    """Four rows become two groups under the numbers 0 and 2; the next source's rows begin at 4."""
+    helpful = [
+        {"prompt": prompt, "response": response, "helpfulness": helpfulness}
+        for prompt in ("one", "two")
+        for response, helpfulness in (("good", 4), ("bad", 1))
+    ]
+    loaded = load(MixtureSource("h", helpful), MixtureSource("a", rows("a", 2)))
+    assert [group.row for group in loaded.groups] == [0, 2, 4, 5]
+    places = [loaded.report.locate(group.row) for group in loaded.groups]
+    assert places == [f"the given rows row {row}" for row in (0, 2, 0, 1)]
+    assert loaded.report.rows == 4
+    assert loaded.report.sources["h"] == {"rows": 2, "groups": 2}
+
+
 def test_each_source_has_columns_of_its_own() -> None:
     """A mapping holds for its source; two sources of one name are refused."""
     other = [{"frage": "was nun?", "chosen": "gut", "rejected": "böse"}]

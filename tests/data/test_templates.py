@@ -227,6 +227,18 @@ def test_the_models_own_turns_are_trained(family: str, tokenizer_of: Any) -> Non
     assert "rain" in tokenizer.decode(group.responses[0][~group.trained[0]])  # type: ignore[index]
 
 
+@pytest.mark.parametrize("family", ["chatml", "llama3", "qwen2_5", "gemma3"])
+def test_a_turn_that_brings_its_end_along_has_it_once(family: str, tokenizer_of: Any) -> None:
+    """The data's own end and the template's are one, in a response of one message and in one of several."""
+    tokenizer = tokenizer_of(family)
+    end = str(tokenizer.eos_token)
+    several = [assistant(f"One.{end}"), user("More?"), assistant(f"Two.{end}")]
+    row = {"prompt": [user("Count.")], "chosen": several, "rejected": [assistant(f"No.{end}")]}
+    (group,) = tokenized([row], tokenizer)
+    assert trained_text(group, 0, tokenizer) == f"One.{end}Two.{end}"
+    assert tokenizer.decode(group.responses[1]) == f"No.{end}"
+
+
 @pytest.mark.parametrize("family", TOOLS)
 def test_real_conversations_with_tools_are_read(family: str, tokenizer_of: Any) -> None:
     """ShareGPT's function_call and observation turns, and tools as JSON text, under three families."""

@@ -114,6 +114,32 @@ def test_a_dropped_row_cannot_be_shown(config: dict[str, Any], tmp_path: Path) -
     assert example.place.endswith("row 1")
 
 
+def test_a_row_that_a_mixture_uses_twice_is_one_example(config: dict[str, Any], tmp_path: Path) -> None:
+    """Weight 2 makes two groups of each row; the row is shown once, and its cut is named once."""
+    rows = [pair("one", "a b c d e f", "c", 0.5, 0.4), pair("two", "a", "b", 0.5, 0.4)]
+    source = {"source": str(write_rows(tmp_path / "d.jsonl", rows)), "weight": 2}
+    found = preftune.inspect(config | {"data": {"train": [source], "max_length": 4}})
+    assert len(found.prepared.train.groups) == 4
+    assert [example.place.rpartition("/")[2] for example in found.examples] == [
+        "d.jsonl row 0",
+        "d.jsonl row 1",
+    ]
+    assert found.splits["train"].cut_rows == (0,)
+
+
+def test_a_look_reads_the_data_once(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split is loaded and rendered when the run is prepared, and its figures are of that."""
+    from preftune.training import splits
+
+    loaded, rendered = [], []
+    load, render = splits.load_groups, splits.whole_groups
+    monkeypatch.setattr(splits, "load_groups", lambda *a, **k: (loaded.append(a), load(*a, **k))[1])
+    monkeypatch.setattr(splits, "whole_groups", lambda *a, **k: (rendered.append(a), render(*a, **k))[1])
+    found = preftune.inspect(config, rows=1)
+    assert found.splits.keys() == {"train", "evaluation"}
+    assert len(loaded) == len(rendered) == 2
+
+
 @pytest.mark.parametrize(
     "objective", [{"method": "kto"}, {"method": "csft"}, {"method": "bradley_terry"}, {"method": "simpo"}]
 )

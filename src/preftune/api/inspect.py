@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from preftune.api.keywords import errors_name_keywords
-from preftune.api.train import Configuration, check
+from preftune.api.train import Configuration, prepare_run
 from preftune.report.inspection import write_inspection
 from preftune.training.inspection import Inspection, inspect_run
 
@@ -38,7 +38,7 @@ def inspect(
         InputError: something is wrong with the configuration or the data, no such row is trained on, or
             `measure` is set and the model is given as an object.
     """
-    prepared = check(config, overrides, progress=progress, **keywords)
+    prepared = prepare_run(config, overrides, keywords, progress=progress, keeps_whole=True)
     with errors_name_keywords() if keywords else nullcontext():
         found = inspect_run(prepared, rows, only, measure=measure)
     if page is not None:

@@ -71,9 +71,21 @@ def check(
     Returns:
         The run as it would be trained: its resolved `config` and `summary()`.
     """
+    return prepare_run(config, overrides, keywords, progress=progress)
+
+
+def prepare_run(
+    config: Configuration | None,
+    overrides: Sequence[str],
+    keywords: Mapping[str, Any],
+    *,
+    progress: bool,
+    keeps_whole: bool = False,
+) -> PreparedRun:
+    """`check`, which keeps the data as they were before their limits where a look at them follows."""
     resolved, given = resolve_run(config, overrides, keywords)
     with nullcontext() if keywords == {} else errors_name_keywords():
-        return prepare(resolved, progress, given=given)
+        return prepare(resolved, progress, given=given, keeps_whole=keeps_whole)
 
 
 def resolve_run(

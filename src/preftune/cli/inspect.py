@@ -1,6 +1,5 @@
 """`preftune inspect`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from preftune.data.examples import Example, TokenRun
     from preftune.report.inspection import InspectionTable
-
-STYLES = {"prompt": "", "trained": "green", "context": "", "cut": "red dim"}
-"""How tokens look on a terminal, by what becomes of them."""
-SPECIAL = "magenta"
 
 
 def inspect(
@@ -46,6 +40,7 @@ def inspect(
     from rich.console import Console
 
     import preftune
+    from preftune.cli.examples import print_example
     from preftune.report.inspection import inspection_tables
 
     found = preftune.inspect(
@@ -53,57 +48,11 @@ def inspect(
     )
     console = Console(highlight=False)
     for example in found.examples:
-        _print_example(console, example, tokens)
+        print_example(console, example, tokens=tokens)
     for table in inspection_tables(found):
         _print_table(console, table)
     if page is not None:
         console.print(f"Page: {page}", markup=False, soft_wrap=True)
-
-
-def _print_example(console: "Console", example: "Example", tokens: bool) -> None:
-    from rich.text import Text
-
-    from preftune.report.inspection import visible
-
-    console.print(Text(visible(example.place), style="bold underline"), overflow="fold")
-    _print_runs(console, example.prompt, tokens)
-    for response in example.responses:
-        trained, context, cut = (response.count(kind) for kind in ("trained", "context", "cut"))
-        figures = [f"{trained} tokens trained", *([f"{context} context"] * (context > 0))]
-        figures += [f"{cut} cut"] * (cut > 0)
-        console.print(Text(f"{response.title}: {', '.join(figures)}", style="bold"))
-        _print_runs(console, response.runs, tokens)
-    if example.left_out:
-        console.print(f"{example.left_out} more responses of this row are not trained on")
-    console.print()
-
-
-def _print_runs(console: "Console", runs: "Sequence[TokenRun]", tokens: bool) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from preftune.data.examples import MEANINGS
-    from preftune.report.inspection import visible
-
-    for run in runs:
-        console.print(Text(f"  {MEANINGS[run.kind]}, {len(run.tokens)} tokens", style="italic dim"))
-        if tokens:
-            _print_tokens(console, run)
-            continue
-        text = Text(overflow="fold")
-        for piece, is_special in run.pieces:
-            text.append(visible(piece), f"{STYLES[run.kind]} {SPECIAL if is_special else ''}".strip())
-        console.print(Padding(text, (0, 0, 0, 4), expand=False))
-
-
-def _print_tokens(console: "Console", run: "TokenRun") -> None:
-    """A line for each token: its id, its text, and whether it is trained."""
-    from rich.text import Text
-
-    for token in run.tokens:
-        style = SPECIAL if token.is_special else STYLES[run.kind]
-        line = Text(f"    {token.id:>7}  ").append(f"{token.text!r}".ljust(24), style)
-        console.print(line.append(f"  {'trained' if run.kind == 'trained' else run.kind}"), overflow="fold")
 
 
 def _print_table(console: "Console", table: "InspectionTable") -> None:

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from preftune.training.inspection import Inspection
 
 
 def _print_methods(wanted: bool) -> bool:
@@ -45,8 +48,11 @@ def train(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check everything, print the resolved run and its cost, train nothing."
+            "--dry-run", help="Check everything, say what would happen and show an example, train nothing."
         ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --dry-run: print configuration and counts as JSON.")
     ] = False,
     list_methods: Annotated[
         bool,
@@ -82,15 +88,47 @@ def train(
     import os
 
     import preftune
-    from preftune.training.configuration import dump_yaml
+    from preftune.errors import InputError
+    from preftune.training.run import check_folder
 
     is_main = os.environ.get("RANK", "0") == "0"
-    if dry_run:
+    if as_json:
+        if not dry_run:
+            raise InputError("--json is what --dry-run prints: add --dry-run, or read OUTPUT/summary.json")
         prepared = preftune.check(config, overrides or (), progress=is_main)
         if is_main:
-            typer.echo(dump_yaml(prepared.config.model_dump(mode="json")))
-            typer.echo(json.dumps(prepared.summary(), indent=2))
+            resolved = {"config": prepared.config.model_dump(mode="json"), **prepared.summary()}
+            typer.echo(json.dumps(resolved, indent=2))
+        return
+    if dry_run:
+        found = preftune.inspect(config, overrides or (), rows=1, progress=is_main)
+        if is_main:
+            _print_dry_run(found)
+        check_folder(found.prepared.config, resume=resume, overwrite=overwrite)
+        if is_main:
+            typer.echo("Ready. The same command without --dry-run trains.")
         return
     run = preftune.train(config, overrides or (), resume=resume, overwrite=overwrite, progress=is_main)
     if is_main:
         typer.echo(f"Done: {run.folder}/summary.json, {run.folder}/model")
+
+
+def _print_dry_run(found: "Inspection") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from preftune.cli.examples import print_example
+    from preftune.report.dry_run import dry_run_lines
+    from preftune.report.inspection import visible
+
+    console = Console(highlight=False)
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
+    for name, said in dry_run_lines(found):
+        lines.add_row(Text(visible(name), style="bold"), Text(visible(said)))
+    console.print(lines)
+    console.print()
+    for example in found.examples:
+        print_example(console, example, responses=2)

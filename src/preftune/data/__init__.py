@@ -15,6 +15,7 @@ from preftune.data.tokenization import (
     encode_prompt,
     end_tokens,
     fingerprint_groups,
+    limit_groups,
     tokenize_groups,
     whole_groups,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "fingerprint_groups",
     "fingerprint_rows",
     "hold_out",
+    "limit_groups",
     "load_groups",
     "load_mixture",
     "mismatched",

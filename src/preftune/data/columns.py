@@ -45,12 +45,15 @@ BETTER_COLUMNS = ("better_response_id", "safer_response_id", "better")
 
 MAPPED: tuple[str, ...] = (
     *("prompt", "chosen", "rejected", "responses", "scores", "completion", "label"),
-    *("score_chosen", "score_rejected", "margin", "better", "tools", "weight"),
+    *("score_chosen", "score_rejected", "margin", "better", "tools", "weight", "system"),
 )
 """Names that `data.columns` gives to columns of the source."""
 
 SHARED_BEGINNING = "shared_beginning"
 """In place of a prompt's column: the prompt is what chosen and rejected begin with."""
+
+UNUSED = "unused"
+"""In place of a system's column: its text is no part of the prompt."""
 
 PROMPT_NAMES = frozenset(
     {
@@ -102,7 +105,7 @@ def map_columns(row: Row, mapping: Mapping[str, str | Sequence[str]]) -> Row:
     renamed = {}
     for name, source in mapping.items():
         if isinstance(source, str):
-            renamed[name] = row.get(source)
+            renamed[name] = None if (name, source) == ("system", UNUSED) else row.get(source)
         else:
             renamed[name] = _joined_cells(name, [row.get(each) for each in source])
     return {**row, **renamed}
@@ -132,7 +135,7 @@ def check_mapping(mapping: Mapping[str, str | Sequence[str]], found: Sequence[st
                 f"data.columns.{name}={source}: there is no such name{suggest(name, list(MAPPED))}. "
                 f"Names: {', '.join(MAPPED)}."
             )
-        if name == "prompt" and source == SHARED_BEGINNING:
+        if (name, source) in (("prompt", SHARED_BEGINNING), ("system", UNUSED)):
             continue
         for each in [source] if isinstance(source, str) else source:
             if each not in found:
@@ -171,7 +174,17 @@ def detect_columns(found: Sequence[str], asked: Asked | None = None, peek: Peek 
             f"data.columns.weight={source}: a weight is of a row's pair, and nothing here is learned from "
             "pairs. Remove it, or choose a method that learns from pairs."
         )
-    return columns
+    if "system" not in found or "system" in columns.beside:
+        return columns
+    if columns.by_prompt:
+        if asked.mapping and "system" in asked.mapping:
+            raise InputError(
+                f"data.columns.system={asked.mapping['system']}: rows with the same prompt are joined here, "
+                f"and each has its own system message. Set data.columns.system={UNUSED}, or write it into "
+                "the prompt."
+            )
+        return columns
+    return replace(columns, system="system")
 
 
 def _detect(found: Sequence[str], asked: Asked, peek: Peek) -> Columns:
@@ -294,7 +307,8 @@ def _refuse_other_prompts(found: Sequence[str], used: set[str], peek: Peek) -> N
     if near := near_miss("prompt", found):
         raise InputError(f"No `prompt` column; found {near!r}: was it meant? Set data.columns.prompt={near}.")
     is_text = all(isinstance(value, str) and not value.startswith("\n\nHuman:") for value in peek("chosen"))
-    others = [name for name in found if name not in used]
+    # What a system says is asked for where it is read.
+    others = [name for name in found if name not in {*used, "system"}]
     could = [
         name
         for name in others

@@ -36,6 +36,7 @@ class Columns:
         label: the column that says whether the response of a labelled row is desirable.
         tools: the column of the tools' JSON schemas.
         weight: the column of the weight of the row's pair.
+        system: the column of the system's message, where no other field has it.
         beside: other columns of texts: what goes before the prompt, or says it again.
         rewrite: makes of a row one with these columns.
         by_prompt: every row has one response, and rows with the same prompt are a group.
@@ -50,6 +51,7 @@ class Columns:
     label: str | None = None
     tools: str | None = None
     weight: str | None = None
+    system: str | None = None
     beside: tuple[str, ...] = ()
     rewrite: Callable[[Row], Row] = _as_it_is
     by_prompt: bool = False
@@ -62,7 +64,7 @@ class Columns:
     @property
     def used(self) -> set[str]:
         """Every column that groups are built from."""
-        others = (self.preference, self.better, self.label, self.tools, self.weight)
+        others = (self.preference, self.better, self.label, self.tools, self.weight, self.system)
         return {*self.texts, *self.scores, *(name for name in others if name)}
 
     def describe(self, found: Collection[str], sources: Mapping[str, str]) -> str:
@@ -85,6 +87,7 @@ class Columns:
             "label": self.label,
             "tools": self.tools,
             "weight": self.weight,
+            "system": self.system,
         }
         return "; ".join(
             f"{name}: {value if isinstance(value, str) and name == 'prompt' else _listed(value, sources)}"
@@ -109,7 +112,7 @@ def _user(text: Any) -> Any:
     return [{"role": "user", "content": text}] if isinstance(text, str) else text
 
 
-def _text_beside(row: Row, column: str) -> str:
+def text_beside(row: Row, column: str) -> str:
     """Text that goes with the prompt; nothing where the cell is null or blank.
 
     Raises:
@@ -121,13 +124,13 @@ def _text_beside(row: Row, column: str) -> str:
     return value if value and value.strip() else ""
 
 
-def _after_system(row: Row, messages: Any) -> Any:
+def after_system(row: Row, messages: Any) -> Any:
     """The messages after the row's system message; what is no list stays for its rule.
 
     Raises:
         BadRow: the row's system is no text, or the messages begin with another one.
     """
-    system = _text_beside(row, "system")
+    system = text_beside(row, "system")
     if not system or not isinstance(messages, list):
         return messages
     first = messages[0] if messages and isinstance(messages[0], Mapping) else {}
@@ -153,7 +156,7 @@ def _each(items: Any, key: str) -> Any:
 
 def _asking(prompt: str) -> Callable[[Row], Row]:
     """The prompt's text as a user's message, after the row's system message."""
-    return lambda row: {**row, prompt: _after_system(row, _user(row.get(prompt)))}
+    return lambda row: {**row, prompt: after_system(row, _user(row.get(prompt)))}
 
 
 def _ultrafeedback(row: Row) -> Row:
@@ -191,8 +194,8 @@ def _alpaca(row: Row) -> Row:
     instruction = row.get("instruction")
     if not isinstance(instruction, str):
         raise BadRow("missing_field", "instruction", instruction, "it must be text")
-    asked = [text for text in (instruction, _text_beside(row, "input")) if text]
-    return {**row, "instruction": _after_system(row, [*_earlier(row), *_user("\n".join(asked))])}
+    asked = [text for text in (instruction, text_beside(row, "input")) if text]
+    return {**row, "instruction": after_system(row, [*_earlier(row), *_user("\n".join(asked))])}
 
 
 def _earlier(row: Row) -> list[dict[str, str]]:
@@ -228,7 +231,7 @@ def _with_system(conversation: str) -> Callable[[Row], Row]:
         messages = transcript(found) or found
         if not isinstance(messages, list):
             raise BadRow("missing_field", conversation, messages, "it must be a list of messages")
-        return {**row, conversation: _after_system(row, messages)}
+        return {**row, conversation: after_system(row, messages)}
 
     return rewrite
 

@@ -31,6 +31,7 @@ WEIGHT = "loss_weight"
 """Key of a message where the data says whether it is trained; responses keep it apart."""
 
 WEIGHTS = (WEIGHT, "weight")
+WHOLE = "a message is trained in full (weight 1) or not at all (weight 0): round the weight to one of the two"
 KEPT = ("tool_calls", "tool_call_id", "name", *REASONING)
 
 HALF = re.compile(r"[\ud800-\udfff]")
@@ -137,7 +138,7 @@ def split_weights(messages: Sequence[Message], column: str) -> tuple[tuple[Messa
     for message in messages:
         weight = message.get(WEIGHT, float(message["role"] == "assistant"))
         if weight not in (0, 1):
-            raise BadRow("bad_weight", column, weight)
+            raise BadRow("bad_weight", column, weight, WHOLE)
         if weight and message["role"] != "assistant":
             why = f"only the model's own messages are trained, and this one is of the {message['role']}"
             raise BadRow("bad_weight", column, weight, why)

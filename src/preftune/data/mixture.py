@@ -78,8 +78,10 @@ def load_mixture(
 
 
 def _joined(sources: Sequence[MixtureSource], loaded: Sequence[LoadedGroups], seed: int) -> LoadedGroups:
-    starts = np.cumsum([0, *(each.report.rows for each in loaded)]).tolist()
-    report = RowReport(_locate([each.report for each in loaded], starts), rows=starts[-1])
+    # Rows that were joined by prompt keep the numbers of their files, which a report counts once.
+    starts = np.cumsum([0, *(sum(rows for _, rows in each.sources) for each in loaded)]).tolist()
+    reports = [each.report for each in loaded]
+    report = RowReport(_locate(reports, starts), rows=sum(each.rows for each in reports))
     groups = StoredGroups(())
     for number, (source, each) in enumerate(zip(sources, loaded, strict=True)):
         report.dropped += each.report.dropped

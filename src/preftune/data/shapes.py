@@ -11,9 +11,16 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any
 
-from preftune.data.columns import SHARED_BEGINNING, Asked, check_mapping, detect_columns, map_columns
+from preftune.data.columns import (
+    SHARED_BEGINNING,
+    UNUSED,
+    Asked,
+    check_mapping,
+    detect_columns,
+    map_columns,
+)
 from preftune.data.groups import Group, Message, Pair, Response, Text, text_key
-from preftune.data.layouts import Columns
+from preftune.data.layouts import Columns, after_system, text_beside
 from preftune.data.messages import (
     CALLING_ROLES,
     ROLES,
@@ -30,6 +37,7 @@ from preftune.data.pairing import Pairing
 from preftune.data.rules import BadRow, RowReport, RowRules
 from preftune.data.sources import Row, Rows, read_rows
 from preftune.data.stored import StoredGroups
+from preftune.errors import InputError
 
 LABELS: dict[bool | int | float | str, bool] = {
     1: True,
@@ -45,8 +53,16 @@ LABELS: dict[bool | int | float | str, bool] = {
 
 OWN_ROLES = [name for name, role in ROLES.items() if role == "assistant" and name not in CALLING_ROLES]
 BY_CHANCE = "rows whose responses all begin with their prompt, left so: others of the first rows do not"
-MAPPED_TEXTS = ("prompt", "chosen", "rejected", "responses", "completion", "tools")
+MAPPED_TEXTS = ("prompt", "chosen", "rejected", "responses", "completion", "tools", "system")
 """Mapped names whose columns hold text, even where it looks like numbers."""
+
+SYSTEM_BESIDE_TEXT = (
+    "the column `system` has text, the prompt is plain text, and plain text has no system message. Set "
+    "data.columns.system=system, and prompts and responses become messages after a system message; or "
+    "data.columns.prompt='[system, prompt]', and the text stands before the prompt; or "
+    f"data.columns.system={UNUSED}, and it is left out. Elsewhere, rename or remove the column."
+)
+"""What may be meant, and how to say it."""
 
 PEEKED = 20
 """First rows in which a column is looked at, to see what it holds."""
@@ -111,9 +127,13 @@ def load_groups(
     report.require_rows(len(rows) - len(rows.unreadable))
     check_mapping(mapping, rows.columns)
     is_shared = mapping.pop("prompt", None) if mapping.get("prompt") == SHARED_BEGINNING else None
-    found = [name for name in rows.columns if not (is_shared and name == "prompt")]
+    left_out = {"prompt"} if is_shared else set()
+    taken = {each for name, every in sources.items() if name != "system" for each in every}
+    if mapping.get("system", "system" in taken and UNUSED) == UNUSED:
+        left_out.add("system")
+    found = [name for name in rows.columns if name not in left_out]
     columns = detect_columns(
-        list(dict.fromkeys([*found, *mapping])),
+        [name for name in dict.fromkeys([*found, *mapping]) if name not in left_out],
         asked,
         lambda name: (row.get(name) for row in islice(rows, PEEKED) if row.get(name) is not None),
     )
@@ -126,7 +146,12 @@ def load_groups(
         numbered = _join_by_prompt(_readable(rows, mapping), columns, counts)
         report.rows = len(counts) + len(rows.unreadable)
     build = _GroupBuilder(
-        columns, pairing or Pairing(), asked.needs_pairs or asked.needs_labels, habits, report.notes
+        columns,
+        pairing or Pairing(),
+        asked.needs_pairs or asked.needs_labels,
+        habits,
+        report.notes,
+        makes_chats="system" in mapping and columns.system is not None,
     )
     built = _build_groups(numbered, build, kept, rules, report)
     groups = StoredGroups(map(_label_pairs, built) if asked.needs_labels else built)
@@ -187,6 +212,8 @@ def _build_groups(
         except BadRow as bad:
             if report.settle(bad, number, rules) != "keep":
                 continue
+        except InputError as error:
+            raise InputError(f"{report.locate(number)}: {error}") from None
         if not kept:
             yield group
             continue
@@ -253,6 +280,7 @@ class _GroupBuilder:
     needs_pairs: bool
     habits: Habits = field(default_factory=Habits)
     notes: Counter[str] = field(default_factory=Counter)
+    makes_chats: bool = False
 
     def group(self, row: Row, number: int) -> Group:
         """The group of a row in one of the plain shapes."""
@@ -266,7 +294,23 @@ class _GroupBuilder:
             weight = row.get(self.columns.weight)
             group = replace(group, pairs=_weighted(group.pairs, weight, self.columns.weight))
         tools = as_tools(row.get(self.columns.tools), self.columns.tools) if self.columns.tools else ()
-        return replace(group, tools=tools) if tools else group
+        group = replace(group, tools=tools) if tools else group
+        return self._with_system(group, row) if self.columns.system else group
+
+    def _with_system(self, group: Group, row: Row) -> Group:
+        """The group whose conversation begins with the row's system message.
+
+        Raises:
+            InputError: the prompt is plain text, and nobody said what becomes of the system's text.
+        """
+        if isinstance(group.prompt, str):
+            if self.makes_chats:
+                group = _as_chat(group)
+            elif text_beside(row, "system"):
+                raise InputError(SYSTEM_BESIDE_TEXT)
+        if isinstance(group.prompt, str):
+            return group
+        return replace(group, prompt=tuple(after_system(row, list(group.prompt))))
 
     def _read_group(self, row: Row, number: int) -> Group:
         columns = self.columns
@@ -394,6 +438,18 @@ class _GroupBuilder:
 
     def _content(self, value: Any, column: str) -> Text:
         return as_content(value, column, self.notes, reads_json=column in self.habits.json_columns)
+
+
+def _as_chat(group: Group) -> Group:
+    """Text as a conversation: what the user asks, and what the model answers."""
+    responses = (
+        replace(response, content=(_message("assistant", response.content),))
+        if isinstance(response.content, str)
+        else response
+        for response in group.responses
+    )
+    prompt = (_message("user", str(group.prompt)),)
+    return replace(group, prompt=prompt, responses=tuple(responses))
 
 
 def _without_weights(messages: Sequence[Message]) -> tuple[Message, ...]:

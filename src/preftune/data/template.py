@@ -175,7 +175,7 @@ class ChatTemplate:
                     why = "the template writes this turn differently once others follow it"
                     raise BadRow("template_loses", "response", missing or turn["content"], why)
                 segments += [Segment(full[place : len(start)], is_trained=False)] * (len(start) > place)
-                segments.append(Segment(stop[len(start) :], is_trained=True))
+                segments.append(Segment(self._with_one_end(stop[len(start) :]), is_trained=True))
                 place = len(stop)
             before = (*before, turn)
         return segments
@@ -203,10 +203,13 @@ class ChatTemplate:
     def _cut_after_turn(self, text: str) -> str:
         """End the text with the tokens that close its turn; EOS where the template writes none."""
         end = self._closing(text)[1]
-        if not end:
-            return text + self._eos()
+        return self._with_one_end(text[:end]) if end else text + self._eos()
+
+    def _with_one_end(self, text: str) -> str:
+        """A turn that brought its end along, which the template writes too, with one; others as they are."""
+        if not (end := self._closing(text)[1]):
+            return text
         last = next(token for token in self._special if text.endswith(token, 0, end))
-        # A response that brought the end of its turn along has it once.
         while (before := text[: end - len(last)].rstrip()).endswith(last):
             end = len(before)
         return text[:end]

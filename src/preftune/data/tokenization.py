@@ -107,7 +107,6 @@ def tokenize_groups(
             group is left.
     """
     report, rules = report or RowReport(rows=len(groups)), rules or RowRules()
-    limit = _Limits(limits or LengthLimits(), rules, report, tokenizer.bos_token_id, needs_pairs)
     whole = whole_groups(
         groups,
         tokenizer,
@@ -118,6 +117,20 @@ def tokenize_groups(
         today=today,
         control=control,
     )
+    return limit_groups(whole, tokenizer, limits or LengthLimits(), rules, report, needs_pairs=needs_pairs)
+
+
+def limit_groups(
+    whole: Iterable[Sequence[TokenizedGroup]],
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    limits: LengthLimits,
+    rules: RowRules,
+    report: RowReport,
+    *,
+    needs_pairs: bool = False,
+) -> list[TokenizedGroup]:
+    """The second half of `tokenize_groups`: what is left of `whole_groups` within the limits."""
+    limit = _Limits(limits, rules, report, tokenizer.bos_token_id, needs_pairs)
     kept = with_mapped_tokens(group for parts in whole for group in limit.row(parts))
     report.require_no_errors()
     report.require_rows(len(kept))

@@ -11,11 +11,12 @@ from transformers.training_args import OptimizerNames
 
 from preftune.data.examples import MEANINGS
 from preftune.data.inspection import LEVELS
-from preftune.data.rules import PAST
+from preftune.data.rules import PAST, RowReport
 from preftune.measuring.formatting import format_number
 from preftune.report.rendering import render_page
 from preftune.rewards.calibration import PriorReport
 from preftune.storage.files import write_whole
+from preftune.training.alternatives import alternatives, seconds_of
 from preftune.training.footprint import MeasuredStep, seconds_of_run
 from preftune.training.inspection import Inspection, SplitFigures
 
@@ -87,6 +88,7 @@ def inspection_tables(found: Inspection) -> Iterator[InspectionTable]:
             yield _gaps(name, split.data.prior)
             yield _mean_gaps(name, split)
     yield _memory(found)
+    yield _alternatives(found)
 
 
 # --- data ---
@@ -98,14 +100,19 @@ def _sources(name: str, split: SplitFigures) -> InspectionTable:
     if more := split.sources[SHOWN_SOURCES:]:
         read, kept = sum(each.read for each in more), sum(each.kept for each in more)
         rows.append((f"{len(more)} more files", _count(read), _count(kept)))
-    rules = [
-        f"{rule}: {count:,} {_unit(rule, action)} {PAST[action]}"
-        for (rule, action), count in sorted(report.counts.items())
-    ]
+    rules = rules_applied(report)
     notes = [f"{note}: {count:,}" for note, count in report.notes.items()]
     return InspectionTable(
         f"Rows of {name}", ("source", "read", "kept"), tuple(rows), (*(rules or ["no rule applied"]), *notes)
     )
+
+
+def rules_applied(report: RowReport) -> list[str]:
+    """Each rule that was applied, and to how many rows or responses."""
+    return [
+        f"{rule}: {count:,} {_unit(rule, action)} {PAST[action]}"
+        for (rule, action), count in sorted(report.counts.items())
+    ]
 
 
 def _unit(rule: str, action: str) -> str:
@@ -194,11 +201,11 @@ def _memory(found: Inspection) -> InspectionTable:
     known = footprint.optimizer is not None
     trained = f"computed: {footprint.trained:,} of {footprint.parameters:,} weights are trained"
     rows = [
-        ("weights", _size(footprint.weights), "computed of the model's shapes"),
-        ("gradients", _size(footprint.gradients), trained),
+        ("weights", format_size(footprint.weights), "computed of the model's shapes"),
+        ("gradients", format_size(footprint.gradients), trained),
         (
             "optimizer state",
-            _size(footprint.optimizer) if footprint.optimizer is not None else "?",
+            format_size(footprint.optimizer) if footprint.optimizer is not None else "?",
             f"computed for {optimizer}" if known else f"not computed for {optimizer}",
         ),
     ]
@@ -206,13 +213,17 @@ def _memory(found: Inspection) -> InspectionTable:
         rows.append(("activations", "?", "not measured"))
     else:
         rows.append(
-            ("activations", _size(measured.activations), f"measured: a row of {measured.row_tokens:,} tokens")
+            (
+                "activations",
+                format_size(measured.activations),
+                f"measured: a row of {measured.row_tokens:,} tokens",
+            )
         )
     total = footprint.total + (measured.activations if measured else 0)
     whole = known and measured is not None
-    rows.append(("sum", f"{'' if whole else 'over '}{_size(total)}", f"on {footprint.device}"))
+    rows.append(("sum", f"{'' if whole else 'over '}{format_size(total)}", f"on {footprint.device}"))
     if footprint.available is not None:
-        rows.append(("memory of the device", _size(footprint.available), "all of it, not what is free"))
+        rows.append(("memory of the device", format_size(footprint.available), "all of it, not what is free"))
     if measured is not None:
         rows += _time(found, measured)
     return InspectionTable("Memory and time", ("what", "size", "how"), tuple(rows), _memory_notes(found))
@@ -238,19 +249,41 @@ def _memory_notes(found: Inspection) -> tuple[str, ...]:
         if found.measured.peak is None:
             notes.append("Activations are what a row's forward pass keeps for its backward pass.")
         else:
-            notes.append(
-                f"Peak of the allocator: {_size(found.measured.peak)}, of which activations are the rest."
-            )
+            peak = format_size(found.measured.peak)
+            notes.append(f"Peak of the allocator: {peak}, of which activations are the rest.")
     if found.prepared.config.fully_sharded:
         notes.append("fully_sharded=true: N processes share weights, gradients and optimizer state equally.")
     return tuple(notes)
+
+
+def _alternatives(found: Inspection) -> InspectionTable:
+    """The other ways to train, each an estimate."""
+    prepared, measured = found.prepared, found.measured
+    activations = measured.activations if measured else 0
+    rows = []
+    for way in alternatives(prepared):
+        states = way.gradients + (way.optimizer or 0)
+        whole = "" if measured and way.optimizer is not None else "over "
+        seconds = seconds_of(prepared, measured, way) if measured else None
+        time = "?" if seconds is None else f"{'over ' * way.is_least}{timedelta(seconds=round(seconds))}"
+        total = whole + format_size(way.total + activations)
+        rows.append((way.name, format_size(way.weights), format_size(states), total, time))
+    notes = [
+        "All are estimates for one device, of the model's shapes and the run's model_dtype.",
+        "QLoRA: matrices in 4 bits with their constants; its time leaves out dequantization.",
+        "FSDP2: a process's share, the largest layer gathered; its time leaves out communication.",
+    ]
+    if measured:
+        notes.append("Sums count the measured activations; times are the measured one, by operations.")
+    heads = ("way to train", "weights", "gradients, optimizer", "sum", "all steps")
+    return InspectionTable("Other ways to train, estimated", heads, tuple(rows), tuple(notes))
 
 
 def _count(number: int) -> str:
     return f"{number:,}"
 
 
-def _size(number: int) -> str:
+def format_size(number: int) -> str:
     """Bytes in the unit that leaves one to four digits before the point."""
     size = float(number)
     for unit in ("B", "KiB", "MiB"):

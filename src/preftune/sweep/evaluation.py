@@ -68,7 +68,7 @@ def read_held_out(
     rewards = _of_any_response(auxiliary_rewards(config.rewards, tokenizer))
     loaded = load_groups(
         config.data.evaluation,
-        asked=Asked(needs_pairs=False),
+        asked=Asked(needs_pairs=False, mapping=config.data.columns),
         split=config.data.evaluation_split,
         keep_columns=True,
         rules=RowRules(config.data.rules),

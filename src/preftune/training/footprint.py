@@ -4,7 +4,7 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -25,6 +25,8 @@ from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.models import Policy
 from preftune.training.batches import plan_steps
+from preftune.training.configuration import RunConfig
+from preftune.training.given import Given
 from preftune.training.policy import (
     build_policy,
     by_other_reference,
@@ -96,19 +98,24 @@ def compute_footprint(prepared: PreparedRun) -> Footprint:
     """
     weights = list(_shapes(prepared))
     trained = [weight for weight in weights if weight.requires_grad]
-    states = OPTIMIZER_STATES.get(OptimizerNames(prepared.arguments.optim).value)
-    if prepared.given.optimizers[0] is not None:
-        states = None
-    gradients = _bytes(trained)
+    states = optimizer_states(prepared)
+    gradients = bytes_of(trained)
     return Footprint(
         device=str(prepared.arguments.device),
         available=_device_memory(prepared.arguments.device),
         parameters=sum(weight.numel() for weight in weights),
         trained=sum(weight.numel() for weight in trained),
-        weights=_bytes(weights),
+        weights=bytes_of(weights),
         gradients=gradients,
         optimizer=None if states is None else states * gradients,
     )
+
+
+def optimizer_states(prepared: PreparedRun) -> int | None:
+    """Numbers that the run's optimizer keeps for each trained weight; None where that is not known."""
+    if prepared.given.optimizers[0] is not None:
+        return None
+    return OPTIMIZER_STATES.get(OptimizerNames(prepared.arguments.optim).value)
 
 
 def measure_step(prepared: PreparedRun) -> MeasuredStep:
@@ -170,26 +177,48 @@ def seconds_of_run(prepared: PreparedRun, measured: MeasuredStep) -> float:
 
 def _shapes(prepared: PreparedRun) -> Sequence[nn.Parameter]:
     """The run's weights, of which those that need not exist yet are shapes without content."""
-    config, given = prepared.config, prepared.given
+    given = prepared.given
     model = given.model
-    is_reward_model = "score" in prepared.objective.needs
     if model is None or given.adapter is not None:
-        own = copy.deepcopy(given.model_config(config.model))
-        dtype = model.dtype if model is not None else getattr(torch, config.model_dtype)
-        if is_reward_model:
-            own.num_labels = 1
-        form = AutoModelForSequenceClassification if is_reward_model else AutoModelForCausalLM
-        with torch.device("meta"):
-            model = form.from_config(own, dtype=dtype)
-            model = with_adapter(config, given, model, "SEQ_CLS" if is_reward_model else "CAUSAL_LM")
-    found: list[nn.Parameter] = list(model.parameters())
-    if "value" in prepared.objective.needs:
-        width = model.get_output_embeddings().weight.shape[1]
-        found += new_value_head(width, config.value_head, prepared.arguments.seed).parameters()
-    return found
+        model = adapted_shapes(prepared, prepared.config, given)
+    return [*model.parameters(), *value_head_weights(prepared, model)]
 
 
-def _bytes(weights: Sequence[Tensor]) -> int:
+def model_shapes(prepared: PreparedRun) -> nn.Module:
+    """The model that the run tunes, without content and without an adapter."""
+    given = prepared.given
+    own = copy.deepcopy(given.model_config(prepared.config.model))
+    dtype = given.model.dtype if given.model is not None else getattr(torch, prepared.config.model_dtype)
+    form = AutoModelForCausalLM
+    if "score" in prepared.objective.needs:
+        own.num_labels, form = 1, AutoModelForSequenceClassification
+    with torch.device("meta"):
+        model: nn.Module = form.from_config(own, dtype=dtype)
+    return model
+
+
+def adapted_shapes(prepared: PreparedRun, config: RunConfig, given: Given) -> nn.Module:
+    """The same with the adapter of a configuration, or of a caller.
+
+    Raises:
+        InputError: the adapter does not fit the model.
+    """
+    task = "SEQ_CLS" if "score" in prepared.objective.needs else "CAUSAL_LM"
+    with torch.device("meta"):
+        return with_adapter(config, given, model_shapes(prepared), task)
+
+
+def value_head_weights(prepared: PreparedRun, model: nn.Module) -> Sequence[nn.Parameter]:
+    """The weights of the value head that the objective needs; none where it needs none."""
+    if "value" not in prepared.objective.needs:
+        return []
+    width = model.get_output_embeddings().weight.shape[1]  # type: ignore[operator]
+    head = new_value_head(width, prepared.config.value_head, prepared.arguments.seed)
+    return list(head.parameters())
+
+
+def bytes_of(weights: Iterable[Tensor]) -> int:
+    """What weights take, each in its data type."""
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 

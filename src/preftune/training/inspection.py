@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from preftune.data import Group, LengthLimits, LoadedGroups, TokenizedGroup
+from preftune.data import Group, LengthLimits, TokenizedGroup
 from preftune.data.examples import Example, show_group
 from preftune.data.inspection import (
     LengthBias,
@@ -23,7 +23,7 @@ from preftune.errors import InputError
 from preftune.rewards.calibration import CALIBRATIONS, fit_calibration
 from preftune.training.footprint import Footprint, MeasuredStep, compute_footprint, measure_step
 from preftune.training.preparation import PreparedRun, load_splits
-from preftune.training.splits import PreparedData
+from preftune.training.splits import PreparedData, WholeSplit
 
 FIRST_CUT = 5
 """Rows with a cut that are named."""
@@ -44,6 +44,8 @@ class SplitFigures:
 
     Attributes:
         data: the split as it is trained or evaluated on, with the report of its rows and its prior.
+        read_as: what was read as what, and from which files; a line for each source.
+        unused_columns: columns that the run does not use.
         sources: rows by file.
         prompt_tokens, response_tokens: quantiles of lengths before any cut, at `LEVELS`.
         prompts_cut: groups whose prompt exceeds `data.max_prompt_length`.
@@ -60,6 +62,8 @@ class SplitFigures:
     """
 
     data: PreparedData
+    read_as: str
+    unused_columns: tuple[str, ...]
     sources: tuple[SourceRows, ...]
     prompt_tokens: tuple[int, ...]
     response_tokens: tuple[int, ...]
@@ -96,16 +100,15 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Split:
-    """A split before limits, prior and rewards, beside what is left of it."""
+    """A split before its limits, beside what is left of it."""
 
-    loaded: LoadedGroups
-    whole: list[list[TokenizedGroup]]
+    whole: WholeSplit
     data: PreparedData
 
     @cached_property
     def whole_of_row(self) -> dict[int, list[TokenizedGroup]]:
         """The groups of each row, whole."""
-        return {parts[0].row: parts for parts in self.whole if parts}
+        return {parts[0].row: parts for parts in self.whole.rows if parts}
 
     @cached_property
     def kept_of_row(self) -> dict[int, list[TokenizedGroup]]:
@@ -132,10 +135,7 @@ def inspect_run(
     """
     if rows < 0:
         raise InputError(f"rows={rows} must be 0 or more: set such a number")
-    reader = prepared.reader
-    splits: dict[str, _Split] = {}
-    for name, (_, loaded) in load_splits(reader, prepared.given).items():
-        splits[name] = _Split(loaded, reader.whole(loaded), prepared.splits[name])
+    splits = {name: _Split(whole, prepared.splits[name]) for name, whole in _whole_splits(prepared).items()}
     train = splits["train"]
     return Inspection(
         prepared=prepared,
@@ -144,6 +144,18 @@ def inspect_run(
         footprint=compute_footprint(prepared),
         measured=measure_step(prepared) if measure else None,
     )
+
+
+def _whole_splits(prepared: PreparedRun) -> dict[str, WholeSplit]:
+    """The splits before their limits, read again where they were not kept."""
+    kept = {name: data.whole for name, data in prepared.splits.items() if data.whole}
+    if len(kept) == len(prepared.splits):
+        return kept
+    reader = prepared.reader
+    return {
+        name: reader.whole(loaded, prepared.calibration)
+        for name, (_, loaded) in load_splits(reader, prepared.given).items()
+    }
 
 
 def _examples(prepared: PreparedRun, split: _Split, rows: int, only: Sequence[int]) -> tuple[Example, ...]:
@@ -156,20 +168,24 @@ def _examples(prepared: PreparedRun, split: _Split, rows: int, only: Sequence[in
                 f"row {row} of data.train is not trained on: it does not exist, a rule dropped it, or it was "
                 f"joined to an earlier row with its prompt. Choose another one.\n{split.data.rows.summary()}"
             )
-        parts = zip(split.whole_of_row[row], split.kept_of_row[row], strict=True)
+        # A mixture may use a row several times; once is enough to see it.
+        parts = zip(split.whole_of_row[row], split.kept_of_row[row], strict=False)
         examples += [show_group(whole, kept, prepared.tokenizer, locate(row)) for whole, kept in parts]
     return tuple(examples)
 
 
 def _figures(prepared: PreparedRun, name: str, split: _Split, train: _Split) -> SplitFigures:
-    data, groups = prepared.config.data, split.loaded.groups
-    whole = [part for parts in split.whole for part in parts]
+    data, loaded, groups = prepared.config.data, split.whole.loaded, split.whole.loaded.groups
+    trained = train.whole.loaded.groups
+    whole = [part for parts in split.whole.rows for part in parts]
     limits = [LengthLimits(times * data.max_length, data.max_prompt_length) for times in (1, 2)]
     counts = split.data.rows.counts
     most = data.max_prompt_length
     cut = (row for row, kept in split.kept_of_row.items() if _is_cut(split.whole_of_row[row], kept))
     return SplitFigures(
         data=split.data,
+        read_as=loaded.read_as,
+        unused_columns=loaded.unused_columns,
         sources=_source_rows(split),
         prompt_tokens=length_quantiles([len(group.prompt) for group in whole]),
         response_tokens=length_quantiles([len(ids) for group in whole for ids in group.responses]),
@@ -181,21 +197,21 @@ def _figures(prepared: PreparedRun, name: str, split: _Split, train: _Split) -> 
         equal_pairs=count_equal_pairs(whole),
         tied_pairs=count_tied_pairs(groups),
         length_bias=length_bias(whole),
-        mean_gaps=mean_gaps(groups, train.loaded.groups) if split.data.prior else {},
-        in_training=() if name == "train" else tuple(rows_shared(groups, train.loaded.groups)),
+        mean_gaps=mean_gaps(groups, trained) if split.data.prior else {},
+        in_training=() if name == "train" else tuple(rows_shared(groups, trained)),
     )
 
 
 def _is_cut(whole: Sequence[TokenizedGroup], kept: Sequence[TokenizedGroup]) -> bool:
     return any(
         [*map(len, (before.prompt, *before.responses))] != [*map(len, (after.prompt, *after.responses))]
-        for before, after in zip(whole, kept, strict=True)
+        for before, after in zip(whole, kept, strict=False)
     )
 
 
 def _source_rows(split: _Split) -> tuple[SourceRows, ...]:
     kept = Counter(split.data.rows.locate(row).rpartition(" row ")[0] for row in split.kept_of_row)
-    return tuple(SourceRows(name, count, kept[name]) for name, count in split.loaded.sources)
+    return tuple(SourceRows(name, count, kept[name]) for name, count in split.whole.loaded.sources)
 
 
 def mean_gaps(groups: Sequence[Group], train: Sequence[Group]) -> dict[str, float | str]:

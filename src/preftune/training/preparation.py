@@ -156,7 +156,12 @@ class PreparedRun:
 
 
 def prepare(
-    config: RunConfig, progress: bool = False, *, is_live: bool = False, given: Given = NOTHING_GIVEN
+    config: RunConfig,
+    progress: bool = False,
+    *,
+    is_live: bool = False,
+    given: Given = NOTHING_GIVEN,
+    keeps_whole: bool = False,
 ) -> PreparedRun:
     """Check everything that can be checked without weights.
 
@@ -165,6 +170,7 @@ def prepare(
         progress: show bars.
         is_live: what is trained on is made later, and `data.train` is only what scales are fitted to.
         given: objects in place of what the configuration names.
+        keeps_whole: keep the splits before their limits too, for a look at them.
 
     Raises:
         InputError: something in the configuration or the data is wrong.
@@ -182,7 +188,9 @@ def prepare(
     config = _with_date(config, tokenizer)
     rewards = _rewards(config, objective, tokenizer)
     context = _context(model_config)
-    splits = SplitReader(config, objective.needs, tokenizer, rewards, arguments.seed, context, progress)
+    splits = SplitReader(
+        config, objective.needs, tokenizer, rewards, arguments.seed, context, progress, keeps_whole
+    )
     loaded = load_splits(splits, given)
     train, calibration = splits.finish(*loaded.pop(TRAIN))
     # What is fitted, is fitted on the training data alone.

@@ -114,7 +114,7 @@ def run_training(
     folder = Path(config.output)
     if resume:
         config = _with_first_date(config, folder)
-    _check_folder(config, folder, resume, overwrite)
+    check_folder(config, resume=resume, overwrite=overwrite)
     # Without `cpu`, processes on a machine without accelerator would each be the main one.
     state = PartialState(cpu=not torch.accelerator.is_available())
     # No process may find what another has just written.
@@ -248,7 +248,14 @@ def _with_first_date(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"data": data})
 
 
-def _check_folder(config: RunConfig, folder: Path, resume: bool, overwrite: bool) -> None:
+def check_folder(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Check that the output folder can take the run.
+
+    Raises:
+        InputError: it has a run or other files, holds the model, or cannot be written; or the run that is to
+            be resumed is another one.
+    """
+    folder = Path(config.output)
     stored = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output={folder} is a file; give a folder")

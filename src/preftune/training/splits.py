@@ -1,10 +1,11 @@
 """A split of the data: rows, prior, auxiliary rewards and tokens, read in one way."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,15 +26,15 @@ from preftune.data import (
     RowRules,
     TokenizedGroup,
     fingerprint_groups,
+    limit_groups,
     load_groups,
     load_mixture,
     mismatched,
     set_control,
-    tokenize_groups,
     whole_groups,
 )
 from preftune.data.sources import GIVEN_ROWS
-from preftune.data.stored import StoredGroups
+from preftune.data.stored import StoredGroups, with_mapped_tokens
 from preftune.errors import InputError
 from preftune.rewards import (
     AuxiliaryReward,
@@ -59,6 +60,19 @@ USUAL_MEAN_WEIGHT = (0.5, 2.0)
 
 
 @dataclass(frozen=True)
+class WholeSplit:
+    """A split before its limits, for a look at it.
+
+    Attributes:
+        loaded: its groups as they were read.
+        rows: the token ids of every row that the prior and the rewards left, whole.
+    """
+
+    loaded: LoadedGroups
+    rows: list[list[TokenizedGroup]]
+
+
+@dataclass(frozen=True)
 class PreparedData:
     """One split, ready to pack, and what happened to its rows on the way.
 
@@ -68,6 +82,7 @@ class PreparedData:
         prior: of the pairs, where the objective has one.
         rewards: what the auxiliary rewards measured, where the objective has some.
         scaled: the auxiliary rewards, with the scales that those have which are standardised.
+        whole: the split before its limits, where the reader keeps it.
     """
 
     groups: list[TokenizedGroup]
@@ -75,6 +90,7 @@ class PreparedData:
     prior: PriorReport | None = None
     rewards: RewardReport | None = None
     scaled: tuple[AuxiliaryReward, ...] = ()
+    whole: WholeSplit | None = None
 
     @property
     def tokens(self) -> int:
@@ -144,7 +160,18 @@ class PreparedData:
 
 @dataclass(frozen=True)
 class SplitReader:
-    """Reads splits the same way: rows, prior, auxiliary rewards, tokens."""
+    """Reads splits the same way: rows, prior, auxiliary rewards, tokens.
+
+    Attributes:
+        config: the run.
+        needs: of the objective.
+        tokenizer: of the model.
+        rewards: those that are measured.
+        seed: decides who gets which mismatched response.
+        context: positions of the model, where it says so.
+        progress: show bars.
+        keeps_whole: keep each split before its limits too.
+    """
 
     config: RunConfig
     needs: frozenset[objectives.Need]
@@ -153,6 +180,7 @@ class SplitReader:
     seed: int
     context: int | None
     progress: bool
+    keeps_whole: bool = False
 
     def read(
         self, source: Any, split: str, pair_rule: str, calibration: Calibration | None = None
@@ -169,60 +197,70 @@ class SplitReader:
             NothingLeftError: every row was dropped.
             InputError: a row is wrong.
         """
-        groups: Sequence[Group] = _weigh_all(loaded.groups)
         report = loaded.report
-        config = self.config
-        prior = measured = None
         scaled = self.rewards
         with _naming(title):
-            if is_calibrated := not self.needs.isdisjoint({"prior_gap", "prior_reward"}):
-                calibration = calibration or fit_calibration(
-                    config.prior.calibration, config.prior.temperature, groups
-                )
-                if "prior_gap" in self.needs:
-                    groups, prior = apply_prior(groups, calibration, config.prior.negative_gap)
-                if "prior_reward" in self.needs:
-                    groups = with_prior_rewards(groups, calibration)
-            if "margin" in self.needs:
-                groups = with_margins(groups)
+            groups, prior, calibration = self._with_prior(loaded.groups, calibration)
         if prior:
             self._describe(prior)
-        elif not is_calibrated and config.prior != PriorSection():
+        elif calibration is None and self.config.prior != PriorSection():
             logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
+        measured = None
         if self.rewards:
-            missing = RowRules(config.data.rules)["missing_reward"]
+            missing = RowRules(self.config.data.rules)["missing_reward"]
             found = measure_groups(groups, self.rewards, report.locate, missing, progress=self.progress)
             groups, measured, scaled = found.groups, found.report, found.rewards
             report.drop("missing_reward", measured.dropped)
-        tokenized = self._tokenized(groups, report)
+        rows: Iterable[list[TokenizedGroup]] = self._whole(groups, report)
+        if self.keeps_whole:
+            rows = _stored(rows)
+        tokenized = self._limited(rows, report)
         (logger.warning if report.dropped else logger.info)("%s: %s", title, report.summary())
         self._note_unlabelled(groups, tokenized)
         if "divergence" in self.needs:
             with _naming(title):
                 tokenized = mismatched(tokenized, self.seed, self._most_tokens(tokenized))
-        data = PreparedData(tokenized, report, prior, measured, scaled)
+        whole = WholeSplit(loaded, rows) if isinstance(rows, list) else None
+        data = PreparedData(tokenized, report, prior, measured, scaled, whole)
         _check_weights(title, data.weights)
         return data, calibration
 
-    def _tokenized(self, groups: Sequence[Group], report: RowReport) -> list[TokenizedGroup]:
-        data = self.config.data
+    def _with_prior(
+        self, groups: Sequence[Group], calibration: Calibration | None
+    ) -> tuple[Sequence[Group], PriorReport | None, Calibration | None]:
+        """The groups with their gaps and margins, where the objective needs them."""
+        prior, prior_config = None, self.config.prior
+        groups = _weigh_all(groups)
+        if not self.needs.isdisjoint({"prior_gap", "prior_reward"}):
+            calibration = calibration or fit_calibration(
+                prior_config.calibration, prior_config.temperature, groups
+            )
+            if "prior_gap" in self.needs:
+                groups, prior = apply_prior(groups, calibration, prior_config.negative_gap)
+            if "prior_reward" in self.needs:
+                groups = with_prior_rewards(groups, calibration)
+        if "margin" in self.needs:
+            groups = with_margins(groups)
+        return groups, prior, calibration
+
+    def whole(self, loaded: LoadedGroups, calibration: Calibration | None) -> WholeSplit:
+        """A split before its limits, for who has not kept it; of its rewards nothing is measured."""
+        groups, _, _ = self._with_prior(loaded.groups, calibration)
+        return WholeSplit(loaded, _stored(self._whole(groups, loaded.report)))
+
+    def _whole(self, groups: Sequence[Group], report: RowReport) -> Iterator[list[TokenizedGroup]]:
         with self._uncontrolled():
-            return tokenize_groups(
-                groups,
-                self.tokenizer,
-                LengthLimits(data.max_length, data.max_prompt_length),
-                RowRules(data.rules),
-                report,
-                needs_pairs="pairs" in self.needs,
-                **self._rendering(),
+            yield from whole_groups(
+                groups, self.tokenizer, RowRules(self.config.data.rules), report, **self._rendering()
             )
 
-    def whole(self, loaded: LoadedGroups) -> list[list[TokenizedGroup]]:
-        """The token ids of every row before limits, prior and rewards: what a look at the data compares."""
-        rules = RowRules(self.config.data.rules)
-        with self._uncontrolled():
-            rows = whole_groups(loaded.groups, self.tokenizer, rules, loaded.report, **self._rendering())
-            return list(rows)
+    def _limited(self, rows: Iterable[Sequence[TokenizedGroup]], report: RowReport) -> list[TokenizedGroup]:
+        data = self.config.data
+        limits = LengthLimits(data.max_length, data.max_prompt_length)
+        needs_pairs = "pairs" in self.needs
+        return limit_groups(
+            rows, self.tokenizer, limits, RowRules(data.rules), report, needs_pairs=needs_pairs
+        )
 
     def _rendering(self) -> dict[str, Any]:
         """How groups become text."""
@@ -308,6 +346,19 @@ class SplitReader:
         )
         if prior.warning:
             logger.warning(prior.warning)
+
+
+def _stored(rows: Iterable[list[TokenizedGroup]]) -> list[list[TokenizedGroup]]:
+    """The groups of every row, with the token ids of a large set outside of memory."""
+    sizes: list[int] = []
+
+    def one_by_one() -> Iterator[TokenizedGroup]:
+        for parts in rows:
+            sizes.append(len(parts))
+            yield from parts
+
+    stored = iter(with_mapped_tokens(one_by_one()))
+    return [list(islice(stored, size)) for size in sizes]
 
 
 def _weigh_all(groups: Sequence[Group]) -> Sequence[Group]:

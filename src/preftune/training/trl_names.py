@@ -185,7 +185,7 @@ def flag_answer(flag: str) -> str:
     return f"there is no flag {flag}: {said or 'keys are written KEY=VALUE, behind the file of the run'}"
 
 
-KNOWN_FLAGS = ("resume", "overwrite", "dry_run", "list", "help")
+KNOWN_FLAGS = ("resume", "overwrite", "dry_run", "json", "list", "help")
 """Of `preftune train`."""
 
 
