@@ -88,11 +88,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plackett_luce": {"method": "plackett_luce", "beta": 0.5},
     "qrpo": {"method": "qrpo", "beta": 1.0},
     "ddo_rm": {"method": "ddo_rm", "eta": 0.5, "temperature": 0.5},
+    "rloo": {"method": "rloo", "beta": 0.5},
+    "grpo": {"method": "grpo", "scale_rewards": False},
 }
 
 TAKE_THE_PRIOR = [
-    name for name, settings in VARIANTS.items() if "reward_gap" in METHODS[settings["method"]].priors
+    name
+    for name, settings in VARIANTS.items()
+    if "reward_gap" in METHODS[settings["method"]].priors and "pairs" in build(settings).needs
 ]
+"""Of pairs, whose gap the batch has; that of a group's samples follows from their rewards."""
 
 
 def with_prior(name: str) -> dict[str, Any]:
@@ -476,6 +481,10 @@ BY_HAND = {
         sigma(-0.5) * math.log1p(math.e) + sigma(0.5) * math.log1p(1 / math.e),
         (sigma(-1) - sigma(-0.5), (sigma(1) - sigma(0.5)) / 2),
     ),
+    "rloo": (VARIANTS["rloo"], None, 0.0, (0.5, -0.5)),
+    "rloo_half": (VARIANTS["rloo"], 0.5, -0.125, (0.5, -0.625)),
+    "grpo": (VARIANTS["grpo"], None, 0.0, (-0.0625, 0.03125)),
+    "grpo_half": (VARIANTS["grpo"], 0.5, -0.0625, (-0.0625, 0.015625)),
 }
 
 
@@ -541,6 +550,9 @@ def test_value_and_gradient_by_hand(name: str) -> None:
       plackett_luce is dpo. qrpo, log Z = log(e - 1): q = 1 and 0.5, residuals 1 - log Z - 1 and
       0.5 - log Z + 2. ddo_rm: lbar / T = -4 and -3 differ by -1, and with eta r / T by -0.5; the slopes
       (p - q) / T go to 2 and 4 tokens.
+    - Own samples, whose r differ by 0.5: rloo, A = 0.5 and -0.5 of r, and 0.5 (-2 - 1) and its opposite of
+      -beta h: -1 and 1, over two responses; half: of r -0.25 for the worse. grpo: half of r's, to 2 and 4
+      tokens.
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]
     takes_prior = gap is not None and "reward_gap" in METHODS[settings["method"]].priors
@@ -731,7 +743,7 @@ def test_split_totals_add_up(name: str) -> None:
     part_counts = [count_units(part.lengths, part.chosen, part.groups) for part in parts]
     assert {unit: sum(c[unit] for c in part_counts) for unit in counts} == counts
     split = sum(objective(with_tokens(part)).total(counts) for part in parts)
-    torch.testing.assert_close(split, objective(whole).total(counts), rtol=1e-12, atol=0)
+    torch.testing.assert_close(split, objective(whole).total(counts), rtol=1e-12, atol=1e-15)
 
 
 def test_token_mean_is_not_a_mean_of_means() -> None:

@@ -20,6 +20,7 @@ from preftune.objectives import (
     resolve,
 )
 
+from .spread_tokens import with_tokens
 from .test_methods import TAKE_THE_PRIOR, VARIANTS, one_pair, random_pairs, run, sigma, take_pairs, with_prior
 
 OF_PAIRS = sorted(name for name, method in METHODS.items() if method.learns_from_pairs())
@@ -84,7 +85,7 @@ def test_a_weight_is_a_factor_of_the_pairs_gradient(weights: list[float], seed: 
     objective = build({"method": method})
     (plain, *_), (weighted, *_) = (
         [term.values for term in objective(each).terms.values()]
-        for each in (responses, replace(responses, weights=factors))
+        for each in map(with_tokens, (responses, replace(responses, weights=factors)))
     )
     torch.testing.assert_close(weighted, factors.double() * plain, rtol=1e-12, atol=1e-15)
     (slope,) = torch.autograd.grad(plain.sum(), responses.logps, retain_graph=True)

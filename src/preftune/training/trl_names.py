@@ -16,6 +16,7 @@ TRL_KEYS: dict[str, str] = {
     # the objective
     "loss_type": "objective.method",
     "beta": "objective.beta",
+    "loss_weights": "objective.mix",
     "label_smoothing": "objective.label_smoothing",
     "rpo_alpha": "objective.likelihood_weight",
     "cpo_alpha": "objective.likelihood_weight",
@@ -67,12 +68,10 @@ _CAUSAL = "models are causal language models"
 
 TRL_ANSWERS: dict[str, str] = {
     # the objective
-    "loss_weights": "set one objective.method, and its likelihood_weight where it takes one",
-    "ld_alpha": "see the methods of preftune methods for one that discounts length",
-    "f_divergence_type": "the divergence is the reverse KL, TRL's default: remove it",
-    "f_alpha_divergence_coef": "the divergence is the reverse KL, TRL's default: remove it",
-    "use_weighting": "see preftune methods for a method that weighs pairs by the policy's probability",
-    "discopop_tau": "see preftune methods for the losses there are",
+    "ld_alpha": "set objective.method=ld_dpo and objective.alpha",
+    "f_alpha_divergence_coef": "set objective.method=f_dpo and objective.alpha, which is 1 minus TRL's",
+    "use_weighting": "set objective.method=wpo",
+    "discopop_tau": "set objective.method=discopop and objective.tau",
     "alpha": "AlphaPO's transformation is not offered: remove it, or set objective.method=simpo",
     "reference_free": "choose a method without a reference: preftune methods says which need one",
     "sync_ref_model": _FIXED_REFERENCE,
@@ -142,7 +141,7 @@ TRL_ANSWERS: dict[str, str] = {
 """What to do about a name of TRL's that has no key here."""
 
 
-OBJECTIVE_KEYS = frozenset({"method", "prior", "auxiliary"})
+OBJECTIVE_KEYS = frozenset({"method", "mix", "prior", "auxiliary"})
 """What an objective has beside options."""
 
 
