@@ -40,7 +40,11 @@ def test_json_has_everything() -> None:
     assert found["bradley_terry"]["learning_rate"] == 1e-5
     beta = {"default": 0.1, "rule": "a finite number > 0", "what": options_of(METHODS["dpo"])["beta"].summary}
     dpo = found["dpo"]
-    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (["pairs"], True, ["reward_gap"])
+    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (
+        ["pairs"],
+        True,
+        ["reward_gap", "token_reward_gap"],
+    )
     assert dpo["options"] == {"beta": beta} | {
         key: dpo["options"][key] for key in list(options_of(METHODS["dpo"]))[1:]
     }
@@ -86,6 +90,7 @@ def test_train_list_prints_them_too() -> None:
     """It lists every method with its options as `preftune methods NAME`, and the priors."""
     done = CliRunner().invoke(app, ["train", "--list"])
     assert done.exit_code == 0
-    assert all(printed(name) in done.stdout for name in METHODS)
+    assert printed("simpo") in done.stdout
+    assert all(f"\n{name}: " in f"\n{done.stdout}" for name in METHODS)
     assert all(f"prior {name}: " in done.stdout for name in PRIORS)
     assert max(map(len, done.stdout.splitlines())) <= 80
