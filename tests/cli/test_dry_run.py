@@ -86,6 +86,14 @@ def test_it_says_what_would_happen_and_shows_one_example(dry_run: DryRun, config
     assert not Path(config["output"]).exists()
 
 
+def test_a_mix_is_said_in_words(dry_run: DryRun) -> None:
+    """Each method with its weight and options, and no braces or quotes."""
+    code, out, err = dry_run("--dry-run", "objective={mix: {dpo: 0.8, hinge: 0.2}}")
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "mix (dpo (weight 0.8, beta 0.1), hinge (weight 0.2, beta 0.1)), prior none" in said
+
+
 def test_a_folder_that_would_refuse_the_run_is_said(dry_run: DryRun, config: dict[str, Any]) -> None:
     """What there is to see is printed, then the error of the run itself."""
     folder = Path(config["output"])

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from preftune.cli import app
-from preftune.objectives import METHODS, Margin, Method, log_ratio, options_of, overview
+from preftune.objectives import METHODS, PRIORS, Margin, Method, log_ratio, options_of, overview
 from preftune.objectives.links import Hinge
 from preftune.objectives.options import POSITIVE, option
 
@@ -20,12 +20,14 @@ def printed(*arguments: str) -> str:
 
 
 def test_every_method_has_a_line_that_fits() -> None:
-    """A line each, of 80 characters at most, under what it learns from."""
+    """A line each, its summary whole, 80 characters wide at most, under what it learns from."""
     lines = printed().splitlines()
     assert max(map(len, lines)) <= 80
-    named = [line.split()[0] for line in lines if line.startswith("  ")]
-    assert sorted(named) == sorted(METHODS)
-    marks = {line.split()[0]: line.split()[1:4] for line in lines if line.startswith("  ")}
+    named = [line for line in lines if line.startswith("  ") and line[2] != " "]
+    assert sorted(line.split()[0] for line in named) == sorted(METHODS)
+    text = " ".join(" ".join(lines).split())
+    assert all(method.summary in text for method in METHODS.values())
+    marks = {line.split()[0]: line.split()[1:4] for line in named}
     assert (marks["dpo"], marks["simpo"], marks["kto"]) == (["x"] * 3, ["-", "x", "x"], ["x", "-", "x"])
     assert lines.index("from labels:") < next(i for i, line in enumerate(lines) if line.startswith("  kto"))
 
@@ -38,7 +40,11 @@ def test_json_has_everything() -> None:
     assert found["bradley_terry"]["learning_rate"] == 1e-5
     beta = {"default": 0.1, "rule": "a finite number > 0", "what": options_of(METHODS["dpo"])["beta"].summary}
     dpo = found["dpo"]
-    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (["pairs"], True, ["reward_gap"])
+    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (
+        ["pairs"],
+        True,
+        ["reward_gap", "token_reward_gap"],
+    )
     assert dpo["options"] == {"beta": beta} | {
         key: dpo["options"][key] for key in list(options_of(METHODS["dpo"]))[1:]
     }
@@ -49,6 +55,9 @@ def test_one_method_with_its_options() -> None:
     said = printed("simpo")
     assert "source: SimPO, arXiv 2405.14734" in said
     assert "gamma: target margin (1.0); a finite number >= 0" in said
+    assert "learns from: pairs\nreference policy: no\n" in said
+    assert "learns from: pairs and reward gaps\nreference policy: yes\n" in printed("odpo")
+    assert all(len(line) <= 80 for line in said.splitlines())
     done = CliRunner().invoke(app, ["methods", "simpoo"])
     assert "did you mean 'simpo'?" in str(done.exception)
 
@@ -78,7 +87,10 @@ def test_a_new_method_appears_by_itself(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_train_list_prints_them_too() -> None:
-    """The older way still lists every method."""
+    """It lists every method with its options as `preftune methods NAME`, and the priors."""
     done = CliRunner().invoke(app, ["train", "--list"])
     assert done.exit_code == 0
-    assert all(name[:8] in done.stdout for name in METHODS)
+    assert printed("simpo") in done.stdout
+    assert all(f"\n{name}: " in f"\n{done.stdout}" for name in METHODS)
+    assert all(f"prior {name}: " in done.stdout for name in PRIORS)
+    assert max(map(len, done.stdout.splitlines())) <= 80

@@ -379,13 +379,13 @@ def test_pairs_come_before_labels() -> None:
 
 @pytest.mark.parametrize(
     ("methods", "setting"),
-    [(["kto"], r"objective\.method=kto,"), ([], r"a method that learns from labels,")],
+    [(["kto", "csft"], r"Set objective\.method to kto or csft, or give"), ([], "Give")],
 )
 def test_labels_where_pairs_are_needed(methods: list[str], setting: str) -> None:
     """Labelled rows are refused by a method of pairs, with the methods that read them."""
     row = {"prompt": "p", "completion": "a", "label": True}
     with pytest.raises(
-        InputError, match=rf"`label`: .* no pair, .* learns from pairs\. Set {setting} or give"
+        InputError, match=rf"`label`: .* no pair, .* learns from pairs\. {setting} chosen and"
     ):
         load(row, label_methods=methods)
 

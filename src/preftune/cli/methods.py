@@ -1,14 +1,16 @@
 """`preftune methods`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from preftune.objectives import MethodOverview
+    from preftune.objectives import MethodOverview, Option
 
 WIDTH = 80
+DATA = {"auxiliary": "auxiliary rewards", "prior_gap": "reward gaps", "prior_reward": "prior rewards"}
+"""What methods learn from in words, where the name of the need is not one."""
 LEGEND = """
 ref: compared with a reference policy. prior: takes objective.prior. aux: takes
 objective.auxiliary. `preftune methods NAME` shows one with its options."""
@@ -39,47 +41,68 @@ def methods(
     if as_json:
         typer.echo(json.dumps([_as_dict(each) for each in chosen], indent=2))
     elif name:
-        typer.echo(_details(chosen[0]))
+        typer.echo(details(chosen[0]))
     else:
         typer.echo("\n".join(_lines(chosen)))
         typer.echo(LEGEND)
 
 
 def _lines(found: "Sequence[MethodOverview]") -> list[str]:
-    """Under what they learn from, a line each, no longer than a terminal is wide."""
+    """Under what they learn from, no longer than a terminal is wide."""
     import textwrap
 
     name = 3 + max(len(each.name) for each in found)
     start = f"{'method':{name}}ref  prior  aux  "
     lines = [f"{start}what it is"]
     for data in dict.fromkeys(each.data for each in found):
-        lines += ["", f"from {', '.join(data)}:"]
+        lines += ["", f"from {_listed(data)}:"]
         for each in found:
             if each.data == data:
                 flags = (each.needs_reference, bool(each.priors), each.takes_auxiliary)
                 marks = "  ".join(
                     f"{'x' if flag else '-':{width}}" for flag, width in zip(flags, (3, 5, 3), strict=True)
                 )
-                left = WIDTH - len(start)
-                what = textwrap.shorten(each.summary, left, placeholder="...", break_on_hyphens=False)
-                lines.append(f"  {each.name:{name - 2}}{marks}  {what}")
+                first = f"  {each.name:{name - 2}}{marks}  "
+                lines += textwrap.wrap(
+                    first + each.summary, WIDTH, subsequent_indent=" " * len(start), break_on_hyphens=False
+                )
     return lines
 
 
-def _details(method: "MethodOverview") -> str:
-    """Everything about one."""
+def _listed(data: "Sequence[str]") -> str:
+    return " and ".join(DATA.get(need, need) for need in data)
+
+
+def details(method: "MethodOverview") -> str:
+    """Everything about a method, in lines no longer than a terminal is wide."""
+    figures = {
+        method.name: method.summary,
+        "source": method.source,
+        "learns from": _listed(method.data),
+        "reference policy": "yes" if method.needs_reference else "no",
+        "prior": ", ".join(method.priors) or "none",
+        "auxiliary rewards can be added": "yes" if method.takes_auxiliary else "no",
+        "learning rate of all weights unless given": f"{method.learning_rate:g}",
+        "options": "" if method.options else "none",
+    }
+    lines = [line for key, value in figures.items() for line in wrapped(f"{key}: {value}")]
+    return "\n".join([*lines, *options_lines(method.options)])
+
+
+def options_lines(options: "Mapping[str, Option]") -> list[str]:
+    """Each option with default and rule, indented."""
     from preftune.cli.tables import list_options
 
-    lines = [
-        f"{method.name}: {method.summary}",
-        f"source: {method.source}",
-        f"needs: {', '.join(method.needs)}",
-        f"prior: {', '.join(method.priors) or 'none'}",
-        f"auxiliary rewards can be added: {'yes' if method.takes_auxiliary else 'no'}",
-        f"learning rate of all weights unless given: {method.learning_rate:g}",
-        "options:" if method.options else "options: none",
-    ]
-    return "\n".join([*lines, *("  " + line for line in list_options(method.options).splitlines())])
+    return [part for line in list_options(options).splitlines() for part in wrapped(line, "  ")]
+
+
+def wrapped(line: str, indent: str = "") -> list[str]:
+    """The line in lines no longer than a terminal is wide."""
+    import textwrap
+
+    return textwrap.wrap(
+        line, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
+    )
 
 
 def _as_dict(method: "MethodOverview") -> dict[str, Any]:

@@ -13,25 +13,16 @@ if TYPE_CHECKING:
 def _print_methods(wanted: bool) -> bool:
     if not wanted:
         return False
-    from rich.console import Console
-    from rich.table import Column, Table
+    from preftune.cli.methods import details, options_lines, wrapped
+    from preftune.objectives import PRIORS, OfPairs, options_of, overview
 
-    from preftune.cli.tables import list_options
-    from preftune.objectives import METHODS, PRIORS, OfPairs, options_of
-
-    methods = Table(
-        "method", Column("what", overflow="fold"), Column("options", overflow="fold"), "priors", "source"
-    )
-    for name, method in METHODS.items():
-        options = list_options(options_of(method))
-        methods.add_row(name, method.summary, options, ", ".join(method.priors), method.source)
-    beside = Table("with", Column("options", overflow="fold"))
-    beside.add_row("any method of pairs", list_options(options_of(OfPairs)))
-    beside.add_row("several methods", "mix: a mapping of methods to weights, in place of method")
-    priors = Table(Column("prior", no_wrap=True), "what", Column("options", overflow="fold"))
+    for method in overview():
+        typer.echo(f"{details(method)}\n")
+    typer.echo("\n".join(["with any method of pairs:", *options_lines(options_of(OfPairs))]))
+    typer.echo("  mix: a mapping of several methods to weights, in place of method\n")
     for name, prior in PRIORS.items():
-        priors.add_row(name, prior.summary, list_options(options_of(*prior.options)))
-    Console().print(methods, beside, priors)
+        lines = [*wrapped(f"prior {name}: {prior.summary}"), *options_lines(options_of(*prior.options))]
+        typer.echo("\n".join(lines))
     raise typer.Exit
 
 

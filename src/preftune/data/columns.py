@@ -355,11 +355,10 @@ def _no_scores(found: Sequence[str]) -> InputError:
 
 
 def _no_pairs(found: Sequence[str], label_methods: Sequence[str]) -> InputError:
-    settings = " or ".join(f"objective.method={name}" for name in label_methods)
+    label_fix = f"Set objective.method to {' or '.join(label_methods)}, or give" if label_methods else "Give"
     return InputError(
         f"The columns {listed(found)}: a row has one response and no pair, and the objective learns from "
-        f"pairs. Set {settings or 'a method that learns from labels'}, or give chosen and rejected, or "
-        "several scored responses per prompt."
+        f"pairs. {label_fix} chosen and rejected, or several scored responses per prompt."
     )
 
 

@@ -54,9 +54,15 @@ def _trained_weights(found: Inspection) -> str:
 
 
 def _objective(options: Mapping[str, Any]) -> str:
-    """The options that are set."""
-    shown = ((key, value) for key, value in options.items() if value not in (None, False, {}, []))
-    return ", ".join(f"{value}" if key == "method" else f"{key} {value}" for key, value in shown)
+    """The options that are set; those of a method in a mix in brackets after its name."""
+    said = []
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            renamed = {name: each for name, each in value.items() if (name, each) != ("method", key)}
+            said.append(f"{key} ({_objective(renamed)})")
+        elif value not in (None, False, {}, []):
+            said.append(f"{value}" if key == "method" else f"{key} {value}")
+    return ", ".join(said)
 
 
 def _unused(columns: tuple[str, ...]) -> str:

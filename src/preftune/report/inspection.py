@@ -126,7 +126,7 @@ def _lengths(name: str, split: SplitFigures) -> InspectionTable:
         f"Lengths of {name}, in tokens",
         heads,
         tuple((label, *map(_count, lengths)) for label, lengths in rows.items()),
-        ("Before any cut; so many percent have no more tokens than that.",),
+        ("Before any cut. Under 95%: 95 of 100 have at most that many tokens.",),
     )
 
 
@@ -159,7 +159,7 @@ def _pairs(name: str, split: SplitFigures) -> InspectionTable:
             "pairs": _count(bias.pairs),
             "pairs with equal tokens": _count(split.equal_pairs),
             "chosen is longer": f"{bias.longer:.1%} of pairs (as long: {bias.equal:.1%})",
-            "chosen less rejected": f"{format_number(bias.difference, 1, signed=True)} tokens on average",
+            "chosen minus rejected": f"{format_number(bias.difference, 1, signed=True)} tokens on average",
         }
     if split.tied_pairs is not None:
         rows["pairs with tied scores"] = _count(split.tied_pairs)
@@ -201,7 +201,7 @@ def _memory(found: Inspection) -> InspectionTable:
     known = footprint.optimizer is not None
     trained = f"computed: {footprint.trained:,} of {footprint.parameters:,} weights are trained"
     rows = [
-        ("weights", format_size(footprint.weights), "computed of the model's shapes"),
+        ("weights", format_size(footprint.weights), "computed from the model's shapes"),
         ("gradients", format_size(footprint.gradients), trained),
         (
             "optimizer state",

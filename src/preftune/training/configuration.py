@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from preftune.data.pairing import COUNTED_RULES
+from preftune.data.sources import READERS
 from preftune.errors import InputError
 from preftune.models.value_head import Architecture
 from preftune.rewards.functions import function_name
@@ -364,6 +365,7 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
     for word in (str(path), *overrides):
         if word.startswith("--"):
             raise InputError(trl_names.flag_answer(word))
+    _check_first_argument(path)
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -375,6 +377,20 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         _apply_override(tree, override)
     return tree
+
+
+def _check_first_argument(path: Path) -> None:
+    """An override or a data set in the place of the YAML file is named as that."""
+    name = str(path)
+    if "=" in name and not path.exists():
+        raise InputError(
+            f"'{name}' stands where the YAML file of the run belongs: name the file first, then the overrides"
+        )
+    # YAML reads JSON, so that may be a run.
+    if path.suffix != ".json" and path.name.lower().endswith(tuple(READERS)):
+        raise InputError(
+            f"{name} is a data file: name the YAML file of the run first, then data.train={name}"
+        )
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

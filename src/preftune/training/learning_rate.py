@@ -29,7 +29,7 @@ def with_learning_rate(config: RunConfig, given: Given) -> RunConfig:
         return config
     rate, trained = default_learning_rate(config, given)
     if given.optimizers[0] is None:
-        logger.info("learning rate %g: %s, and no training.learning_rate is given", rate, trained)
+        logger.info("learning rate %g, the default for %s: training.learning_rate is not set", rate, trained)
     return config.model_copy(update={"training": {**config.training, _KEY: rate}})
 
 

@@ -337,13 +337,8 @@ class SplitReader:
         return min(self.config.data.max_length, max(context, longest))
 
     def _describe(self, prior: PriorReport) -> None:
-        logger.info(
-            "prior: %d pairs, mean gap %.3f; %d had a negative gap (%s)",
-            prior.pairs,
-            prior.mean_gap,
-            prior.negative,
-            prior.negative_gap,
-        )
+        negative = f"; {prior.negative} had a negative gap ({prior.negative_gap})" * bool(prior.negative)
+        logger.info("prior: %d pairs, mean gap %.3f%s", prior.pairs, prior.mean_gap, negative)
         if prior.warning:
             logger.warning(prior.warning)
 
