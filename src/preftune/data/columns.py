@@ -169,10 +169,10 @@ def detect_columns(found: Sequence[str], asked: Asked | None = None, peek: Peek 
         columns = replace(columns, tools="tools")
     if asked.needs_pairs and "weight" in found:
         if columns.by_prompt:
-            source = (asked.mapping or {}).get("weight", "weight")
+            weight = (asked.mapping or {}).get("weight", "weight")
             raise InputError(
-                f"The column {source!r} holds a weight for every row, and rows with the same prompt are joined "
-                "here: a weight is of one pair. Rename or remove the column."
+                f"The column {weight!r} holds a weight for every row, and rows with the same prompt are "
+                "joined here: a weight is of one pair. Rename or remove the column."
             )
         columns = replace(columns, weight="weight")
     elif source := (asked.mapping or {}).get("weight"):

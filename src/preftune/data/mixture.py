@@ -44,13 +44,13 @@ class MixtureSource:
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise InputError(
-                f"source {self.name}: weight={self.weight}: it must be a finite number above 0. Correct it, or "
-                "leave the source out."
+                f"source {self.name}: weight={self.weight}: it must be a finite number above 0. Correct it, "
+                "or leave the source out."
             )
         if self.limit is not None and self.limit < 1:
             raise InputError(
-                f"source {self.name}: limit={self.limit}: it must be a whole number from 1. Correct it, or leave "
-                "the source out."
+                f"source {self.name}: limit={self.limit}: it must be a whole number from 1. Correct it, or "
+                "leave the source out."
             )
 
 

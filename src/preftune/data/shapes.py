@@ -66,8 +66,8 @@ SYSTEM_BESIDE_TEXT = (
 """What may be meant, and how to say it."""
 
 TOOLS_BESIDE_TEXT = (
-    "the column `{}` has tools, the prompt is plain text, and only a chat template writes tools. Write the prompt "
-    "as messages, or rename or remove the column."
+    "the column `{}` has tools, the prompt is plain text, and only a chat template writes tools. Write the "
+    "prompt as messages, or rename or remove the column."
 )
 """What is wrong, and how to mend it."""
 
@@ -230,7 +230,8 @@ def _build_groups(
             raise InputError(f"{report.locate(number)}: {error}") from None
         except RecursionError:
             raise InputError(
-                f"{report.locate(number)}: it holds lists or mappings in each other too many times. Remove the row."
+                f"{report.locate(number)}: it holds lists or mappings in each other too many times. "
+                "Remove the row."
             ) from None
         if not kept:
             yield group

@@ -263,8 +263,8 @@ def _from_object(source: Any, split: str, name: str = "the given data set") -> S
         )
     if source.format["type"] == "custom":
         raise InputError(
-            f"{name}: it has a transform (`set_transform` or `with_transform`), and rows are read as they are "
-            "stored. Apply it with `map`, or take it off with `reset_format()`."
+            f"{name}: it has a transform (`set_transform` or `with_transform`), and rows are read as they "
+            "are stored. Apply it with `map`, or take it off with `reset_format()`."
         )
     return SourcePart(name, tuple(source.column_names), _as_stored(source))
 
@@ -654,8 +654,8 @@ def _check_quotes(data: bytes, delimiter: str, path: Path) -> None:
     except csv.Error as error:
         raise InputError(
             f"{path} line {reader.line_num}: a cell begins with a quotation mark and does not end with one "
-            f"({error}). Put such a cell in quotation marks and double those inside of it, or write the file as "
-            "JSON Lines."
+            f"({error}). Put such a cell in quotation marks and double those inside of it, or write the file "
+            "as JSON Lines."
         ) from error
     finally:
         csv.field_size_limit(most)
