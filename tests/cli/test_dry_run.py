@@ -32,8 +32,10 @@ def dry_run(
 ) -> DryRun:
     """The command at 80 columns on four rows: exit code, stdout, stderr."""
     same = {**ROW, "chosen": "No."}
-    config["data"] = {"train": str(write_rows(tmp_path / "four.jsonl", [ROW, same, same, ROW]))}
-    config["data"]["max_length"] = 250
+    write_rows(tmp_path / "four.jsonl", [ROW, same, same, ROW])
+    # A relative name is as long on every machine, so that lines break at the same places.
+    monkeypatch.chdir(tmp_path)
+    config["data"] = {"train": "four.jsonl", "max_length": 250}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     for name, value in {"COLUMNS": "80", "NO_COLOR": "1"}.items():
@@ -79,7 +81,7 @@ def test_it_says_what_would_happen_and_shows_one_example(dry_run: DryRun, config
     # The long response is shown by its start and its end alone.
     assert "first and on" in said
     assert said.count("and on") < 100
-    assert said.count("jsonl row") == 1
+    assert said.count("four.jsonl row") == 1
     assert said.endswith("Ready. The same command without --dry-run trains.")
     assert not Path(config["output"]).exists()
 

@@ -53,6 +53,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "plackett_luce": {"beta": 0.1},
     "qrpo": {"beta": 0.003},
     "ddo_rm": {"eta": 1.0, "temperature": 1.0},
+    "rloo": {"beta": 0.05},
+    "grpo": {"scale_rewards": True},
 }
 
 AUXILIARY_DEFAULTS = {
@@ -105,10 +107,12 @@ NEEDS: dict[str, set[str]] = {
     "plackett_luce": {"reference", "prior_reward", "groups"},
     "qrpo": {"reference", "prior_reward", "groups"},
     "ddo_rm": {"prior_reward", "groups"},
+    "rloo": {"reference", "prior_reward", "groups"},
+    "grpo": {"prior_reward", "groups"},
 }
 
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust", "orpo", "r_dpo", "exo", "discopop", "dpop"]
-TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo"]
+TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo", "rloo", "grpo"]
 
 TAKERS = ", ".join(TAKE_THE_PRIOR)
 """How a message lists the methods that take the prior."""
@@ -156,7 +160,7 @@ def test_needs(method: str) -> None:
     assert build({"method": method}).needs == NEEDS[method]
 
 
-@pytest.mark.parametrize("method", TAKE_THE_PRIOR)
+@pytest.mark.parametrize("method", [name for name in TAKE_THE_PRIOR if "pairs" in NEEDS[name]])
 def test_the_prior_needs_the_gap(method: str) -> None:
     """The reward-gap prior adds the gap to what any method of pairs needs."""
     assert build({"method": method, "prior": "reward_gap"}).needs == {*NEEDS[method], "prior_gap"}
