@@ -963,9 +963,14 @@ def systems() -> Iterator[Case]:
     )
     yield Case(
         "rows joined by prompt",
-        [{"prompt": Q, "response": A, "helpfulness": 4, "how": "Be brief."}],
+        [
+            {"prompt": Q, "response": answer, "helpfulness": helpfulness, "how": "Be brief."}
+            for answer, helpfulness in ((A, 4), (B, 0))
+        ],
         spoken,
-        error=r"data\.columns\.system=how: rows with the same prompt are joined",
+        said,
+        ANSWERED,
+        chosen=0,
     )
 
 

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from preftune.data import Asked, Group, MixtureSource, Pairing, hold_out, load_mixture
+from preftune.data import Asked, Group, MixtureSource, Pairing, Response, hold_out, load_mixture
 from preftune.errors import InputError
 
 
@@ -65,9 +66,49 @@ def test_a_source_that_is_joined_by_prompt_moves_no_other_sources_rows() -> None
     loaded = load(MixtureSource("h", helpful), MixtureSource("a", rows("a", 2)))
     assert [group.row for group in loaded.groups] == [0, 2, 4, 5]
     places = [loaded.report.locate(group.row) for group in loaded.groups]
-    assert places == [f"the given rows row {row}" for row in (0, 2, 0, 1)]
+    assert places == [
+        f"{name}: the given rows row {row}" for name, row in zip("hhaa", (0, 2, 0, 1), strict=True)
+    ]
     assert loaded.report.rows == 4
     assert loaded.report.sources["h"] == {"rows": 2, "groups": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"weight": -1}, r"source a: weight=-1: it must be a finite number above 0"),
+        ({"weight": float("nan")}, r"source a: weight=nan: it must be"),
+        ({"limit": -1}, r"source a: limit=-1: it must be a whole number from 1"),
+        ({"weight": 0.1}, r"source a: weight=0\.1, limit=None: of 2 groups none would be used"),
+    ],
+)
+def test_a_source_that_adds_nothing_is_refused(settings: dict[str, Any], error: str) -> None:
+    """A weight or a limit that is no such number, or leaves no row, is an error and no empty source."""
+    with pytest.raises(InputError, match=error):
+        load(MixtureSource("a", rows("a", 2), **settings), MixtureSource("b", rows("b", 2)))
+
+
+def test_errors_name_the_source() -> None:
+    """Of two sources in memory, an error says whose row, columns or emptiness it is about."""
+    good = MixtureSource("a", rows("a", 2))
+    for bad, error in (
+        ([{"prompt": "?", "chosen": None, "rejected": "no"}], r"^source b: .*\n  the given rows row 0"),
+        ([{"x": 1}], r"^source b: The columns `x`"),
+        ([], r"^source b: the given rows, split=train: The data has no rows"),
+    ):
+        with pytest.raises(InputError, match=error):
+            load(good, MixtureSource("b", bad))
+
+
+def test_prompts_with_dates_in_a_call_can_be_held_out() -> None:
+    """A tool call with a date, as Parquet has them, is a prompt like others."""
+    call = {"name": "remind", "arguments": {"on": date(2026, 1, 2)}}
+    groups = [
+        Group(({"role": "assistant", "content": str(number), "tool_calls": [call]},), (Response("4"),), ())
+        for number in range(20)
+    ]
+    kept, held = hold_out(groups, 0.5, 0)
+    assert sorted(int(group.prompt[0]["content"]) for part in (kept, held) for group in part) == [*range(20)]
 
 
 def test_each_source_has_columns_of_its_own() -> None:

@@ -491,3 +491,67 @@ def test_fingerprint_rows() -> None:
     one = Group(({"role": "user", "content": "q"},), a.responses, a.pairs)
     other = Group(({"content": "q", "role": "user"},), a.responses, a.pairs)
     assert fingerprint_rows([one]) == fingerprint_rows([other])
+
+
+def rated(response: str, helpfulness: float, **more: Any) -> dict[str, Any]:
+    """A row of HelpSteer2, which is joined with others by its prompt."""
+    return {"prompt": "2+2?", "response": response, "helpfulness": helpfulness, **more}
+
+
+def test_joined_rows_ask_the_same() -> None:
+    """Rows are joined by prompt where their system message and tools are the same too, and keep both."""
+    tool = {"name": "add", "parameters": {}}
+    rows = [
+        *(rated(text, score, system="Be brief.", tools=[tool]) for text, score in (("4", 4), ("5", 0))),
+        *(rated(text, score, system="Be kind.", tools=None) for text, score in (("4!", 3), ("6", 1))),
+    ]
+    brief, kind = load_groups(rows).groups
+    assert (brief.prompt, brief.tools) == ((system("Be brief."), user("2+2?")), (tool,))
+    assert contents(brief) == [(assistant("4"),), (assistant("5"),)]
+    assert (kind.prompt, kind.tools) == ((system("Be kind."), user("2+2?")), ())
+    assert contents(kind) == [(assistant("4!"),), (assistant("6"),)]
+
+
+def test_joined_rows_keep_columns_that_the_first_lacks() -> None:
+    """Of rows that differ in their columns, each response has its own cell, or null."""
+    (group,) = load_groups([rated("4", 4), rated("5", 0, length=7)], keep_columns=True).groups
+    assert group.columns["length"] == [None, 7]
+
+
+def test_joined_rows_have_no_weight() -> None:
+    """A weight is of one pair, and a joined row's is of one response."""
+    with pytest.raises(
+        InputError, match="'weight' holds a weight for every row, and rows with the same prompt"
+    ):
+        load_groups([rated("4", 4, weight=1), rated("5", 0, weight=2)])
+
+
+def test_tools_beside_plain_text_are_refused() -> None:
+    """Only a chat template writes tools, so plain text would lose them without a word."""
+    row = {"prompt": "2+2?", "chosen": "4", "rejected": "5", "tools": [{"name": "add"}]}
+    with pytest.raises(InputError, match=r"row 0: the column `tools` has tools, the prompt is plain text"):
+        load_groups([row])
+    assert load_groups([row | {"tools": []}]).groups[0].tools == ()
+    mapped = row | {"how": "Be brief."}
+    (group,) = load_groups([mapped], asked=Asked(mapping={"system": "how"})).groups
+    assert group.tools == ({"name": "add"},)
+
+
+def test_brackets_without_an_end_are_text() -> None:
+    """Text that begins as JSON nested too deeply is text; tools written so, or calls, are an error."""
+    deep = "[" * 100_000
+    row: dict[str, Any] = {"prompt": "2+2?", "chosen": deep, "rejected": "5"}
+    assert contents(load_groups([row]).groups[0]) == [deep, "5"]
+    with pytest.raises(InputError, match=r"rule bad_tools .*\n.*column `tools`.*not valid JSON"):
+        load_groups([row | {"tools": deep}])
+
+
+@pytest.mark.parametrize("column", ["tools", "system"])
+def test_half_a_surrogate_pair_beside_the_prompt(column: str) -> None:
+    """What the template writes into the prompt is text that a tokenizer must read too."""
+    half = {"tools": [{"name": "\ud83d"}], "system": "\ud83d"}[column]
+    row = {"prompt": [user("2+2?")], "chosen": "4", "rejected": "5", column: half}
+    with pytest.raises(
+        InputError, match=rf"rule missing_field .*\n.*column `{column}`.*half a surrogate pair"
+    ):
+        load_groups([row])

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from preftune.data import read_rows
 from preftune.errors import InputError
@@ -225,3 +227,84 @@ def test_import_is_light() -> None:
     code = "import preftune.data, sys; print({'datasets', 'transformers', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "line"),
+    [
+        ("a.tsv", 'q1\ta\t"He said\nq2\tb\t"She said\nq3\tc\td\n', 3),
+        ("a.csv", 'q1,a,"He said\nq2,b,c\nq3,c,d\n', 4),
+        ("a.csv", 'q1,a,"He" said\nq2,b,c\n', 2),
+    ],
+    ids=["joins two rows", "joins all that follow", "loses what stands behind it"],
+)
+def test_quotes_that_join_rows_are_refused(tmp_path: Path, name: str, cells: str, line: int) -> None:
+    """A cell that begins with a quotation mark and does not end with one is an error with its line."""
+    header = "prompt,chosen,rejected\n".replace(",", "\t" if name.endswith("tsv") else ",")
+    path = write(tmp_path / name, (header + cells).encode())
+    with pytest.raises(InputError, match=rf"{name} line {line}: a cell begins with a quotation mark and"):
+        read_rows(path)
+
+
+def test_csv_cells_as_they_may_be(tmp_path: Path) -> None:
+    """A mark inside of a cell, doubled marks and line breaks, and a cell of 3 MB are read as they are."""
+    long = "x" * 3_000_000
+    cells = f'5" pipe,"He said ""no""","a\nb"\n{long},b,c\n'
+    rows = list(read_rows(write(tmp_path / "a.csv", f"prompt,chosen,rejected\n{cells}".encode())))
+    assert list(rows[0].values()) == ['5" pipe', 'He said "no"', "a\nb"]
+    assert rows[1]["prompt"] == long
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, name: str) -> None:
+    """JSON would keep the last of two prompts, or of two contents of a message, without a word."""
+    row = b'{"prompt": "p", "chosen": [{"content": "a", "role": "assistant", "content": "b"}]}'
+    data = b"[" + row + b"]" if name == "a.json" else row
+    with pytest.raises(
+        InputError, match=r"the JSON cannot be read \(an object has the key 'content' twice\)"
+    ):
+        read_rows(write(tmp_path / name, data))
+
+
+def test_a_transform_is_refused() -> None:
+    """Rows are read as they are stored, so what a transform makes of them would be lost."""
+    dataset = datasets.Dataset.from_list(ROWS).with_transform(lambda batch: batch)
+    with pytest.raises(InputError, match=r"it has a transform .* Apply it with `map`"):
+        read_rows(dataset)
+
+
+def test_classes_are_read_by_name(tmp_path: Path) -> None:
+    """The number of a class says nothing where `true` is the first; classes named by numbers keep theirs."""
+    features = datasets.Features(
+        label=datasets.ClassLabel(names=["true", "false"]), score=datasets.ClassLabel(names=["0", "1"])
+    )
+    found = [{"label": 0, "score": 1}, {"label": 1, "score": 0}, {"label": None, "score": 0}]
+    dataset = datasets.Dataset.from_list(found, features=features)
+    dataset.to_parquet(tmp_path / "a.parquet")
+    named = [{"label": "true", "score": 1}, {"label": "false", "score": 0}, {"label": None, "score": 0}]
+    for source in (dataset, tmp_path / "a.parquet"):
+        assert list(read_rows(source)) == named
+        assert list(read_rows(source, "train[1:2]")) == named[1:2]
+
+
+@pytest.mark.parametrize(
+    ("table", "error"),
+    [
+        (pa.table([["a"], ["b"]], names=["chosen", "chosen"]), "chosen.* exists 2 times"),
+        (pa.table({"m": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}), "map<string, int64"),
+    ],
+    ids=["a column twice", "a type that datasets does not know"],
+)
+def test_parquet_columns_that_cannot_be_read(tmp_path: Path, table: pa.Table, error: str) -> None:
+    """Such a column is an error that names the file, and no traceback."""
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=rf"a\.parquet: not a valid Parquet file: .*{error}.*JSON Lines"):
+        read_rows(tmp_path / "a.parquet")
+
+
+def test_a_row_that_holds_itself_is_refused() -> None:
+    """Rows of a caller may have no end."""
+    row: dict[str, Any] = {"prompt": "p"}
+    row["row"] = row
+    with pytest.raises(InputError, match="the given rows: a row holds lists or mappings in each other"):
+        read_rows([row])

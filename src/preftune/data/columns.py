@@ -168,6 +168,12 @@ def detect_columns(found: Sequence[str], asked: Asked | None = None, peek: Peek 
     if columns.tools is None and "tools" in found:
         columns = replace(columns, tools="tools")
     if asked.needs_pairs and "weight" in found:
+        if columns.by_prompt:
+            weight = (asked.mapping or {}).get("weight", "weight")
+            raise InputError(
+                f"The column {weight!r} holds a weight for every row, and rows with the same prompt are "
+                "joined here: a weight is of one pair. Rename or remove the column."
+            )
         columns = replace(columns, weight="weight")
     elif source := (asked.mapping or {}).get("weight"):
         raise InputError(
@@ -175,14 +181,6 @@ def detect_columns(found: Sequence[str], asked: Asked | None = None, peek: Peek 
             "pairs. Remove it, or choose a method that learns from pairs."
         )
     if "system" not in found or "system" in columns.beside:
-        return columns
-    if columns.by_prompt:
-        if asked.mapping and "system" in asked.mapping:
-            raise InputError(
-                f"data.columns.system={asked.mapping['system']}: rows with the same prompt are joined here, "
-                f"and each has its own system message. Set data.columns.system={UNUSED}, or write it into "
-                "the prompt."
-            )
         return columns
     return replace(columns, system="system")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from preftune.data.messages import ROLES, as_message, structured, transcript, turns
+from preftune.data.messages import ROLES, as_message, structured, transcript, turns, whole
 from preftune.data.rules import BadRow
 from preftune.data.sources import Row
 
@@ -39,7 +39,8 @@ class Columns:
         system: the column of the system's message, where no other field has it.
         beside: other columns of texts: what goes before the prompt, or says it again.
         rewrite: makes of a row one with these columns.
-        by_prompt: every row has one response, and rows with the same prompt are a group.
+        by_prompt: every row has one response, and rows with the same prompt, system message and tools are a
+            group.
     """
 
     shape: Literal["pairwise", "groups", "labelled"]
@@ -60,6 +61,11 @@ class Columns:
     def texts(self) -> set[str]:
         """The columns of the prompt and the responses."""
         return {self.prompt or "", *self.responses, *self.beside}
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The columns that say what is asked, the same for all responses that are joined by prompt."""
+        return frozenset(name for name in (self.prompt, self.system, self.tools) if name)
 
     @property
     def used(self) -> set[str]:
@@ -116,12 +122,12 @@ def text_beside(row: Row, column: str) -> str:
     """Text that goes with the prompt; nothing where the cell is null or blank.
 
     Raises:
-        BadRow: it is anything else.
+        BadRow: it is anything else, or holds half a surrogate pair.
     """
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         raise BadRow("missing_field", column, value, "it must be text, or null")
-    return value if value and value.strip() else ""
+    return whole(value, column) if value and value.strip() else ""
 
 
 def after_system(row: Row, messages: Any) -> Any:

@@ -59,7 +59,7 @@ def as_content(
     if isinstance(value, str):
         found = messages_in_json(value) if reads_json else None
         if found is None:
-            return _whole(value, column)
+            return whole(value, column)
         notes[f"`{column}`: JSON text read as messages"] += 1
         value = found
     if isinstance(value, Mapping):
@@ -67,11 +67,11 @@ def as_content(
     if not isinstance(value, list | tuple):
         raise BadRow("missing_field", column, value)
     messages = tuple(as_message(item, column, notes) for item in value)
-    _whole(json.dumps(messages, ensure_ascii=False, default=str), column)
+    whole(json.dumps(messages, ensure_ascii=False, default=str), column)
     return messages
 
 
-def _whole(text: str, column: str) -> str:
+def whole(text: str, column: str) -> str:
     """The text.
 
     Raises:
@@ -91,7 +91,7 @@ def structured(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # such as ten thousand brackets
         return value
 
 
@@ -180,11 +180,12 @@ def as_tools(value: Any, column: str) -> tuple[Mapping[str, Any], ...]:
     if value is None or (isinstance(value, str) and not value.strip()):
         return ()
     if isinstance(value, str):
-        value = _parsed(_whole(value, column), "bad_tools", column)
+        value = _parsed(value, "bad_tools", column)
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
         raise BadRow("bad_tools", column, value)
+    whole(json.dumps(value, ensure_ascii=False, default=str), column)
     return tuple(_without_nulls(tool) for tool in value)
 
 
@@ -259,7 +260,7 @@ def _calls(calls: Any, column: str) -> list[dict[str, Any]]:
 def _parsed(text: str, rule: str, column: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRow(rule, column, text, f"it is not valid JSON ({error})") from None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,9 @@ class MixtureSource:
         weight: how often each group is used: 2 uses all twice, 0.5 half of them, drawn by the seed.
         limit: most groups that are used before the weight, drawn by the seed; None uses all.
         mapping: see `Asked`.
+
+    Raises:
+        InputError: the weight or the limit leaves nothing, or is no such number.
     """
 
     name: str
@@ -36,6 +40,18 @@ class MixtureSource:
     weight: int | float = 1.0
     limit: int | None = None
     mapping: Mapping[str, str | Sequence[str]] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise InputError(
+                f"source {self.name}: weight={self.weight}: it must be a finite number above 0. Correct it, "
+                "or leave the source out."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise InputError(
+                f"source {self.name}: limit={self.limit}: it must be a whole number from 1. Correct it, or "
+                "leave the source out."
+            )
 
 
 def load_mixture(
@@ -63,17 +79,22 @@ def load_mixture(
     names = [source.name for source in sources]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"data.train: two sources have the name {twice[0]!r}. Set another name for one.")
-    loaded = [
-        load_groups(
-            source.source,
-            split=source.split,
-            asked=replace(asked, mapping=source.mapping),
-            pairing=pairing,
-            keep_columns=keep_columns,
-            rules=rules,
-        )
-        for source in sources
-    ]
+    loaded = []
+    for source in sources:
+        asked = replace(asked, mapping=source.mapping)
+        try:
+            loaded.append(
+                load_groups(
+                    source.source,
+                    split=source.split,
+                    asked=asked,
+                    pairing=pairing,
+                    keep_columns=keep_columns,
+                    rules=rules,
+                )
+            )
+        except InputError as error:
+            raise type(error)(f"source {source.name}: {error}") from None
     return _joined(sources, loaded, seed)
 
 
@@ -81,13 +102,19 @@ def _joined(sources: Sequence[MixtureSource], loaded: Sequence[LoadedGroups], se
     # Rows that were joined by prompt keep the numbers of their files, which a report counts once.
     starts = np.cumsum([0, *(sum(rows for _, rows in each.sources) for each in loaded)]).tolist()
     reports = [each.report for each in loaded]
-    report = RowReport(_locate(reports, starts), rows=sum(each.rows for each in reports))
+    names = [source.name for source in sources]
+    report = RowReport(_locate(names, reports, starts), rows=sum(each.rows for each in reports))
     groups = StoredGroups(())
     for number, (source, each) in enumerate(zip(sources, loaded, strict=True)):
         report.dropped += each.report.dropped
         report.counts.update(each.report.counts)
         report.notes.update(each.report.notes)
         drawn = _drawn(each.groups, source, np.random.default_rng([seed, number]))
+        if not drawn:
+            raise InputError(
+                f"source {source.name}: weight={source.weight}, limit={source.limit}: of {len(each.groups)} "
+                "groups none would be used. Set a higher weight, or leave the source out."
+            )
         groups += drawn.moved(starts[number])
         report.sources[source.name] = {"rows": each.report.rows, "groups": len(drawn)}
     unused = tuple(dict.fromkeys(name for each in loaded for name in each.unused_columns))
@@ -108,10 +135,13 @@ def _drawn(groups: StoredGroups, source: MixtureSource, random: np.random.Genera
     return groups.select(np.concatenate([np.tile(order, int(whole)), extra]).tolist())
 
 
-def _locate(reports: Sequence[RowReport], starts: Sequence[int]) -> Callable[[int], str]:
+def _locate(
+    names: Sequence[str], reports: Sequence[RowReport], starts: Sequence[int]
+) -> Callable[[int], str]:
     def locate(row: int) -> str:
         number = max(place for place, start in enumerate(starts[:-1]) if start <= row)
-        return reports[number].locate(row - starts[number])
+        found = reports[number].locate(row - starts[number])
+        return found if found.startswith(names[number]) else f"{names[number]}: {found}"
 
     return locate
 
@@ -135,7 +165,7 @@ def hold_out(groups: Sequence[Group], fraction: float, seed: int) -> tuple[Store
     kept: list[int] = []
     held: list[int] = []
     for number, group in enumerate(groups):
-        text = json.dumps([seed, group.prompt], sort_keys=True).encode()
+        text = json.dumps([seed, group.prompt], sort_keys=True, default=str).encode()
         place = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
         (held if place < fraction else kept).append(number)
     if not kept or not held:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from preftune.data.columns import (
@@ -35,7 +36,7 @@ from preftune.data.messages import (
 )
 from preftune.data.pairing import Pairing
 from preftune.data.rules import BadRow, RowReport, RowRules
-from preftune.data.sources import Row, Rows, read_rows
+from preftune.data.sources import GIVEN_ROWS, Row, Rows, read_rows
 from preftune.data.stored import StoredGroups
 from preftune.errors import InputError
 
@@ -63,6 +64,12 @@ SYSTEM_BESIDE_TEXT = (
     f"data.columns.system={UNUSED}, and it is left out. Elsewhere, rename or remove the column."
 )
 """What may be meant, and how to say it."""
+
+TOOLS_BESIDE_TEXT = (
+    "the column `{}` has tools, the prompt is plain text, and only a chat template writes tools. Write the "
+    "prompt as messages, or rename or remove the column."
+)
+"""What is wrong, and how to mend it."""
 
 PEEKED = 20
 """First rows in which a column is looked at, to see what it holds."""
@@ -122,7 +129,11 @@ def load_groups(
     texts = {each for name, every in sources.items() if name in MAPPED_TEXTS for each in every}
     rows = read_rows(source, split, unreadable_line=rules["unreadable_line"], texts=texts)
     report = RowReport(locate=rows.locate, rows=len(rows))
-    report.require_rows(len(rows))
+    if not len(rows):
+        title = source if isinstance(source, str | Path) else GIVEN_ROWS
+        raise InputError(
+            f"{title}, split={split}: The data has no rows. Give a source or a split with at least one."
+        )
     report.drop("unreadable_line", len(rows.unreadable))
     report.require_rows(len(rows) - len(rows.unreadable))
     check_mapping(mapping, rows.columns)
@@ -173,7 +184,9 @@ def _readable(rows: Rows, mapping: Mapping[str, str | Sequence[str]]) -> Iterato
 
 
 def _prompt_digest(row: Row, columns: Columns) -> bytes:
-    return hashlib.sha256(text_key(row.get(columns.prompt or "")).encode()).digest()
+    """The same for rows that ask the same: with the same system message and tools, where there are any."""
+    beside = (row.get(name) or "" for name in (columns.system, columns.tools) if name)
+    return hashlib.sha256(text_key([row.get(columns.prompt or ""), *beside]).encode()).digest()
 
 
 def _join_by_prompt(
@@ -183,14 +196,15 @@ def _join_by_prompt(
 
     Where they are neighbours, few are held at a time.
     """
-    prompt = columns.prompt or ""
     begun: dict[bytes, list[tuple[int, Row]]] = {}
     for numbered in rows:
         begun.setdefault(_prompt_digest(numbered[1], columns), []).append(numbered)
         while begun and len(begun[first := next(iter(begun))]) == counts[first]:
             numbers_of_rows, joined = zip(*begun.pop(first), strict=True)
-            lists = {name: [row.get(name) for row in joined] for name in joined[0]}
-            yield numbers_of_rows[0], {**lists, prompt: joined[0].get(prompt)}
+            names = dict.fromkeys(name for row in joined for name in row)
+            lists = {name: [row.get(name) for row in joined] for name in names}
+            shared = {name: joined[0].get(name) for name in columns.shared if name in lists}
+            yield numbers_of_rows[0], lists | shared
 
 
 def _build_groups(
@@ -214,10 +228,15 @@ def _build_groups(
                 continue
         except InputError as error:
             raise InputError(f"{report.locate(number)}: {error}") from None
+        except RecursionError:
+            raise InputError(
+                f"{report.locate(number)}: it holds lists or mappings in each other too many times. "
+                "Remove the row."
+            ) from None
         if not kept:
             yield group
             continue
-        own = frozenset(kept) if columns.by_prompt else None
+        own = frozenset(kept) - columns.shared if columns.by_prompt else None
         others = {name: row[name] for name in kept if name in row}
         yield replace(group, columns=others, response_columns=own)
 
@@ -295,7 +314,10 @@ class _GroupBuilder:
             group = replace(group, pairs=_weighted(group.pairs, weight, self.columns.weight))
         tools = as_tools(row.get(self.columns.tools), self.columns.tools) if self.columns.tools else ()
         group = replace(group, tools=tools) if tools else group
-        return self._with_system(group, row) if self.columns.system else group
+        group = self._with_system(group, row) if self.columns.system else group
+        if group.tools and isinstance(group.prompt, str):
+            raise InputError(TOOLS_BESIDE_TEXT.format(self.columns.tools))
+        return group
 
     def _with_system(self, group: Group, row: Row) -> Group:
         """The group whose conversation begins with the row's system message.

@@ -1,5 +1,6 @@
 """Where rows come from: local files and folders, `datasets` objects, and the Hugging Face hub."""
 
+import csv
 import gzip
 import json
 import math
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from io import BufferedIOBase, BufferedReader
+from io import BufferedIOBase, BufferedReader, BytesIO, TextIOWrapper
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -36,6 +37,7 @@ SLICED = re.compile(r"(?P<split>[^\[]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\
 """A split of which only some rows are read, as `datasets` writes it: `train[:1000]`, `train[10%:20%]`."""
 SHARD = re.compile(r"-\d+(-of-\d+.*)?$")
 """How the name of a part of a split ends."""
+MOST_BYTES_OF_BLOCK = 2**31 - 1
 BATCH_ROWS = 1024
 """Rows of a table that are Python's at once."""
 CSV_TEXT = (
@@ -259,7 +261,42 @@ def _from_object(source: Any, split: str, name: str = "the given data set") -> S
             f"the data is a {type(source).__name__}: it must be a file, a folder, a hub name, a list of "
             "rows, a datasets.Dataset or a DatasetDict. Load a streamed data set whole, or save it as JSONL."
         )
-    return SourcePart(name, tuple(source.column_names), source.with_format(None))
+    if source.format["type"] == "custom":
+        raise InputError(
+            f"{name}: it has a transform (`set_transform` or `with_transform`), and rows are read as they "
+            "are stored. Apply it with `map`, or take it off with `reset_format()`."
+        )
+    return SourcePart(name, tuple(source.column_names), _as_stored(source))
+
+
+def _as_stored(dataset: Any) -> Any:
+    """The data set as Python's own values, and the names of classes in place of their numbers.
+
+    Which number a class has says nothing: `true` may be the first.
+    """
+    import datasets
+
+    classes = {
+        column: feature.names
+        for column, feature in dataset.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+        and feature.names != [str(number) for number in range(feature.num_classes)]
+    }
+    if not classes:
+        return dataset.with_format(None)
+
+    def named(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        return {
+            column: [_class_name(classes[column], value) for value in values] if column in classes else values
+            for column, values in batch.items()
+        }
+
+    return dataset.with_transform(named)
+
+
+def _class_name(names: Sequence[str], number: int | None) -> str | None:
+    """The name of a class; none for the -1 of a row without one."""
+    return names[number] if number is not None and 0 <= number < len(names) else None
 
 
 def _from_rows(rows: Sequence[Any]) -> SourcePart:
@@ -269,7 +306,12 @@ def _from_rows(rows: Sequence[Any]) -> SourcePart:
                 f"{GIVEN_ROWS}: row {number} is {shorten(row)}. Give a mapping of columns to values for "
                 "every row."
             )
-    plain = [_plain(row) for row in rows]
+    try:
+        plain = [_plain(row) for row in rows]
+    except RecursionError:
+        raise InputError(
+            f"{GIVEN_ROWS}: a row holds lists or mappings in each other too many times, or itself. Remove it."
+        ) from None
     columns = tuple(dict.fromkeys(column for row in plain for column in row))
     return SourcePart(GIVEN_ROWS, columns, plain)
 
@@ -541,9 +583,20 @@ def _json_list(file: BufferedIOBase, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_without_repeated_keys)
+
+
 def _parse(data: bytes, where: str) -> Any:
     try:
-        value = json.loads(data.decode("utf-8-sig"))
+        value = DECODER.decode(data.decode("utf-8-sig"))
         if rb"\ud" in data.lower():  # half an emoji, cut by an earlier tool, would only fail in the tokenizer
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
@@ -564,20 +617,48 @@ def _parse(data: bytes, where: str) -> Any:
 
 def _read_csv(path: Path, how: _Reading) -> SourcePart:
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv as tables
 
-    text = csv.ConvertOptions(column_types=dict.fromkeys((*CSV_TEXT, *how.texts), pa.string()))
+    text = tables.ConvertOptions(column_types=dict.fromkeys((*CSV_TEXT, *how.texts), pa.string()))
     delimiter = "\t" if _suffix(path).startswith(".tsv") else ","
-    parsing = csv.ParseOptions(newlines_in_values=True, delimiter=delimiter)
+    parsing = tables.ParseOptions(newlines_in_values=True, delimiter=delimiter)
     try:
         with _open(path) as file:
-            table = csv.read_csv(file, parse_options=parsing, convert_options=text)
+            data = file.read()
+        _check_quotes(data, delimiter, path)
+        # One block: a row may be longer than the usual ones of 1 MiB.
+        reading = tables.ReadOptions(block_size=min(max(len(data), 1), MOST_BYTES_OF_BLOCK))
+        table = tables.read_csv(BytesIO(data), reading, parsing, text)
     except (pa.ArrowInvalid, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: not a valid UTF-8 CSV file: {shorten(str(error), 300)}") from error
     if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
         raise InputError(f"{path}: the header has {twice[0]!r} twice. Rename one of the columns.")
     rows = FileRows.of(path, len(table), lambda: _python_rows(table.to_batches(BATCH_ROWS)))
     return SourcePart(str(path), tuple(table.column_names), rows)
+
+
+def _check_quotes(data: bytes, delimiter: str, path: Path) -> None:
+    """Refuse quotation marks that would join the rows between them, or lose what stands behind them.
+
+    Raises:
+        InputError: a cell that begins with one does not end with one.
+    """
+    if b'"' not in data:
+        return
+    lines = TextIOWrapper(BytesIO(data), encoding="utf-8-sig", errors="replace", newline="")
+    most = csv.field_size_limit(max(len(data), csv.field_size_limit()))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        for _ in reader:
+            pass
+    except csv.Error as error:
+        raise InputError(
+            f"{path} line {reader.line_num}: a cell begins with a quotation mark and does not end with one "
+            f"({error}). Put such a cell in quotation marks and double those inside of it, or write the file "
+            "as JSON Lines."
+        ) from error
+    finally:
+        csv.field_size_limit(most)
 
 
 def _python_rows(batches: Iterable[Any]) -> Iterator[Row]:
@@ -593,21 +674,25 @@ def _read_parquet(path: Path, _how: _Reading) -> SourcePart:
     def valid() -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{path}: not a valid Parquet file: {shorten(str(error), 300)}") from error
+        # A column that is there twice, or of a type that datasets does not know, is an error of theirs.
+        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{path}: not a valid Parquet file: {shorten(str(error), 300)}. Mend it, or write it as JSON "
+                "Lines."
+            ) from error
 
     def read() -> Iterator[Row]:
         with valid(), parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 table = pa.Table.from_batches([batch], file.schema_arrow)
-                yield from datasets.Dataset(table).with_format(None)
+                yield from _as_stored(datasets.Dataset(table))
 
     with valid():
         empty = parquet.ParquetDataset(path).schema.empty_table()
+        columns = tuple(datasets.Dataset(empty).column_names)
     with valid(), parquet.ParquetFile(path) as file:
         # Read to its end, so that a damaged file is an error before anything else is.
         count = sum(len(batch) for batch in file.iter_batches(BATCH_ROWS))
-    columns = tuple(datasets.Dataset(empty).column_names)
     return SourcePart(str(path), columns, FileRows.of(path, count, read))
 
 

@@ -98,7 +98,7 @@ class _GroupFile:
         try:
             line = json.dumps(_to_json(group)).encode() + b"\n"
             is_same = _from_json(line, group.row) == group
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             is_same = False
         if not is_same:
             self.kept[start], line = group, b"\n"
