@@ -38,7 +38,8 @@ def test_json_has_everything() -> None:
     assert found["bradley_terry"]["learning_rate"] == 1e-5
     beta = {"default": 0.1, "rule": "a finite number > 0", "what": options_of(METHODS["dpo"])["beta"].summary}
     dpo = found["dpo"]
-    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (["pairs"], True, ["reward_gap"])
+    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (["pairs"], True, ["reward_gap", "token_reward_gap"])
+    assert [name for name, each in found.items() if each["on_policy"]] == ["rloo", "grpo"]
     assert dpo["options"] == {"beta": beta} | {
         key: dpo["options"][key] for key in list(options_of(METHODS["dpo"]))[1:]
     }
@@ -51,6 +52,15 @@ def test_one_method_with_its_options() -> None:
     assert "gamma: target margin (1.0); a finite number >= 0" in said
     done = CliRunner().invoke(app, ["methods", "simpoo"])
     assert "did you mean 'simpo'?" in str(done.exception)
+
+
+def test_methods_for_own_samples_stand_apart() -> None:
+    """Under their own heading, and in the details of one; others take anyone's responses."""
+    lines = printed().splitlines()
+    heading = "from prior_reward of the policy's own samples (iterate update_every=batch):"
+    assert [line.split()[0] for line in lines[lines.index(heading) + 1 :][:2]] == ["rloo", "grpo"]
+    assert "responses: the policy's own, new for every step" in printed("rloo")
+    assert "responses: of anyone" in printed("qrpo")
 
 
 def test_a_new_method_appears_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "plackett_luce": {"beta": 0.1},
     "qrpo": {"beta": 0.003},
     "ddo_rm": {"eta": 1.0, "temperature": 1.0},
+    "rloo": {"beta": 0.05},
+    "grpo": {"scale_rewards": True},
 }
 
 AUXILIARY_DEFAULTS = {
@@ -105,12 +107,14 @@ NEEDS: dict[str, set[str]] = {
     "plackett_luce": {"reference", "prior_reward", "groups"},
     "qrpo": {"reference", "prior_reward", "groups"},
     "ddo_rm": {"prior_reward", "groups"},
+    "rloo": {"reference", "prior_reward", "groups"},
+    "grpo": {"prior_reward", "groups"},
 }
 
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust", "orpo", "r_dpo", "exo", "discopop", "dpop"]
 TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo"]
 
-TAKERS = ", ".join(TAKE_THE_PRIOR)
+TAKERS = ", ".join([*TAKE_THE_PRIOR, "rloo", "grpo"])
 """How a message lists the methods that take the prior."""
 
 OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
@@ -179,7 +183,7 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     refused = f"auxiliary cannot be added to method '{method}', which {REFUSE_AUXILIARY[method]}"
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
-    takers = ", ".join(name for name in DEFAULTS if name not in REFUSE_AUXILIARY)
+    takers = ", ".join(name for name in METHODS if name not in REFUSE_AUXILIARY)
     assert str(caught.value).endswith(f"remove auxiliary, or use one of {takers}")
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 

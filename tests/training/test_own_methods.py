@@ -106,6 +106,25 @@ def test_an_own_method_by_hand(own: str) -> None:
     assert f"{own}:Mine" not in METHODS
 
 
+def test_an_own_method_without_a_name_is_named_in_messages(own: str) -> None:
+    """What it does not take is refused by its class's name."""
+    with pytest.raises(ValueError, match="prior = 'token_reward_gap' is not defined for method 'Mine'"):
+        resolve({"method": f"{own}:Mine", "prior": "token_reward_gap"})
+
+
+def test_an_own_method_in_a_mix(own: str) -> None:
+    """It takes prior, likelihood and a weight as others do: with h of 1 and -1 and gap 0.5, by hand.
+
+    Its margin is 1.5, and its loss (0.75 - 1)^2; the one of dpo is log(1 + exp(-0.15)). 4 nats on 2 tokens.
+    """
+    mix = {"mine": {"method": f"{own}:Mine", "weight": 2.0}, "dpo": 1.0}
+    settings = {"mix": mix, "prior": "reward_gap", "likelihood_weight": 0.5}
+    assert resolve(resolve(settings)) == resolve(settings)
+    losses = build(settings)(pair(0.5))
+    total = losses.total(count_units(torch.tensor([2, 3]), torch.tensor([0])))
+    assert total.item() == pytest.approx(2 * 0.0625 + math.log1p(math.exp(-0.15)) + 0.5 * 2, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from preftune.objectives import MethodOverview
 
 WIDTH = 80
+OWN_SAMPLES = "the policy's own, new for every step (preftune iterate update_every=batch)"
 LEGEND = """
 ref: compared with a reference policy. prior: takes objective.prior. aux: takes
 objective.auxiliary. `preftune methods NAME` shows one with its options."""
@@ -52,10 +53,11 @@ def _lines(found: "Sequence[MethodOverview]") -> list[str]:
     name = 3 + max(len(each.name) for each in found)
     start = f"{'method':{name}}ref  prior  aux  "
     lines = [f"{start}what it is"]
-    for data in dict.fromkeys(each.data for each in found):
-        lines += ["", f"from {', '.join(data)}:"]
+    for data, on_policy in dict.fromkeys((each.data, each.on_policy) for each in found):
+        own = " of the policy's own samples (iterate update_every=batch)" if on_policy else ""
+        lines += ["", f"from {', '.join(data)}{own}:"]
         for each in found:
-            if each.data == data:
+            if (each.data, each.on_policy) == (data, on_policy):
                 flags = (each.needs_reference, bool(each.priors), each.takes_auxiliary)
                 marks = "  ".join(
                     f"{'x' if flag else '-':{width}}" for flag, width in zip(flags, (3, 5, 3), strict=True)
@@ -74,6 +76,7 @@ def _details(method: "MethodOverview") -> str:
         f"{method.name}: {method.summary}",
         f"source: {method.source}",
         f"needs: {', '.join(method.needs)}",
+        f"responses: {OWN_SAMPLES if method.on_policy else 'of anyone'}",
         f"prior: {', '.join(method.priors) or 'none'}",
         f"auxiliary rewards can be added: {'yes' if method.takes_auxiliary else 'no'}",
         f"learning rate of all weights unless given: {method.learning_rate:g}",
