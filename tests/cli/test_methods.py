@@ -38,7 +38,11 @@ def test_json_has_everything() -> None:
     assert found["bradley_terry"]["learning_rate"] == 1e-5
     beta = {"default": 0.1, "rule": "a finite number > 0", "what": options_of(METHODS["dpo"])["beta"].summary}
     dpo = found["dpo"]
-    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (["pairs"], True, ["reward_gap", "token_reward_gap"])
+    assert (dpo["data"], dpo["needs_reference"], dpo["priors"]) == (
+        ["pairs"],
+        True,
+        ["reward_gap", "token_reward_gap"],
+    )
     assert [name for name, each in found.items() if each["on_policy"]] == ["rloo", "grpo"]
     assert dpo["options"] == {"beta": beta} | {
         key: dpo["options"][key] for key in list(options_of(METHODS["dpo"]))[1:]

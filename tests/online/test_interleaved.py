@@ -295,7 +295,8 @@ def test_policy_gradients_compare_all_samples_of_a_prompt(
     monkeypatch.setattr(policy_gradients, "pairwise_advantage", watched)
     reward = write_reward(f"long_{method}", "len(c[0]['content'])")
     objective = f"train.objective={{method: {method}, prior: none}}"
-    outcome = iterate(*BY_BATCH, reward, objective, "train.training.max_steps=2")
+    unfitted = ("train.prior.calibration=sigmoid", "train.prior.temperature=30")
+    outcome = iterate(*BY_BATCH, reward, objective, *unfitted, "train.training.max_steps=2")
     assert outcome.stopped is None
     folder = empty / "out" / "round-1"
     log = trained(folder)
@@ -310,7 +311,7 @@ def test_policy_gradients_compare_all_samples_of_a_prompt(
 
 
 def test_losses_over_groups_learn_from_all_samples(empty: Path) -> None:
-    """infonca takes the three samples of a prompt, and not the two that best_worst pairs."""
+    """All three samples of a prompt are taken, and not the two that best_worst pairs."""
     iterate(*BY_BATCH, "train.objective={method: infonca}", "train.training.max_steps=1")
     folder = empty / "out" / "round-1"
     scored = {row["prompt"][0]["content"]: row["responses"] for row in lines(folder / "scored.jsonl")}

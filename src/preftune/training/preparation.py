@@ -264,7 +264,8 @@ def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     """
     if given.objective is not None:
         return with_learning_rate(config, given)
-    known = trl_names.OBJECTIVE_KEYS | trl_names.option_names()
+    own = objectives.options_of(*objectives.methods_of(config.objective))
+    known = {*trl_names.OBJECTIVE_KEYS, *trl_names.option_names(), *own}
     for key, value in config.objective.items():
         if key not in known and (said := trl_names.answer(key)):
             raise InputError(f"objective.{key}={value!r}: {said}")
