@@ -310,8 +310,8 @@ class SplitReader:
             logger.info("%s: columns not used: %s", title_of(source), ", ".join(loaded.unused_columns))
         if "pairs" not in self.needs and "weight" in loaded.unused_columns:
             logger.warning(
-                "%s: the column `weight` is not read: it weighs pairs, and the objective learns from responses "
-                "without pairs",
+                "%s: the column `weight` is not read: it weighs pairs, and the objective learns from "
+                "responses without pairs",
                 title_of(source),
             )
         return loaded
