@@ -555,7 +555,7 @@ def test_value_and_gradient_by_hand(name: str) -> None:
       0.5 - log Z + 2. ddo_rm: lbar / T = -4 and -3 differ by -1, and with eta r / T by -0.5; the slopes
       (p - q) / T go to 2 and 4 tokens.
     - Policy gradients: rloo, beta 0.5: R = 0.75 - 0.5 and 0.25 + 1, so A = -1 and 1, over two responses;
-      half: r gives 0.5 and -0.5 * 0.5, h -1.5 and 1.5. grpo: A = 0.25 and -0.25, over 0.5 / sqrt(2) + 1e-4, two
+      half: r gives 0.5 and -0.5 * 0.5, h -1.5 and 1.5. grpo: A = 0.25 and -0.25, over SPREAD, two
       responses and their tokens; half, unscaled: 0.25 and -0.125.
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]

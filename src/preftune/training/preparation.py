@@ -463,8 +463,8 @@ def _note_foreign_samples(prepared: PreparedRun) -> None:
         logger.warning(
             "objective: %s learns from samples of the policy as it is, with one step on each, and nothing "
             "corrects for responses that were written before: the run is an approximation. `preftune "
-            "iterate` with update_every=batch samples anew for every step; for responses that you have, `preftune "
-            "methods` lists others",
+            "iterate` with update_every=batch samples anew for every step; for responses that you have, "
+            "`preftune methods` lists others",
             " and ".join(names),
         )
 
