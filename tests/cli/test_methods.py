@@ -45,6 +45,7 @@ def test_json_has_everything() -> None:
         True,
         ["reward_gap", "token_reward_gap"],
     )
+    assert [name for name, each in found.items() if each["on_policy"]] == ["rloo", "grpo"]
     assert dpo["options"] == {"beta": beta} | {
         key: dpo["options"][key] for key in list(options_of(METHODS["dpo"]))[1:]
     }
@@ -60,6 +61,15 @@ def test_one_method_with_its_options() -> None:
     assert all(len(line) <= 80 for line in said.splitlines())
     done = CliRunner().invoke(app, ["methods", "simpoo"])
     assert "did you mean 'simpo'?" in str(done.exception)
+
+
+def test_methods_for_own_samples_stand_apart() -> None:
+    """Under their own heading, and in the details of one; others take anyone's responses."""
+    lines = printed().splitlines()
+    heading = "from prior_reward of the policy's own samples (iterate update_every=batch):"
+    assert [line.split()[0] for line in lines[lines.index(heading) + 1 :][:2]] == ["rloo", "grpo"]
+    assert "responses: the policy's own, new for every step" in printed("rloo")
+    assert "responses: of anyone" in printed("qrpo")
 
 
 def test_a_new_method_appears_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ NEEDS: dict[str, set[str]] = {
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust", "orpo", "r_dpo", "exo", "discopop", "dpop"]
 TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo", "rloo", "grpo"]
 
-TAKERS = ", ".join(TAKE_THE_PRIOR)
+TAKERS = ", ".join([*TAKE_THE_PRIOR, "rloo", "grpo"])
 """How a message lists the methods that take the prior."""
 
 OF_AUXILIARY_REWARDS = ["offline_ppo", "alol", "dro_v", "modpo"]
@@ -183,7 +183,7 @@ def test_auxiliary_is_refused_where_it_has_no_place(method: str) -> None:
     refused = f"auxiliary cannot be added to method '{method}', which {REFUSE_AUXILIARY[method]}"
     with pytest.raises(ValueError, match=refused) as caught:
         resolve({"method": method, "auxiliary": {}})
-    takers = ", ".join(name for name in DEFAULTS if name not in REFUSE_AUXILIARY)
+    takers = ", ".join(name for name in METHODS if name not in REFUSE_AUXILIARY)
     assert str(caught.value).endswith(f"remove auxiliary, or use one of {takers}")
     assert build({"method": method, "auxiliary": {"weight": 0}}) == build({"method": method})
 

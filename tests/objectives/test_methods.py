@@ -89,15 +89,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qrpo": {"method": "qrpo", "beta": 1.0},
     "ddo_rm": {"method": "ddo_rm", "eta": 0.5, "temperature": 0.5},
     "rloo": {"method": "rloo", "beta": 0.5},
-    "grpo": {"method": "grpo", "scale_rewards": False},
+    "grpo": {"method": "grpo"},
+    "grpo_unscaled": {"method": "grpo", "scale_rewards": False},
 }
 
 TAKE_THE_PRIOR = [
     name
     for name, settings in VARIANTS.items()
-    if "reward_gap" in METHODS[settings["method"]].priors and "pairs" in build(settings).needs
+    if (method := METHODS[settings["method"]]).learns_from_pairs() and "reward_gap" in method.priors
 ]
-"""Of pairs, whose gap the batch has; that of a group's samples follows from their rewards."""
+"""Those with a gap of a pair in the data."""
 
 
 def with_prior(name: str) -> dict[str, Any]:
@@ -195,6 +196,9 @@ JS_LOST = 1 / (1 + math.sqrt(sigma(1) / sigma(-2)))
 
 LOG_Z = math.log(math.e - 1)
 """Of qrpo with beta 1."""
+
+SPREAD = 0.5 / math.sqrt(2) + 1e-4
+"""Of the rewards 0.75 and 0.25, as grpo divides by it."""
 
 # With gap g: dpo has m = 1 + 2 g, ipo means have m = 0.5 + 0.5 g, and so on; each row is (settings, gap,
 # loss by hand, gradient by hand for l_w and l_l).
@@ -483,8 +487,8 @@ BY_HAND = {
     ),
     "rloo": (VARIANTS["rloo"], None, 0.0, (0.5, -0.5)),
     "rloo_half": (VARIANTS["rloo"], 0.5, -0.125, (0.5, -0.625)),
-    "grpo": (VARIANTS["grpo"], None, 0.0, (-0.0625, 0.03125)),
-    "grpo_half": (VARIANTS["grpo"], 0.5, -0.0625, (-0.0625, 0.015625)),
+    "grpo": (VARIANTS["grpo"], None, 0.0, (-0.0625 / SPREAD, 0.03125 / SPREAD)),
+    "grpo_unscaled_half": (VARIANTS["grpo_unscaled"], 0.5, -0.0625, (-0.0625, 0.015625)),
 }
 
 
@@ -550,9 +554,9 @@ def test_value_and_gradient_by_hand(name: str) -> None:
       plackett_luce is dpo. qrpo, log Z = log(e - 1): q = 1 and 0.5, residuals 1 - log Z - 1 and
       0.5 - log Z + 2. ddo_rm: lbar / T = -4 and -3 differ by -1, and with eta r / T by -0.5; the slopes
       (p - q) / T go to 2 and 4 tokens.
-    - Own samples, whose r differ by 0.5: rloo, A = 0.5 and -0.5 of r, and 0.5 (-2 - 1) and its opposite of
-      -beta h: -1 and 1, over two responses; half: of r -0.25 for the worse. grpo: half of r's, to 2 and 4
-      tokens.
+    - Policy gradients: rloo, beta 0.5: R = 0.75 - 0.5 and 0.25 + 1, so A = -1 and 1, over two responses;
+      half: r gives 0.5 and -0.5 * 0.5, h -1.5 and 1.5. grpo: A = 0.25 and -0.25, over SPREAD, two
+      responses and their tokens; half, unscaled: 0.25 and -0.125.
     """
     settings, gap, expected_loss, expected_gradient = BY_HAND[name]
     takes_prior = gap is not None and "reward_gap" in METHODS[settings["method"]].priors

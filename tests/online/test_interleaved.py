@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from preftune.errors import InputError
 from preftune.measuring.statistics import mean_interval
+from preftune.objectives import policy_gradients
 from preftune.online.interleaved import COLLAPSED_BATCHES
 from preftune.sampling.sampler import sample_responses
 from preftune.training.configuration import read_run_config
@@ -271,6 +272,54 @@ def test_rewards_that_tell_nothing_apart_stop_it_early(empty: Path) -> None:
     (shard,) = steps(empty)
     assert shard.read_text().count("\n") == COLLAPSED_BATCHES
     assert not (empty / "out" / "model").exists()
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo"])
+def test_policy_gradients_compare_all_samples_of_a_prompt(
+    method: str, empty: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three samples are all learned from, each text as often as it came; there is no word of foreign ones."""
+    answers = ["rain falls", "rain falls", "a kettle sings near"]
+
+    def sampled(row: dict[str, Any], _: object, about: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "responses": answers, "response_tokens": [3, 3, 5], "sampler": about}
+
+    monkeypatch.setattr("preftune.online.interleaved.answered", sampled)
+    seen: list[dict[str, Any]] = []
+    calculate = policy_gradients.pairwise_advantage
+
+    def watched(reward: torch.Tensor, responses: Any, prior: Any) -> torch.Tensor:
+        seen.append({"groups": responses.groups.tolist(), "rewards": len(set(reward.tolist()))})
+        return calculate(reward, responses, prior)
+
+    monkeypatch.setattr(policy_gradients, "pairwise_advantage", watched)
+    reward = write_reward(f"long_{method}", "len(c[0]['content'])")
+    objective = f"train.objective={{method: {method}, prior: none}}"
+    unfitted = ("train.prior.calibration=sigmoid", "train.prior.temperature=30")
+    outcome = iterate(*BY_BATCH, reward, objective, *unfitted, "train.training.max_steps=2")
+    assert outcome.stopped is None
+    folder = empty / "out" / "round-1"
+    log = trained(folder)
+    assert len(log) == 2
+    assert all(line["grad_norm"] > 0 and line["samples/paired"] == 1 for line in log)
+    kept = lines(folder / "pairs.jsonl")
+    assert [row["responses"] for row in kept] == [answers] * len(kept)
+    assert {"groups": [0, 0, 0, 1, 1, 1], "rewards": 2} in seen
+    # The mean of -A over a prompt is 0.
+    assert all(abs(line["loss"]) < 1e-5 for line in log)
+    assert "learns from samples of the policy as it is" not in caplog.text
+
+
+def test_losses_over_groups_learn_from_all_samples(empty: Path) -> None:
+    """All three samples of a prompt are taken, and not the two that best_worst pairs."""
+    iterate(*BY_BATCH, "train.objective={method: infonca}", "train.training.max_steps=1")
+    folder = empty / "out" / "round-1"
+    scored = {row["prompt"][0]["content"]: row["responses"] for row in lines(folder / "scored.jsonl")}
+    kept = lines(folder / "pairs.jsonl")
+    assert kept
+    for row in kept:
+        assert sorted(row["responses"]) == sorted(set(scored[row["prompt"][0]["content"]]) - {""})
+    assert max(len(row["responses"]) for row in kept) == 3
 
 
 # --- what is kept ---

@@ -1,5 +1,6 @@
 """Methods and calibrations of the user's own, by `module:name`."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from preftune.data.groups import Group, Pair, Response
 from preftune.errors import InputError
-from preftune.objectives import METHODS, Margin, ScoredResponses, build, resolve
+from preftune.objectives import METHODS, Margin, ScoredResponses, build, count_units, resolve
 from preftune.rewards import Calibration, apply_prior, fit_calibration
 
 MODULE = """
@@ -57,6 +58,12 @@ class PlainField(Method):
 
 class NotAMethod:
     pass
+
+@dataclass(frozen=True)
+class Smoothed(Method):
+    sft: float = option(0.5, POSITIVE, "an option that is the name of something in other libraries")
+    def parts(self, prior, _):
+        return (Margin(log_ratio, Logistic(self.sft), prior),)
 
 def of_ten(score):
     return score / 10
@@ -104,6 +111,30 @@ def test_an_own_method_by_hand(own: str) -> None:
     assert objective(pair(0.5)).terms["preference"].values.item() == pytest.approx(0.0625)
     assert isinstance(objective.parts[0], Margin)
     assert f"{own}:Mine" not in METHODS
+
+
+def test_an_own_method_without_a_name_is_named_in_messages(own: str) -> None:
+    """What it does not take is refused by its class's name."""
+    with pytest.raises(ValueError, match="prior = 'token_reward_gap' is not defined for method 'Mine'"):
+        resolve({"method": f"{own}:Mine", "prior": "token_reward_gap"})
+
+
+def test_an_own_option_may_have_any_name(own: str) -> None:
+    """What others call something is no reason to refuse an option that the method has."""
+    assert resolve({"method": f"{own}:Smoothed", "sft": 0.25})["sft"] == 0.25
+
+
+def test_an_own_method_in_a_mix(own: str) -> None:
+    """It takes prior, likelihood and a weight as others do: with h of 1 and -1 and gap 0.5, by hand.
+
+    Its margin is 1.5, and its loss (0.75 - 1)^2; the one of dpo is log(1 + exp(-0.15)). 4 nats on 2 tokens.
+    """
+    mix = {"mine": {"method": f"{own}:Mine", "weight": 2.0}, "dpo": 1.0}
+    settings = {"mix": mix, "prior": "reward_gap", "likelihood_weight": 0.5}
+    assert resolve(resolve(settings)) == resolve(settings)
+    losses = build(settings)(pair(0.5))
+    total = losses.total(count_units(torch.tensor([2, 3]), torch.tensor([0])))
+    assert total.item() == pytest.approx(2 * 0.0625 + math.log1p(math.exp(-0.15)) + 0.5 * 2, rel=1e-6)
 
 
 @pytest.mark.parametrize(

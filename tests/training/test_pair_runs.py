@@ -142,6 +142,7 @@ def test_a_source_of_a_mixture_without_weights_has_ones(
         ([0.0] * 16, [], 2, "all pairs have the weight 0, so nothing is learned"),
         ([10.0] * 16, [], 0, "the mean weight of pairs is 10, and losses and gradients are so many times"),
         ([1.0] * 16, ["objective={method: kto}"], 0, "the column `weight` is not read: it weighs pairs"),
+        ([1.0] * 16, ["objective={method: qrpo}"], 0, "the column `weight` is not read: it weighs pairs"),
     ],
 )
 def test_weights_that_need_a_word(

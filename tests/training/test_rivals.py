@@ -102,6 +102,34 @@ def test_each_rival_trains_on_scored_groups(
     assert any(not torch.equal(weight, start[name]) for name, weight in trained.items())
 
 
+def test_pairs_and_groups_are_learned_from_together(grouped: dict[str, Any], train: Train) -> None:
+    """In a mix, dpo learns from each prompt's pair and infonca from all of its responses.
+
+    Both first losses are those of equal policies: log 2, and the one of infonca alone.
+    """
+    grouped["objective"] = {"mix": {"dpo": 0.5, "infonca": 2.0}, "prior": "reward_gap"}
+    run = train(grouped)
+    first, second = logged(run)
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["train"]["pairs"], summary["train"]["responses"]) == (4, 16)
+    assert first["loss/preference/dpo"] == pytest.approx(math.log(2), abs=1e-4)
+    assert first["loss/preference/infonca"] == pytest.approx(FIRST_LOSS["infonca"], abs=1e-4)
+    assert first["loss"] == pytest.approx(0.5 * math.log(2) + 2 * FIRST_LOSS["infonca"], abs=1e-3)
+    assert second["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("objective", [{"method": "rloo"}, {"mix": {"grpo": 1.0, "dpo": 1.0}}])
+def test_a_file_is_no_sample_of_the_policy(
+    grouped: dict[str, Any], train: Train, objective: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A method for the policy's own samples trains on a file, and the run says once what that is."""
+    grouped["objective"] = {**objective, "prior": "reward_gap"}
+    first, _ = logged(train(grouped))
+    assert first["grad_norm"] > 0
+    name = next(iter(objective.get("mix", {"rloo": 1})))
+    assert caplog.text.count(f"objective: {name} learns from samples of the policy as it is") == 1
+
+
 def test_groups_stay_whole_in_any_row(grouped: dict[str, Any], train: Train, tmp_path: Path) -> None:
     """A step in one row and one of a row for each prompt have the same losses: means over prompts are exact.
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 WIDTH = 80
 DATA = {"auxiliary": "auxiliary rewards", "prior_gap": "reward gaps", "prior_reward": "prior rewards"}
 """What methods learn from in words, where the name of the need is not one."""
+
+OWN_SAMPLES = "the policy's own, new for every step (preftune iterate update_every=batch)"
 LEGEND = """
 ref: compared with a reference policy. prior: takes objective.prior. aux: takes
 objective.auxiliary. `preftune methods NAME` shows one with its options."""
@@ -54,10 +56,11 @@ def _lines(found: "Sequence[MethodOverview]") -> list[str]:
     name = 3 + max(len(each.name) for each in found)
     start = f"{'method':{name}}ref  prior  aux  "
     lines = [f"{start}what it is"]
-    for data in dict.fromkeys(each.data for each in found):
-        lines += ["", f"from {_listed(data)}:"]
+    for data, on_policy in dict.fromkeys((each.data, each.on_policy) for each in found):
+        own = " of the policy's own samples (iterate update_every=batch)" if on_policy else ""
+        lines += ["", f"from {_listed(data)}{own}:"]
         for each in found:
-            if each.data == data:
+            if (each.data, each.on_policy) == (data, on_policy):
                 flags = (each.needs_reference, bool(each.priors), each.takes_auxiliary)
                 marks = "  ".join(
                     f"{'x' if flag else '-':{width}}" for flag, width in zip(flags, (3, 5, 3), strict=True)
@@ -79,6 +82,7 @@ def details(method: "MethodOverview") -> str:
         method.name: method.summary,
         "source": method.source,
         "learns from": _listed(method.data),
+        "responses": OWN_SAMPLES if method.on_policy else "of anyone",
         "reference policy": "yes" if method.needs_reference else "no",
         "prior": ", ".join(method.priors) or "none",
         "auxiliary rewards can be added": "yes" if method.takes_auxiliary else "no",

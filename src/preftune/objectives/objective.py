@@ -149,7 +149,7 @@ def resolve(settings: Mapping[str, object]) -> Settings:
     methods = methods_of(resolved)
     resolved["prior"] = prior = _resolve_prior(settings.get("prior", "none"), methods)
     for key, value in own.items():
-        if key in SETTINGS_ELSEWHERE:
+        if key in SETTINGS_ELSEWHERE and key not in options:
             raise ValueError(f"{key} = {value!r}: what others call {key} is {SETTINGS_ELSEWHERE[key]} here")
     of_pairs = options_of(OfPairs) if _takes_likelihood(resolved) else {}
     options = {**options, **of_pairs, **options_of(OfEveryMethod, *PRIORS[prior].options)}

@@ -23,6 +23,7 @@ class MethodOverview:
         takes_auxiliary: whether `auxiliary` can be added to it.
         trains_policy: whether it trains a policy, and not a reward model.
         learning_rate: of AdamW on all weights, where the user gives none.
+        on_policy: whether the responses must be samples of the policy as it is.
         options: by name.
     """
 
@@ -35,6 +36,7 @@ class MethodOverview:
     takes_auxiliary: bool
     trains_policy: bool
     learning_rate: float
+    on_policy: bool
     options: dict[str, Option]
 
     @property
@@ -62,5 +64,6 @@ def _overview(name: str) -> MethodOverview:
         takes_auxiliary=method.takes_auxiliary(),
         trains_policy=method.trains_policy,
         learning_rate=method.learning_rate,
+        on_policy=method.on_policy,
         options=options_of(method),
     )

@@ -122,7 +122,7 @@ class Interleaved:
         write_whole(self.folder / SCORED_FILE, as_lines(rows))
         if not pair_round(self.folder, self.folder / SCORED_FILE, (), self.pairs)["groups"]:
             raise GuardStop(
-                reward_collapse(usable_scores(rows))
+                reward_collapse(usable_scores(rows, self.pairs))
                 or "no pair: the responses' rewards differ, and train.data.length_penalty makes them equal"
             )
         return prepared.read(str(self.folder / PAIRS_FILE))
@@ -213,7 +213,7 @@ class _Batches:
             return
         recent = range(number - COLLAPSED_BATCHES + 1, number + 1)
         rows = [row for step in recent for row in self._steps[step]]
-        if reason := reward_collapse(usable_scores(rows)):
+        if reason := reward_collapse(usable_scores(rows, self._source.pairs)):
             raise GuardStop(reason)
 
 

@@ -86,9 +86,14 @@ class Plan:
     @property
     def pair_settings(self) -> PairSettings:
         """Which responses are trained on."""
-        data = self.run_config(1, self.start, Path("-")).data
+        run = self.run_config(1, self.start, Path("-"))
+        data, methods = run.data, objectives.methods_of(run.objective)
         pairing = Pairing(self.config.pair_rule, data.pairs_per_prompt, data.pair_seed, data.length_penalty)
-        return PairSettings(pairing, keeps_all="auxiliary" in self.needs)
+        return PairSettings(
+            pairing,
+            keeps_all=not self.needs.isdisjoint({"auxiliary", "groups"}),
+            keeps_equal=any(method.on_policy for method in methods),
+        )
 
     def folder(self, number: int) -> Path:
         """Folder of a round; 0 is the start."""

@@ -137,7 +137,8 @@ class _Rounds:
         sampled = self._sample(number, before)
         scored = self._score(number, sampled)
         figures["samples"] = scored.figures["reward"]
-        if reason := reward_collapse(stages.usable_scores(read_lines(folder / stages.SCORED_FILE))):
+        rows = read_lines(folder / stages.SCORED_FILE)
+        if reason := reward_collapse(stages.usable_scores(rows, self._plan.pair_settings)):
             raise GuardStop(reason)
         paired = self._pair(number, scored)
         figures["pairs"] = paired.figures

@@ -98,11 +98,13 @@ class PairSettings:
 
     Attributes:
         pairing: the rule.
-        keeps_all: whether responses without a pair are trained on too, by auxiliary rewards.
+        keeps_all: whether responses without a pair are trained on too, by their rewards.
+        keeps_equal: whether a text that was sampled twice counts twice, as means over samples have it.
     """
 
     pairing: Pairing
     keeps_all: bool
+    keeps_equal: bool = False
 
 
 def pair_round(folder: Path, own: Path, earlier: Sequence[Path], settings: PairSettings) -> Figures:
@@ -126,7 +128,7 @@ def pair_round(folder: Path, own: Path, earlier: Sequence[Path], settings: PairS
         "groups": len(found),
         "pairs": len(gaps),
         "replayed": len(replayed),
-        "unusable": sum(len(row["responses"]) - len(_usable(row)) for row in rows),
+        "unusable": sum(len(row["responses"]) - len(_usable(row, settings)) for row in rows),
         "gap": fmean(gaps) if gaps else None,
     }
 
@@ -135,7 +137,7 @@ def paired_groups(rows: Sequence[AnsweredRow], settings: PairSettings) -> list[d
     """Each row that the rule makes a pair of, with the responses that are trained on."""
     groups = []
     for row in rows:
-        usable = _usable(row)
+        usable = _usable(row, settings)
         group = {
             **{column: value for column, value in row.items() if column not in ABOUT_RESPONSES},
             "responses": [row["responses"][place] for place in usable],
@@ -151,17 +153,19 @@ def paired_groups(rows: Sequence[AnsweredRow], settings: PairSettings) -> list[d
     return groups
 
 
-def usable_scores(rows: Sequence[AnsweredRow]) -> list[list[float]]:
+def usable_scores(rows: Sequence[AnsweredRow], settings: PairSettings) -> list[list[float]]:
     """The rewards of the responses that can be trained on, by prompt."""
-    return [[row["scores"][place] for place in _usable(row)] for row in rows]
+    return [[row["scores"][place] for place in _usable(row, settings)] for row in rows]
 
 
-def _usable(row: Mapping[str, Any]) -> list[int]:
-    """Places of the responses that say something, each text once."""
+def _usable(row: Mapping[str, Any], settings: PairSettings) -> list[int]:
+    """Places of the responses that say something, each text once unless equal ones are kept."""
+    places = [place for place, text in enumerate(row["responses"]) if text.strip()]
+    if settings.keeps_equal:
+        return places
     firsts: dict[str, int] = {}
-    for place, text in enumerate(row["responses"]):
-        if text.strip():
-            firsts.setdefault(text, place)
+    for place in places:
+        firsts.setdefault(row["responses"][place], place)
     return list(firsts.values())
 
 

@@ -215,6 +215,7 @@ def prepare(
     _check_sizes(prepared, model_config)
     if not is_live:
         _check_divergence(prepared)
+        _note_foreign_samples(prepared)
     return prepared
 
 
@@ -263,7 +264,8 @@ def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
     """
     if given.objective is not None:
         return with_learning_rate(config, given)
-    known = trl_names.OBJECTIVE_KEYS | trl_names.option_names()
+    own = objectives.options_of(*objectives.methods_of(config.objective))
+    known = {*trl_names.OBJECTIVE_KEYS, *trl_names.option_names(), *own}
     for key, value in config.objective.items():
         if key not in known and (said := trl_names.answer(key)):
             raise InputError(f"objective.{key}={value!r}: {said}")
@@ -452,6 +454,19 @@ def _check_divergence(prepared: PreparedRun) -> None:
                 "reference is a mean over the mismatched responses of a step's prompts, 2 at least: set "
                 "training.per_device_train_batch_size=2 (better 8 or more), or batches.tokens_per_step higher"
             )
+
+
+def _note_foreign_samples(prepared: PreparedRun) -> None:
+    """Say that responses of the data are not what a method for the policy's own samples is defined on."""
+    methods = () if prepared.given.objective else objectives.methods_of(prepared.config.objective)
+    if names := [method.name for method in methods if method.on_policy]:
+        logger.warning(
+            "objective: %s learns from samples of the policy as it is, with one step on each, and nothing "
+            "corrects for responses that were written before: the run is an approximation. `preftune "
+            "iterate` with update_every=batch samples anew for every step; for responses that you have, "
+            "`preftune methods` lists others",
+            " and ".join(names),
+        )
 
 
 def _label_balance(objective: objectives.Objective, train: PreparedData) -> objectives.LabelBalance | None:

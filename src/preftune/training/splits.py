@@ -308,10 +308,10 @@ class SplitReader:
             logger.info("read %s", line)
         if loaded.unused_columns:
             logger.info("%s: columns not used: %s", title_of(source), ", ".join(loaded.unused_columns))
-        if "labels" in self.needs and "weight" in loaded.unused_columns:
+        if "pairs" not in self.needs and "weight" in loaded.unused_columns:
             logger.warning(
-                "%s: the column `weight` is not read: it weighs pairs, and the objective learns from single "
-                "responses",
+                "%s: the column `weight` is not read: it weighs pairs, and the objective learns from "
+                "responses without pairs",
                 title_of(source),
             )
         return loaded

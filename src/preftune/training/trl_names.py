@@ -3,14 +3,14 @@
 Its fields and keywords as of 1.16, and names of earlier versions that tutorials still have.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import fields
 from difflib import get_close_matches
 
 from transformers import TrainingArguments
 
-from preftune.objectives import Auxiliary
-from preftune.objectives.options import Options, options_of
+from preftune.objectives import METHODS, PRIORS, OfPairs, options_of
+from preftune.objectives.methods import OfEveryMethod
 
 TRL_KEYS: dict[str, str] = {
     # the objective
@@ -194,12 +194,6 @@ def training_fields() -> set[str]:
 
 
 def option_names() -> set[str]:
-    """Options of all methods, and of every method."""
-    return {name for each in _subclasses(Options) if each is not Auxiliary for name in options_of(each)}
-
-
-def _subclasses(of: type[Options]) -> Iterator[type[Options]]:
-    for each in of.__subclasses__():
-        if "__dataclass_fields__" in vars(each):
-            yield each
-        yield from _subclasses(each)
+    """Options of all published methods, of every method, and of the priors."""
+    of_priors = [owner for prior in PRIORS.values() for owner in prior.options]
+    return set(options_of(*METHODS.values(), OfPairs, OfEveryMethod, *of_priors))

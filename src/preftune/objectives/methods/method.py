@@ -20,7 +20,7 @@ class Method(Options, ABC):
     """A published loss; the fields of its dataclass are its options.
 
     Attributes:
-        name: by which a configuration names it.
+        name: by which a configuration names it, if published; that of the class unless given.
         summary: one line for people.
         source: the paper, and the equation with the prior.
         priors: names of the priors it is defined with.
@@ -41,6 +41,12 @@ class Method(Options, ABC):
     # TRL's default of its DPO, KTO and CPO trainers; the papers' recipes lie between 3e-7 and 5e-6.
     learning_rate: ClassVar[float] = 1e-6
     on_policy: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """One of the user's own is named as its class is, unless it has a name."""
+        super().__init_subclass__()
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__
 
     @abstractmethod
     def parts(self, prior: Prior, standardization: Standardization) -> tuple[Part, ...]:

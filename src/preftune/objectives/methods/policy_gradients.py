@@ -16,7 +16,7 @@ class RLOO(Method):
     """-A grad l, A = R - the mean R of the prompt's other samples, R = r - beta h."""
 
     name = "rloo"
-    summary = "policy gradient on own samples, each against the mean of its prompt's others (online)"
+    summary = "policy gradient on own samples, each against the mean of its prompt's others"
     source = "RLOO, arXiv 2402.14740, Eq. 8; the prior in each pair is ours"
     on_policy = True
 
@@ -33,7 +33,7 @@ class GRPO(Method):
     """-A grad lbar, A = (r - mean r) / std r over the prompt's samples."""
 
     name = "grpo"
-    summary = "policy gradient on own samples, standardised within the prompt; no reference (online)"
+    summary = "policy gradient on own samples, standardised within the prompt; no reference"
     source = "GRPO, arXiv 2402.03300, Eq. 3, without the divergence; the prior in each pair is ours"
     on_policy = True
 
