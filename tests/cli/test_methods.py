@@ -56,8 +56,8 @@ def test_one_method_with_its_options() -> None:
     said = printed("simpo")
     assert "source: SimPO, arXiv 2405.14734" in said
     assert "gamma: target margin (1.0); a finite number >= 0" in said
-    assert "learns from: pairs\nreference policy: no\n" in said
-    assert "learns from: pairs and reward gaps\nreference policy: yes\n" in printed("odpo")
+    assert "learns from: pairs\nresponses: of anyone\nreference policy: no\n" in said
+    assert "learns from: pairs and reward gaps\nresponses: of anyone\n" in printed("odpo")
     assert all(len(line) <= 80 for line in said.splitlines())
     done = CliRunner().invoke(app, ["methods", "simpoo"])
     assert "did you mean 'simpo'?" in str(done.exception)
@@ -66,7 +66,7 @@ def test_one_method_with_its_options() -> None:
 def test_methods_for_own_samples_stand_apart() -> None:
     """Under their own heading, and in the details of one; others take anyone's responses."""
     lines = printed().splitlines()
-    heading = "from prior_reward of the policy's own samples (iterate update_every=batch):"
+    heading = "from prior rewards of the policy's own samples (iterate update_every=batch):"
     assert [line.split()[0] for line in lines[lines.index(heading) + 1 :][:2]] == ["rloo", "grpo"]
     assert "responses: the policy's own, new for every step" in printed("rloo")
     assert "responses: of anyone" in printed("qrpo")
