@@ -112,7 +112,7 @@ NEEDS: dict[str, set[str]] = {
 }
 
 TAKE_THE_PRIOR = ["dpo", "ipo", "simpo", "cpo", "hinge", "robust", "orpo", "r_dpo", "exo", "discopop", "dpop"]
-TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo", "rloo", "grpo"]
+TAKE_THE_PRIOR += ["f_dpo", "ld_dpo", "wpo"]
 
 TAKERS = ", ".join([*TAKE_THE_PRIOR, "rloo", "grpo"])
 """How a message lists the methods that take the prior."""
@@ -160,7 +160,7 @@ def test_needs(method: str) -> None:
     assert build({"method": method}).needs == NEEDS[method]
 
 
-@pytest.mark.parametrize("method", [name for name in TAKE_THE_PRIOR if "pairs" in NEEDS[name]])
+@pytest.mark.parametrize("method", TAKE_THE_PRIOR)
 def test_the_prior_needs_the_gap(method: str) -> None:
     """The reward-gap prior adds the gap to what any method of pairs needs."""
     assert build({"method": method, "prior": "reward_gap"}).needs == {*NEEDS[method], "prior_gap"}

@@ -17,6 +17,7 @@ TRL_KEYS: dict[str, str] = {
     "loss_type": "objective.method",
     "beta": "objective.beta",
     "loss_weights": "objective.mix",
+    "f_divergence_type": "objective.f_divergence_type",
     "label_smoothing": "objective.label_smoothing",
     "rpo_alpha": "objective.likelihood_weight",
     "cpo_alpha": "objective.likelihood_weight",
