@@ -17,7 +17,7 @@ from preftune.objectives import (
     build,
     count_units,
     label_balance,
-    methods_without_pairs,
+    methods_of_labels,
 )
 
 NO_PAIRS = torch.tensor([], dtype=torch.int64)
@@ -310,8 +310,8 @@ def test_labels_of_one_kind_are_refused(desirable: int, undesirable: int) -> Non
 
 
 def test_only_methods_of_labels_have_a_balance() -> None:
-    """Of the methods that need no pairs kto alone has a balance; another has none, whatever its labels."""
-    assert methods_without_pairs() == ["kto", "csft", "offline_ppo", "alol", "dro_v"]
+    """Of the methods that learn from labels kto alone has a balance; another has none, whatever its labels."""
+    assert methods_of_labels() == ["kto", "csft"]
     for method in METHODS:
         balance = label_balance(build({"method": method}), 3, 3)
         assert (balance is not None) == (method == "kto")

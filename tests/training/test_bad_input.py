@@ -358,7 +358,7 @@ def test_labels_where_pairs_are_needed(
     file = tmp_path / "labelled.jsonl"
     file.write_text('{"prompt": "p", "completion": "c", "label": true}\n', encoding="utf-8")
     config["data"]["train"] = str(file)
-    assert "objective.method=kto" in refused("objective={method: dpo}")
+    assert "Set objective.method to kto or csft, or give" in refused("objective={method: dpo}")
 
 
 def test_no_prior_for_labels(refused: Callable[..., str]) -> None:

@@ -56,7 +56,7 @@ from preftune.objectives.objective import (
     Settings,
     build,
     label_balance,
-    methods_without_pairs,
+    methods_of_labels,
     predicted_factors,
     resolve,
 )
@@ -194,7 +194,7 @@ __all__ = [
     "mean_log_ratio",
     "method_named",
     "methods_of",
-    "methods_without_pairs",
+    "methods_of_labels",
     "needing",
     "needs_of",
     "options_of",

@@ -242,9 +242,9 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
     )
 
 
-def methods_without_pairs() -> list[str]:
-    """Names of the methods that learn from single responses."""
-    return [name for name in METHODS if build({"method": name}).needs.isdisjoint({"pairs", "groups"})]
+def methods_of_labels() -> list[str]:
+    """Names of the methods that learn from single responses with a label."""
+    return [name for name in METHODS if "labels" in build({"method": name}).needs]
 
 
 def _weighted(

@@ -293,7 +293,7 @@ class SplitReader:
             needs_prior=not self.needs.isdisjoint({"prior_gap", "prior_reward", "margin"}),
             needs_pairs="pairs" in self.needs,
             needs_labels="labels" in self.needs,
-            label_methods=objectives.methods_without_pairs(),
+            label_methods=objectives.methods_of_labels(),
         )
         common: dict[str, Any] = {
             "pairing": Pairing(pair_rule, data.pairs_per_prompt, data.pair_seed, data.length_penalty),
