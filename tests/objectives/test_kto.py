@@ -310,7 +310,7 @@ def test_labels_of_one_kind_are_refused(desirable: int, undesirable: int) -> Non
 
 
 def test_only_methods_of_labels_have_a_balance() -> None:
-    """Of the methods that learn from labels kto alone has a balance; another has none, whatever its labels."""
+    """Of the methods that learn from labels kto has a balance; another has none, whatever its labels."""
     assert methods_of_labels() == ["kto", "csft"]
     for method in METHODS:
         balance = label_balance(build({"method": method}), 3, 3)
