@@ -108,6 +108,11 @@ def test_every_registered_number_reaches_the_objective() -> None:
         for name, number in NUMBERS.items()
         if number.per == "response"
     }
+    arrays |= {
+        name: np.array([[1], [0]], dtype=number.dtype)
+        for name, number in NUMBERS.items()
+        if number.per == "response and bound"
+    }
     tokens = {
         name: (np.array([1], dtype=number.dtype), np.array([0], dtype=number.dtype))
         for name, number in NUMBERS.items()
@@ -118,7 +123,7 @@ def test_every_registered_number_reaches_the_objective() -> None:
     for name, number in NUMBERS.items():
         values = getattr(responses, name)
         by_response = [0, 0] if name == "groups" else [1, 0]  # both answer the one prompt
-        assert values.tolist() == ([0.5] if number.per == "pair" else by_response)
+        assert values.flatten().tolist() == ([0.5] if number.per == "pair" else by_response)
         assert values.dtype == getattr(torch, number.dtype)
 
 

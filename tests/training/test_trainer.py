@@ -108,6 +108,7 @@ def test_reads_and_collectives_do_not_grow_with_micro_batches(
     config["training"] |= {"max_steps": 2, "logging_steps": 2, "save_strategy": "no", "max_grad_norm": 0}
     # ScoredResponses looks at values on the CPU alone, where reading them costs nothing.
     monkeypatch.setattr(responses, "_check_values", lambda *_: None)
+    monkeypatch.setattr(responses, "_token_count", lambda value, _: value.numel())
     calls = {"reads": 0, "collectives": 0, "rows": 0}
     for owner, name, kind in [
         *((torch.Tensor, name, "reads") for name in ("item", "tolist", "__bool__", "__float__", "__int__")),

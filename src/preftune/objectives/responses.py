@@ -186,9 +186,10 @@ def _check_shape(field: str, value: Tensor, responses: ScoredResponses) -> None:
     elif FIELDS[field].per == "pair":
         expected, rule = tuple(responses.chosen.shape), "one number for each pair, as chosen has"
     elif FIELDS[field].per == "token":
-        # Adding up lengths on another device would wait for it.
-        tokens = int(responses.lengths.sum()) if value.device.type == "cpu" else value.numel()
-        expected, rule = (tokens,), "one number for each response token, as many as lengths add up to"
+        expected, rule = (
+            (_token_count(value, responses),),
+            "one number for each response token, as many as lengths add up to",
+        )
     elif FIELDS[field].per == "response and bound":
         expected, rule = (len(responses.lengths), shape[-1] if shape else 1), "a row for each response"
     elif FIELDS[field].per == "bound":
@@ -198,6 +199,11 @@ def _check_shape(field: str, value: Tensor, responses: ScoredResponses) -> None:
         expected, rule = (), "a single number without dimensions"
     if shape != expected:
         raise ValueError(f"{field} has shape {shape}, and must have {expected}: give {rule}")
+
+
+def _token_count(value: Tensor, responses: ScoredResponses) -> int:
+    """How many numbers by token there must be; adding up lengths on another device would wait for it."""
+    return int(responses.lengths.sum()) if value.device.type == "cpu" else value.numel()
 
 
 def _check_values(field: str, value: Tensor, count: int) -> None:
