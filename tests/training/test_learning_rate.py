@@ -39,9 +39,9 @@ def test_what_is_trained_decides(name: str, config: dict[str, Any], caplog: pyte
     del config["training"]["learning_rate"]
     prepared = prepare(check_config({**config, "prior": {}, "objective": {}, **changed}))
     assert (prepared.arguments.learning_rate, prepared.config.training["learning_rate"]) == (rate, rate)
-    assert caplog.text.count(f"learning rate {rate:g}: ") == 1
+    assert caplog.text.count(f"learning rate {rate:g}, ") == 1
     assert ("adapters" in caplog.text) == ("lora" in name)
-    assert ("reward model, and" in caplog.text) == ("reward" in name)
+    assert ("of a reward model: " in caplog.text) == ("reward" in name)
 
 
 @pytest.mark.parametrize("name", RATES)
