@@ -54,7 +54,8 @@ def test_run_folder_holds_what_a_reader_needs(config: dict[str, Any], train: Cal
     wanted = {"config.yaml", "metrics.jsonl", "summary.json", "environment.json", "report.html", "model"}
     assert wanted <= names
     resolved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    assert resolved["objective"] == {"method": "dpo", "beta": 0.1, "prior": "reward_gap"}
+    smoothing = {"label_smoothing": 0.0, "length_normalized": False}
+    assert resolved["objective"] == {"method": "dpo", "beta": 0.1, "prior": "reward_gap"} | smoothing
     assert resolved["prior"] == {"calibration": "identity", "temperature": 1.0, "negative_gap": "error"}
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

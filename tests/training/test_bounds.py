@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ..forks import Forks
 from .test_auxiliary_runs import lines, summary
 from .test_equivalences import Killed, Train, assert_close, by_tokens, metrics, on_two_processes, value_head
 from .test_equivalences import weights as model_weights
@@ -76,14 +78,14 @@ def test_accumulating_changes_no_multiplier(bounded: dict[str, Any], train: Trai
 
 
 def test_two_processes_have_the_multipliers_of_one(
-    bounded: dict[str, Any], train: Train, tmp_path: Path
+    bounded: dict[str, Any], train: Train, forks: Forks, tmp_path: Path
 ) -> None:
     """Uneven shares of a step, in rows of tokens: the same multipliers, weights and metrics."""
     path = Path(bounded["data"]["train"])
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[:13]), encoding="utf-8")
     config = by_tokens(bounded, tokens_per_step=300, tokens_per_row=120)
     one = train(config)
-    two = on_two_processes(config, tmp_path / "two")
+    two = on_two_processes(config, tmp_path / "two", partial(forks.run, processes=2))
     assert_close(two, one)
     assert summary(two)["multipliers"] == pytest.approx(summary(one)["multipliers"], rel=1e-4)
     for line, expected in zip(metrics(two), metrics(one), strict=True):

@@ -194,7 +194,9 @@ def by_torchrun(words: list[str]) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def on_two_processes(config: dict[str, Any], output: Path, launch: Callable[[list[str]], Done]) -> Path:
+def on_two_processes(
+    config: dict[str, Any], output: Path, launch: Callable[[list[str]], Done] = by_torchrun
+) -> Path:
     """The run on two real processes."""
     file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config | {"output": str(output)}), encoding="utf-8")
