@@ -82,7 +82,8 @@ class LeaveOneOut:
     @property
     def needs(self) -> frozenset[Need]:
         """Rewards by prompt, and the reference where it is in R."""
-        return _needs(self.beta > 0)
+        rewards = frozenset[Need]({"prior_reward", "groups"})
+        return rewards | {"reference"} if self.beta > 0 else rewards
 
     def __call__(self, responses: ScoredResponses) -> tuple[Term, dict[str, Tensor]]:
         """The term per response."""
@@ -127,10 +128,6 @@ class GroupRelative:
             squares = (same * (reward - (same @ reward / count)[:, None]) ** 2).sum(dim=1)
             advantage = advantage / ((squares / (count - 1).clamp(min=1)).sqrt() + SMALLEST_SPREAD)
         return _term(advantage, score, log_likelihood, responses)
-
-
-def _needs(with_reference: bool) -> frozenset[Need]:
-    return frozenset({"prior_reward", "groups", *(("reference",) if with_reference else ())})
 
 
 def _term(
