@@ -96,7 +96,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 TAKE_THE_PRIOR = [
     name
     for name, settings in VARIANTS.items()
-    if (method := METHODS[settings["method"]]).learns_from_pairs() and "reward_gap" in method.priors
+    if (method := METHODS[settings["method"]]).learns_from("pairs") and "reward_gap" in method.priors
 ]
 """Those with a gap of a pair in the data."""
 

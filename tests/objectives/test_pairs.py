@@ -23,7 +23,7 @@ from preftune.objectives import (
 from .spread_tokens import with_tokens
 from .test_methods import TAKE_THE_PRIOR, VARIANTS, one_pair, random_pairs, run, sigma, take_pairs, with_prior
 
-OF_PAIRS = sorted(name for name, method in METHODS.items() if method.learns_from_pairs())
+OF_PAIRS = sorted(name for name, method in METHODS.items() if method.learns_from("pairs"))
 
 # --- weights ---
 

@@ -204,7 +204,7 @@ def _resolve_auxiliary(auxiliary: object, methods: list[type[Method]]) -> dict[s
 def _takes_likelihood(resolved: Settings) -> bool:
     """Whether the likelihood of the chosen response can be added; in a mix, terms have names of their own."""
     if "mix" in resolved:
-        return any(method.learns_from_pairs() for method in methods_of(resolved))
+        return any(method.learns_from("pairs") for method in methods_of(resolved))
     return method_named(resolved["method"]).takes_likelihood()
 
 
@@ -244,7 +244,8 @@ def build(settings: Mapping[str, object], standardization: Standardization | Non
 
 def methods_of_labels() -> list[str]:
     """Names of the methods that learn from single responses with a label."""
-    return [name for name in METHODS if "labels" in build({"method": name}).needs]
+    # Asked for with every split and online batch: parts alone, without the checks of a whole objective.
+    return [name for name, method in METHODS.items() if method.learns_from("labels")]
 
 
 def _weighted(

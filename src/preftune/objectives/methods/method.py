@@ -7,6 +7,7 @@ from preftune.objectives.auxiliary import Standardization
 from preftune.objectives.options import Options
 from preftune.objectives.parts import ChosenLikelihood, Part
 from preftune.objectives.priors import PRIORS, Prior
+from preftune.objectives.responses import Need
 
 BETA = "scale of the implicit reward; a larger one keeps the policy closer to where it started"
 LIKELIHOOD_WEIGHT = "weight of the chosen response's negative log-likelihood"
@@ -63,15 +64,15 @@ class Method(Options, ABC):
         return cls.trains_policy and not cls.learns_auxiliary
 
     @classmethod
-    def learns_from_pairs(cls) -> bool:
-        """Whether its loss is of pairs."""
-        return any("pairs" in part.needs for part in cls._plain_parts())
+    def learns_from(cls, need: Need) -> bool:
+        """Whether its loss needs this of the responses, such as pairs or labels, with its default options."""
+        return any(need in part.needs for part in cls._plain_parts())
 
     @classmethod
     def takes_likelihood(cls) -> bool:
         """Whether the likelihood of the chosen response can be added: it has pairs, and no such term."""
         has_own = any(isinstance(part, ChosenLikelihood) for part in cls._plain_parts())
-        return cls.trains_policy and cls.learns_from_pairs() and not has_own
+        return cls.trains_policy and cls.learns_from("pairs") and not has_own
 
     @classmethod
     def _plain_parts(cls) -> tuple[Part, ...]:
