@@ -9,6 +9,7 @@ from preftune.measuring.comparison import ModelComparison, Pages
 from preftune.measuring.formatting import NOT_MEASURED, format_number
 from preftune.measuring.samples import SampleRewards, SideBySide
 from preftune.measuring.tradeoff import START, SweepPoint
+from preftune.report.card import write_run_card
 from preftune.report.evaluation import Evaluated, read_evaluations
 from preftune.report.folders import RunRecord, read_run
 from preftune.report.rendering import render_page
@@ -57,12 +58,13 @@ def write_report(
 
 
 def write_run_page(folder: Path) -> None:
-    """The page of one run, in its folder.
+    """The page of one run, in its folder, and the card of its model.
 
     Raises:
         InputError: the folder lacks a file.
     """
     write_report(folder / REPORT_FILE, f"Run {folder.name}", {folder.name: folder})
+    write_run_card(folder)
 
 
 def write_comparison(path: Path, comparison: ModelComparison) -> None:

@@ -17,6 +17,7 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from preftune.models import PackedReader
+from preftune.models.saving import save_model_files
 from preftune.models.sharding import (
     is_sharded,
     load_whole_optimizer_state,
@@ -28,6 +29,7 @@ from preftune.models.sharding import (
 from preftune.models.value_head import load_value_head
 from preftune.training.configuration import ValueHeadSection
 from preftune.training.multipliers import Multipliers
+from preftune.training.pushing import push_checkpoint, repository_of
 from preftune.training.rows import Batch
 
 
@@ -42,6 +44,19 @@ class TrainerHooks(Trainer):
     _value_head: ValueHeadSection
     _multipliers: Multipliers | None
     _exports: bool
+    _max_shard_size: str | None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository of `args.hub_model_id`; the Trainer calls it where `args.push_to_hub` is set.
+
+        Raises:
+            InputError: the hub refuses, or cannot be reached.
+        """
+        self.push_in_progress = None
+        if self.is_world_process_zero():
+            repository = repository_of(self.args, token=token, private=private).checked()
+            repository.create()
+            self.hub_model_id = repository.name
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
         # Since 5.23. Deferred, a process would hold whole gradients until the last row of a step.
@@ -74,10 +89,15 @@ class TrainerHooks(Trainer):
             state_dict = {name: weight for name, weight in whole.items() if name not in tied}
         if self.args.should_save:
             # Some models' files have other names and shapes than they; a checkpoint is read by the model's.
-            names = {} if self._exports else {"save_original_format": False}
-            language_model: Any = self.model.language_model
-            language_model.save_pretrained(folder, state_dict=state_dict, **names)
+            names: dict[str, Any] = {} if self._exports else {"save_original_format": False}
+            if self._exports and self._max_shard_size:
+                names["max_shard_size"] = self._max_shard_size
+            save_model_files(self.model.language_model, Path(folder), state_dict=state_dict, **names)
             self.processing_class.save_pretrained(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Since 4. A copy of the checkpoint is uploaded in the background, without pickles unless asked for.
+        push_checkpoint(self, Path(checkpoint_folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Since 4. The checkpoint is the language model's; value head and multipliers lie beside it.

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterable
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+HYPERPARAMETERS = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "gradient_checkpointing"),
+    *("seed",),
+)
+"""Fields of the Trainer's arguments that decide what is learned, wherever they were given."""
 PACKAGES = ("preftune", "torch", "transformers", "accelerate", "peft", "datasets", "safetensors")
 
 
@@ -29,9 +37,14 @@ def environment(arguments: TrainingArguments, data_fingerprints: dict[str, str])
         "processes": arguments.world_size,
         "threads": torch.get_num_threads(),
         "seed": arguments.seed,
+        "training": {name: _plain(getattr(arguments, name)) for name in HYPERPARAMETERS},
         "commit": _commit(),
         "data": data_fingerprints,
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
 
 
 def _commit() -> str | None:

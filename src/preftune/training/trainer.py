@@ -95,6 +95,7 @@ class PackedTrainer(TrainerHooks):
         self._divergence: Tensor | None = None
         self._multipliers = Multipliers(objective.dual, arguments.device) if objective.dual else None
         self._exports = False
+        self._max_shard_size: str | None = None
         self._steps = plan_steps(train_groups, arguments, batches)
         # The loss is already divided by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
@@ -291,10 +292,19 @@ class PackedTrainer(TrainerHooks):
         total: Tensor = self.accelerator.reduce(sums, reduction="sum")
         return total
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the language model, and in a checkpoint the value head beside it."""
-        self._exports = not _internal_call
-        super().save_model(output_dir, _internal_call)
+    def save_model(
+        self, output_dir: str | None = None, _internal_call: bool = False, max_shard_size: str | None = None
+    ) -> None:
+        """Save the language model, and in a checkpoint the value head beside it.
+
+        Args:
+            output_dir: the folder; `args.output_dir` unless given.
+            _internal_call: whether it is a checkpoint.
+            max_shard_size: of a file of weights, such as 5GB; transformers' own unless given.
+        """
+        self._exports, self._max_shard_size = not _internal_call, max_shard_size
+        # Whoever pushes a saved model does so once all of its folder is written.
+        super().save_model(output_dir, _internal_call=True)
         if _internal_call:
             self.save_value_head(Path(output_dir or self.args.output_dir))
             if self._multipliers and self.args.should_save:
