@@ -1,7 +1,9 @@
 """`PreferenceTrainer`: the trainer for people who have their own model, data and loop."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.models import Policy
 from preftune.objectives import Objective
+from preftune.report.card import write_card
+from preftune.report.folders import RunRecord
+from preftune.storage.cards import check_card
 from preftune.training.inspection import Inspection, inspect_run
 from preftune.training.policy import (
     GroupsByName,
@@ -28,11 +33,20 @@ from preftune.training.policy import (
     with_reference_logps,
 )
 from preftune.training.preparation import EVALUATION, PreparedRun, prepare
+from preftune.training.pushing import (
+    NOT_OF_MODEL,
+    make_repository,
+    push_in_background,
+    repository_of,
+)
+from preftune.training.recording import environment, is_evaluation
 from preftune.training.rows import RowDataset
 from preftune.training.splits import PreparedData
 from preftune.training.trainer import PackedTrainer
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from peft import PeftConfig
 
 
@@ -124,6 +138,7 @@ class PreferenceTrainer(PackedTrainer):
             config, given = keywords.resolve()
             self.prepared = prepared = prepare(config, given=given)
             show = not prepared.arguments.disable_tqdm
+            make_repository(prepared.arguments)
             # Before the policy loads, so that one model is in memory at a time.
             scored = by_other_reference(prepared, show) if has_other_reference(prepared) else None
             # Adapters start at random numbers, which the seed decides too.
@@ -183,11 +198,28 @@ class PreferenceTrainer(PackedTrainer):
         """
         raise InputError("predict is not offered: call evaluate(), or trainer.model.generate(...)")
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the tuned model and its tokenizer, and the value head beside them where there is one."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            self.save_value_head(Path(output_dir or self.args.output_dir))
+    def save_model(
+        self, output_dir: str | None = None, _internal_call: bool = False, max_shard_size: str | None = None
+    ) -> None:
+        """Save the tuned model with tokenizer, card and, where there is one, the value head.
+
+        With `args.push_to_hub` the folder is then uploaded, as the Trainer does it.
+
+        Args:
+            output_dir: the folder; `args.output_dir` unless given.
+            _internal_call: whether it is a checkpoint.
+            max_shard_size: of a file of weights, such as 5GB; transformers' own unless given.
+
+        Raises:
+            InputError: the folder has a model card of the user's, or the hub refuses.
+        """
+        if _internal_call:
+            super().save_model(output_dir, _internal_call, max_shard_size)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        self._save_with_card(folder, max_shard_size)
+        if self.args.push_to_hub and self.is_world_process_zero():
+            repository_of(self.args).upload(folder, "Model save", leave_out=NOT_OF_MODEL, kept=folder)
 
     def push_to_hub(
         self,
@@ -195,29 +227,70 @@ class PreferenceTrainer(PackedTrainer):
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
-        **_: Any,
-    ) -> str | None:
+        private: bool | None = None,
+        max_shard_size: str | None = None,
+        **metadata: Any,
+    ) -> "str | Future[str] | None":
         """Upload what `save_model` saves, to `args.hub_model_id` or a repository of the output folder's name.
 
-        Returns:
-            The address of the repository; None in processes that are not the main one.
-        """
-        from huggingface_hub import HfApi
+        Args:
+            commit_message: of the commit.
+            blocking: whether to return only when it is uploaded.
+            token: of the hub; HF_TOKEN, or what `hf auth login` has stored, unless given.
+            revision: the branch; `args.hub_revision` unless given.
+            private: whether a new repository is private; `args.hub_private_repo` unless given.
+            max_shard_size: of a file of weights, such as 5GB.
+            **metadata: fields of the card's metadata, such as `license`, `language` or `tags`.
 
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_model(folder)
-            if not self.is_world_process_zero():
-                return None
-            api = HfApi(token=token or self.args.hub_token)
-            name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
-            repository = api.create_repo(name, private=self.args.hub_private_repo, exist_ok=True)
-            api.upload_folder(
-                repo_id=repository.repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                revision=revision,
-            )
-            return str(repository)
+        Returns:
+            The address of the repository, or what will have it; None in processes that are not the main one.
+
+        Raises:
+            InputError: the name or token is not valid, or the hub refuses or cannot be reached.
+        """
+        repository = repository_of(self.args, token=token, private=private)
+        if revision:
+            repository = replace(repository, revision=revision)
+        if self.is_world_process_zero():
+            repository = repository.checked()
+            repository.create()
+        aside = Path(tempfile.mkdtemp())
+        self._save_with_card(aside / "model", max_shard_size, metadata, repository.name.rpartition("/")[2])
+        if not self.is_world_process_zero():
+            shutil.rmtree(aside)
+            return None
+        upload = push_in_background(repository, aside, "model", commit_message or "End of training")
+        return upload.result() if blocking else upload
+
+    def _save_with_card(
+        self,
+        folder: Path,
+        max_shard_size: str | None,
+        metadata: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        check_card(folder, "output_dir")
+        super().save_model(str(folder), max_shard_size=max_shard_size)
+        self.save_value_head(folder)
+        if self.is_world_process_zero():
+            write_card(folder, self._record(name or folder.absolute().name), metadata)
+
+    def _record(self, name: str) -> RunRecord:
+        """What a run folder would say of this trainer."""
+        evaluations = [line for line in self.state.log_history if is_evaluation(line)]
+        figures = (
+            {"evaluation_start": evaluations[0], "evaluation_end": evaluations[-1]} if evaluations else {}
+        )
+        return RunRecord(
+            name=name,
+            index=0,
+            config=self.prepared.config.model_dump(mode="json"),
+            config_text="",
+            summary=self.prepared.summary() | figures | {"steps": self.state.global_step},
+            environment=environment(self.args, self.prepared.fingerprints),
+            metrics=self.state.log_history,
+            date="",
+        )
 
     def _score_reference(self) -> None:
         """Fill in the log-probabilities of the model as it is before its first step."""

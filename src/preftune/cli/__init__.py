@@ -19,6 +19,7 @@ from preftune.cli.evaluate import app as evaluate
 from preftune.cli.inspect import inspect
 from preftune.cli.iterate import iterate, score_samples
 from preftune.cli.methods import methods
+from preftune.cli.push import push
 from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
@@ -44,6 +45,7 @@ app.command()(sweep)
 app.command()(iterate)
 app.command(hidden=True)(score_samples)
 app.add_typer(evaluate, name="evaluate")
+app.command()(push)
 app.command()(demo)
 
 

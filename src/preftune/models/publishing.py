@@ -1,6 +1,6 @@
-"""A saved model on the hub, by huggingface_hub: what is checked first, what is uploaded, what a refusal means.
+"""A saved model on the hub: what is checked first, what is uploaded, and what a refusal means.
 
-Nothing here runs unless it is asked for. A token comes from the environment, from `hf auth login`, or from a
+All of it by huggingface_hub, and nothing of it unless it is asked for. A token comes from the environment, from `hf auth login`, or from a
 caller in Python, and is never written.
 """
 
@@ -81,10 +81,6 @@ class Repository:
             user = HfApi().whoami(self.token)["name"]
         return self if "/" in self.name else replace(self, name=f"{user}/{self.name}")
 
-    def owned_by(self, name: str) -> "Repository":
-        """The same by a name with its owner."""
-        return replace(self, name=name)
-
     def create(self) -> None:
         """Make the repository and its branch, where they do not exist.
 
@@ -100,7 +96,13 @@ class Repository:
                 api.create_branch(self.name, branch=self.revision, exist_ok=True)
 
     def upload(
-        self, folder: Path, message: str, *, place: str | None = None, leave_out: Sequence[str] = ()
+        self,
+        folder: Path,
+        message: str,
+        *,
+        place: str | None = None,
+        leave_out: Sequence[str] = (),
+        kept: Path | None = None,
     ) -> str:
         """Upload a folder in one commit; the folder stays as it is.
 
@@ -112,6 +114,7 @@ class Repository:
             message: of the commit.
             place: folder of the repository; None for its root.
             leave_out: patterns of files that are not uploaded.
+            kept: what can be pushed again after a refusal, for the message.
 
         Returns:
             The repository's address.
@@ -123,7 +126,7 @@ class Repository:
 
         api = HfApi(token=self.token)
         beside = folder.parent if os.access(folder.parent, os.W_OK) else None
-        with tempfile.TemporaryDirectory(prefix=".push-", dir=beside) as aside, self._clear_errors(folder):
+        with tempfile.TemporaryDirectory(prefix=".push-", dir=beside) as aside, self._clear_errors(kept):
             staged = Path(aside) / "model"
             shutil.copytree(folder, staged, copy_function=link_or_copy)
             _without_local_base(staged)
@@ -153,11 +156,11 @@ class Repository:
         return not is_replaceable(Path(card).read_text(encoding="utf-8", errors="replace"))
 
     @contextmanager
-    def _clear_errors(self, folder: Path | None = None) -> Iterator[None]:
+    def _clear_errors(self, kept: Path | None = None) -> Iterator[None]:
         """Turn what huggingface_hub raises into one message.
 
         Args:
-            folder: what is uploaded and stays on this machine.
+            kept: what was to be uploaded and stays on this machine.
         """
         from httpx2 import HTTPError
 
@@ -165,8 +168,8 @@ class Repository:
             yield
         # The uploads' own threads wrap what the hub said in a RuntimeError.
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            stays = f"; {folder} stays as it is, and `preftune push` uploads it" if folder else ""
-            raise InputError(f"{self.key}={self.name}: {self._reason(error)}{stays}") from None
+            again = f"; {kept} is whole: `preftune push {kept} {self.name}` uploads it later" if kept else ""
+            raise InputError(f"{self.key}={self.name}: {self._reason(error)}{again}") from None
 
     def _reason(self, error: BaseException) -> str:
         from huggingface_hub import constants, get_token
@@ -183,7 +186,9 @@ class Repository:
         if refused is not None:
             status = refused.response.status_code
             said = (refused.server_message or "").strip()
-            text = f"{_REFUSALS.get(status, 'the hub refused')} (status {status}{f': {said}' if said else ''})"
+            text = (
+                f"{_REFUSALS.get(status, 'the hub refused')} (status {status}{f': {said}' if said else ''})"
+            )
         else:
             said = str(error).strip() or type(error).__name__
             text = f"the hub at {constants.ENDPOINT} did not answer as it should: {said.splitlines()[0]}"

@@ -201,7 +201,9 @@ def formula_of(method: type) -> tuple[str, str]:
 
 
 def _values(options: type, given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {as_code(given[key])}" for key in options_of(options) if key in given) or "none"
+    return (
+        ", ".join(f"{key} = {as_code(given[key])}" for key in options_of(options) if key in given) or "none"
+    )
 
 
 def _data(record: RunRecord) -> str:
@@ -349,5 +351,3 @@ def _base_licence(base: str) -> dict[str, str]:
         return {}
     found = {key: data[key] for key in LICENCE_FIELDS if isinstance(data.get(key), str)}
     return found if "license" in found else {}
-
-

@@ -255,6 +255,7 @@ class RunConfig(_Section):
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
         reward_sum: how they become one.
         training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
+        max_shard_size: of a file of the saved model's weights, such as 5GB; None for transformers' own.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
     """
@@ -272,6 +273,7 @@ class RunConfig(_Section):
     reward_sum: RewardSumSection = RewardSumSection()
     value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
+    max_shard_size: str | None = Field(None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]B$")
     output: LocalOrHub = "runs/train"
     cache: LocalOrHub | None = None
 
@@ -301,7 +303,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
 _WHOLE = "start several processes with torchrun, and shard the model over them by fully_sharded=true"
-_NOT_PUSHED = "it is about pushing checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
 MOST_KEYS_TO_LIST = 20
@@ -329,12 +330,6 @@ TRAINING_OWNED: dict[str, str] = {
     "dataloader_pin_memory": "memory is pinned where there is a device",
     "logging_nan_inf_filter": "it would read the loss back from the device after every micro-batch",
     "disable_tqdm": "the command line draws its own bar",
-    "push_to_hub": _NOT_PUSHED,
-    "hub_model_id": _NOT_PUSHED,
-    "hub_strategy": _NOT_PUSHED,
-    "hub_private_repo": _NOT_PUSHED,
-    "hub_always_push": _NOT_PUSHED,
-    "hub_revision": _NOT_PUSHED,
     "hub_token": _SECRET,
     "push_to_hub_token": _SECRET,
 }

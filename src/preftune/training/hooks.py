@@ -29,7 +29,7 @@ from preftune.models.sharding import (
 from preftune.models.value_head import load_value_head
 from preftune.training.configuration import ValueHeadSection
 from preftune.training.multipliers import Multipliers
-from preftune.training.pushing import push_checkpoint, repository_of
+from preftune.training.pushing import push_checkpoint
 from preftune.training.rows import Batch
 
 
@@ -47,16 +47,8 @@ class TrainerHooks(Trainer):
     _max_shard_size: str | None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository of `args.hub_model_id`; the Trainer calls it where `args.push_to_hub` is set.
-
-        Raises:
-            InputError: the hub refuses, or cannot be reached.
-        """
-        self.push_in_progress = None
-        if self.is_world_process_zero():
-            repository = repository_of(self.args, token=token, private=private).checked()
-            repository.create()
-            self.hub_model_id = repository.name
+        """Take note of the repository, which is checked and made before weights load."""
+        self.hub_model_id, self.push_in_progress = self.args.hub_model_id, None
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
         # Since 5.23. Deferred, a process would hold whole gradients until the last row of a step.

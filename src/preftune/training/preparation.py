@@ -44,6 +44,7 @@ from preftune.training.configuration import (
 )
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
+from preftune.training.pushing import check_repository
 from preftune.training.splits import PreparedData, SplitReader, title_of
 from preftune.training.standardizing import fit_bounds, standardize
 
@@ -183,6 +184,7 @@ def prepare(
         arguments = own_arguments(given.arguments)
         check_own_rate(arguments.learning_rate, config, given)
     _check_precision(config, arguments)
+    check_repository(arguments)
     model_config = given.model_config(config.model)
     tokenizer = given.tokenizer_of(config.model)
     config = _with_date(config, tokenizer)
@@ -345,6 +347,8 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
             raise InputError(f"training.{key}={value!r}: {reasons}") from None
     if not is_evaluated:
         chosen["eval_strategy"] = "no"
+    # The Trainer would name it as its own output folder, which is that of checkpoints.
+    chosen.setdefault("hub_model_id", Path(config.output).absolute().name)
     # Without this, bf16 is refused on a machine that has nothing but its CPU.
     chosen.setdefault("use_cpu", not torch.accelerator.is_available())
     chosen.setdefault("per_device_eval_batch_size", 2 * chosen["per_device_train_batch_size"])

@@ -22,6 +22,7 @@ from preftune.models import PackedReader, Policy
 from preftune.models.allocator import keep_freed_memory
 from preftune.models.value_head import VALUE_HEAD_FILE
 from preftune.storage.cache import cache_dir
+from preftune.storage.cards import check_card
 from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, write_json
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.given import NOTHING_GIVEN, Given
@@ -39,6 +40,7 @@ from preftune.training.preparation import (
     prepare,
     with_defaults,
 )
+from preftune.training.pushing import make_repository, push_run
 from preftune.training.recording import ConsoleProgress, Recorder, environment
 from preftune.training.splits import PreparedData
 from preftune.training.trainer import HeldOutGroups, PackedTrainer
@@ -129,6 +131,7 @@ def run_training(
     if prepared.arguments.device.type == "cpu":
         keep_freed_memory()
     show = progress and state.is_main_process
+    make_repository(prepared.arguments)
     # Before the policy loads, so that one model is in memory at a time.
     scored = by_other_reference(prepared, show) if has_other_reference(prepared) else None
     # Adapters start at random numbers, which the seed decides too.
@@ -165,7 +168,7 @@ def _finish(
 ) -> Trained:
     """Write what a trained run leaves."""
     folder = Path(prepared.config.output)
-    trainer.save_model(str(folder / MODEL_FOLDER))
+    trainer.save_model(str(folder / MODEL_FOLDER), max_shard_size=prepared.config.max_shard_size)
     if live:
         prepared = replace(prepared, train=live.trained_on(prepared))
     summary = _summary(prepared, recorder, trainer, is_live=live is not None)
@@ -174,6 +177,7 @@ def _finish(
         write_json(folder / "summary.json", summary)
         if write_page:
             write_page(folder)
+        push_run(prepared.arguments, folder)
     return Trained(summary, policy.language_model, prepared.tokenizer)
 
 
@@ -275,6 +279,8 @@ def check_folder(config: RunConfig, *, resume: bool = False, overwrite: bool = F
         )
     elif not stored.exists() and folder.exists() and any(folder.iterdir()):
         raise InputError(f"output={folder} is not empty and has no run; give an empty or new folder")
+    if overwrite:
+        check_card(folder / MODEL_FOLDER, "--overwrite")
     if overwrite and folder.resolve() in Path(config.model).resolve().parents:
         raise InputError(f"model={config.model} is in output={folder}, which --overwrite replaces: move it")
     for place in (folder, Path(config.cache) if config.cache else cache_dir()):
