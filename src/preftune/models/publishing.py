@@ -1,7 +1,7 @@
 """A saved model on the hub: what is checked first, what is uploaded, and what a refusal means.
 
-All of it by huggingface_hub, and nothing of it unless it is asked for. A token comes from the environment, from `hf auth login`, or from a
-caller in Python, and is never written.
+All of it by huggingface_hub, and nothing of it unless it is asked for. A token comes from the environment,
+from `hf auth login`, or from a caller in Python, and is never written.
 """
 
 import json
@@ -67,7 +67,7 @@ class Repository:
         """
         from huggingface_hub import HfApi, get_token
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         try:
             validate_repo_id(self.name)
@@ -185,10 +185,8 @@ class Repository:
         refused = next((each for each in causes if isinstance(each, HfHubHTTPError)), None)
         if refused is not None:
             status = refused.response.status_code
-            said = (refused.server_message or "").strip()
-            text = (
-                f"{_REFUSALS.get(status, 'the hub refused')} (status {status}{f': {said}' if said else ''})"
-            )
+            said = f": {refused.server_message.strip()}" if refused.server_message else ""
+            text = f"{_REFUSALS.get(status, 'the hub refused')} (status {status}{said})"
         else:
             said = str(error).strip() or type(error).__name__
             text = f"the hub at {constants.ENDPOINT} did not answer as it should: {said.splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""The files of a saved model: everything that plain transformers or peft needs to load it, and no form to fill in."""
+"""The files of a saved model: all that plain transformers or peft needs, and no form to fill in."""
 
 from pathlib import Path
 from typing import Any

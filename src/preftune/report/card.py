@@ -14,6 +14,7 @@ from preftune.measuring.formatting import format_number
 from preftune.models.publishing import ADAPTER_FILE, hub_name
 from preftune.objectives import Auxiliary, methods_of, options_of
 from preftune.objectives.methods import Method
+from preftune.objectives.options import Options
 from preftune.report.citations import LORA, MAPPO, UPO, arxiv_numbers, bibtex
 from preftune.report.folders import RunRecord, read_run
 from preftune.rewards.reliability import share_interval
@@ -22,14 +23,15 @@ from preftune.storage.files import MODEL_FOLDER, write_whole
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 _SYMBOLS = {
-    r"\bh(bar)?(_[wl])?\b": "h: log pi(y given x) of a response under the model less that under the reference; "
-    "hbar: the same per token",
-    r"\bl(bar)?(_[wl])?\b|\bNLL": "l: log pi(y given x) of a response, NLL its negative, lbar the same per token",
+    r"\bh(bar)?(_[wl])?\b": "h: log pi(y given x) of a response, less that under the reference; hbar: the "
+    "same per token",
+    r"\bl(bar)?(_[wl])?\b|\bNLL": "l: log pi(y given x) of a response, NLL its negative; lbar: the same per "
+    "token",
     r"_[wl]\b": "w, l: the chosen and the rejected response of a pair",
     r"\bs_[wl]\b": "s: the score of a response",
     r"\bdelta\b": "delta: by how much the chosen response's prior reward is higher; 1 without a prior",
     r"\bz0\b": "z0: an estimate of the divergence from the reference",
-    r"\bA\b": "A = R - V: a response's auxiliary reward less what its prompt lets expect, in standard deviations",
+    r"\bA\b": "A = R - V: a response's auxiliary reward less what its prompt lets expect",
     r"\bsg\(": "sg: without gradient",
     r"\bsigma\b": "sigma: the logistic function",
 }
@@ -182,9 +184,9 @@ def _formulas(objective: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         formula = f"{each['weight']} * ( {formula} )" if "mix" in objective else formula
         sign = "     + " if each is not shown[0] else "loss = "
         yield f"{sign}{formula}", f"{method.name}{f' ({note})' if note else ''}: {_values(method, each)}"
-    if weight := objective.get("likelihood_weight"):
-        if not any("likelihood_weight" in options_of(method) for method in methods_of(objective)):
-            yield f"     + {weight} * NLL_w", ""
+    has_own = any("likelihood_weight" in options_of(method) for method in methods_of(objective))
+    if objective.get("likelihood_weight") and not has_own:
+        yield f"     + {objective['likelihood_weight']} * NLL_w", ""
     auxiliary = objective.get("auxiliary") or {}
     if auxiliary.get("weight"):
         yield (
@@ -195,15 +197,14 @@ def _formulas(objective: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def formula_of(method: type) -> tuple[str, str]:
     """A method's formula and where it comes from, which are the first sentence of its docstring."""
-    said = inspect.getdoc(method) or getattr(method, "summary", method.__name__)
+    said = str(inspect.getdoc(method) or getattr(method, "summary", method.__name__))
     formula, _, note = " ".join(said.partition("\n\n")[0].split()).rstrip(".").partition(": ")
     return formula, note
 
 
-def _values(options: type, given: Mapping[str, Any]) -> str:
-    return (
-        ", ".join(f"{key} = {as_code(given[key])}" for key in options_of(options) if key in given) or "none"
-    )
+def _values(options: type[Options], given: Mapping[str, Any]) -> str:
+    values = [f"{key} = {as_code(given[key])}" for key in options_of(options) if key in given]
+    return ", ".join(values) or "no options"
 
 
 def _data(record: RunRecord) -> str:
@@ -262,7 +263,7 @@ def _hyperparameters(record: RunRecord) -> str:
         "data.max_length": config["data"]["max_length"],
         **{f"batches.{key}": value for key, value in (config.get("batches") or {}).items()},
     }
-    rows = [[name, as_code(value)] for name, value in found.items() if value is not None]
+    rows = [[name, as_code(value)] for name, value in found.items() if value not in (None, -1)]
     versions = ", ".join(f"{name} {number}" for name, number in environment.get("versions", {}).items())
     text = f"## Hyperparameters\n\n{_table(['name', 'value'], rows)}"
     return f"{text}\n\nVersions: {versions}." if versions else text
@@ -272,9 +273,9 @@ def _licence(record: RunRecord, licence: object) -> str:
     base = as_code(without_path(str(record.config["model"])))
     known = f"its card says {as_code(licence)}" if licence else "it is not known here: see its card"
     return (
-        f"## Licence\n\nThe licence of the base model, {base}, holds for this model too; {known}. The licences "
-        "of the data sets are not known here: see their cards. preftune, which trained the model, is under "
-        "Apache-2.0, which says nothing about the weights."
+        f"## Licence\n\nThe licence of the base model, {base}, holds for this model too; {known}. The "
+        "licences of the data sets are not known here: see their cards. preftune, which trained the model, "
+        "is under Apache-2.0, which says nothing about the weights."
     )
 
 

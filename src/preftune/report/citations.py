@@ -44,7 +44,8 @@ PAPERS: dict[str, tuple[str, str]] = {
     ),
     "2401.08417": (
         "Xu, Haoran",
-        "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine Translation",
+        "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine "
+        "Translation",
     ),
     "2402.00856": ("Ji, Haozhe", "Towards Efficient Exact Optimization of Language Model Alignment"),
     "2402.01306": ("Ethayarajh, Kawin", "KTO: Model Alignment as Prospect Theoretic Optimization"),

@@ -147,6 +147,11 @@ def _plan_all(file: Path, overrides: Sequence[str], shard: Shard | None, overwri
         raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
     points = sweep_points(overrides)
     configs = [(point, read_run_config(file, list(point.overrides))) for point in points]
+    if any(config.training.get("push_to_hub") for _, config in configs):
+        raise InputError(
+            "training.push_to_hub=true: every point would be pushed to one repository; remove it, and push "
+            "the point that you choose by `preftune push OUTPUT/POINT REPOSITORY`"
+        )
     _check_distinct(configs)
     # Other shards' folders are not looked at: they may be writing them.
     share = shard.of(configs) if shard else configs
