@@ -94,7 +94,8 @@ def push_checkpoint(trainer: Any, checkpoint: Path) -> None:
     for place in (None, places.get(strategy))[: 2 if strategy in places else 1]:
         aside = Path(tempfile.mkdtemp(prefix=".push-", dir=checkpoint.parent))
         shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=link_or_copy)
-        job = push_in_background(repository, aside, checkpoint.name, message, place)
+        what = message if place is None else f"{message}, checkpoint"
+        job = push_in_background(repository, aside, checkpoint.name, what, place)
         job.add_done_callback(_warn)
         jobs = [*jobs, job]
     trainer.push_in_progress = PushInProgress(jobs)
