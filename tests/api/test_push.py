@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from preftune.storage.cards import seal
 from ..conftest import CommandLine, rows
 from ..hub import TOKEN, Hub
 
-Train = Callable[..., Path]
-
 
 def content_of(folder: Path) -> dict[str, bytes]:
     """Every file's bytes, by its path in the folder."""
@@ -30,7 +27,13 @@ def content_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def pushed(config: dict[str, Any]) -> dict[str, Any]:
     """A run that is pushed at its end; tests change what they are about."""
-    config["training"] |= {"push_to_hub": True, "hub_model_id": "tuned", "hub_strategy": "end"}
+    del config["data"]["evaluation"]
+    config["training"] |= {
+        "push_to_hub": True,
+        "hub_model_id": "tuned",
+        "hub_strategy": "end",
+        "max_steps": 1,
+    }
     return config
 
 
@@ -55,8 +58,8 @@ def test_the_fields_of_the_trainer_decide_where_it_goes(pushed: dict[str, Any], 
 @pytest.mark.parametrize(
     ("strategy", "folders"),
     [
-        ("every_save", set()),
-        ("checkpoint", {"last-checkpoint"}),
+        pytest.param("every_save", set(), marks=pytest.mark.slow),
+        pytest.param("checkpoint", {"last-checkpoint"}, marks=pytest.mark.slow),
         ("all_checkpoints", {"checkpoint-2", "checkpoint-4"}),
     ],
 )
@@ -64,7 +67,7 @@ def test_checkpoints_are_pushed_as_the_strategy_says(
     strategy: str, folders: set[str], pushed: dict[str, Any], hub: Hub
 ) -> None:
     """The model goes to the root at every save, the optimizer's state only inside of a pushed checkpoint."""
-    pushed["training"] |= {"hub_strategy": strategy, "hub_always_push": True}
+    pushed["training"] |= {"hub_strategy": strategy, "hub_always_push": True, "max_steps": -1}
     run = preftune.train(pushed)
     arrived = hub.files["me/tuned"]["main"]
     assert {path.partition("/")[0] for path in arrived if "/" in path} == folders
@@ -174,10 +177,10 @@ def test_offline_is_said(pushed: dict[str, Any], hub: Hub, monkeypatch: pytest.M
         preftune.check(pushed)
 
 
-def test_nothing_is_pushed_without_being_asked(config: dict[str, Any], train: Train, hub: Hub) -> None:
+def test_nothing_is_pushed_without_being_asked(pushed: dict[str, Any], hub: Hub) -> None:
     """A run asks the hub for nothing unless push_to_hub is set."""
-    config["training"] |= {"hub_model_id": "me/tuned"}
-    train(config)
+    pushed["training"]["push_to_hub"] = False
+    preftune.train(pushed)
     assert hub.asked == []
 
 
@@ -261,9 +264,7 @@ def test_a_trainer_pushes_what_it_saves(
     assert hub.commits == [("me/mine", "main", "Mine")]
 
 
-def test_saving_never_overwrites_a_card_of_the_users(
-    trainer: PreferenceTrainer, config: dict[str, Any], train: Train, tmp_path: Path
-) -> None:
+def test_saving_never_overwrites_a_card_of_the_users(trainer: PreferenceTrainer, tmp_path: Path) -> None:
     """A folder with a card of its own is refused before a file of it changes; preftune's own is replaced."""
     folder = tmp_path / "saved"
     trainer.save_model(str(folder))
@@ -274,12 +275,16 @@ def test_saving_never_overwrites_a_card_of_the_users(
         trainer.save_model(str(folder))
     assert (folder / "model.safetensors").read_bytes() == b""
     assert (folder / "README.md").read_text(encoding="utf-8") == "# Mine\n"
-    run = train(config)
-    card = run / "model" / "README.md"
-    preftune.train(config, overwrite=True)
+
+
+def test_overwriting_a_run_keeps_a_card_that_was_changed(pushed: dict[str, Any]) -> None:
+    """`overwrite` is refused where it would remove a card with the user's words, before weights load."""
+    pushed["training"]["push_to_hub"] = False
+    card = preftune.train(pushed).folder / "model" / "README.md"
+    preftune.train(pushed, overwrite=True)
     card.write_text(card.read_text(encoding="utf-8") + "\nMore on it.\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"--overwrite: .* was changed since"):
-        preftune.train(config, overwrite=True)
+        preftune.train(pushed, overwrite=True)
     assert card.exists()
 
 

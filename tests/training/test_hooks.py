@@ -19,6 +19,7 @@ ORIGINALS = {
     "_issue_warnings_after_load": "7ccdd73aac16aecb",
     "_load_from_checkpoint": "a2804e8d93a297e3",
     "_load_optimizer_and_scheduler": "741032f57d6fb802",
+    "_push_from_checkpoint": "2523da925347bd9a",
     "_prepare_inputs": "8f8c4e430d2f96d6",
     "_save": "b136889e87928376",
     "_save_optimizer_and_scheduler": "c5ef974db69ab993",

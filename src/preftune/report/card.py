@@ -145,10 +145,12 @@ def _heading(folder: Path, record: RunRecord) -> str:
     kind = f"An adapter that makes a {what} of" if is_adapter else f"A {what}, tuned from"
     auto = "SequenceClassification" if _is_reward_model(record) else "CausalLM"
     package, prefix = ("peft", "AutoPeftModelFor") if is_adapter else ("transformers", "AutoModelFor")
+    # An adapter's base has no head with one score yet.
+    labels = ", num_labels=1" if is_adapter and _is_reward_model(record) else ""
     loading = (
         f"from {package} import {prefix}{auto}\n"
         "from transformers import AutoTokenizer\n\n"
-        f'model = {prefix}{auto}.from_pretrained("THIS_REPOSITORY")\n'
+        f'model = {prefix}{auto}.from_pretrained("THIS_REPOSITORY"{labels})\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_REPOSITORY")'
     )
     text = f"# {as_code(record.name)}\n\n{kind} {as_code(without_path(base))} with preftune, by {method}."
