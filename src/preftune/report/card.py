@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from preftune.data.sources import READERS
 from preftune.measuring.formatting import format_number
 from preftune.models.publishing import ADAPTER_FILE, hub_name
 from preftune.objectives import Auxiliary, methods_of, options_of
@@ -93,7 +94,7 @@ def card_metadata(folder: Path, record: RunRecord) -> dict[str, Any]:
     """What the hub reads; the base model and data sets only where they have a name on the hub."""
     base = hub_name(str(record.config["model"]))
     is_adapter = (folder / ADAPTER_FILE).is_file()
-    datasets = [name.partition(":")[0] for source in _sources(record) if (name := hub_name(source))]
+    datasets = [name for source in _sources(record) if (name := _hub_data(source))]
     found: dict[str, Any] = {
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-classification" if _is_reward_model(record) else "text-generation",
@@ -116,13 +117,17 @@ def as_code(text: object) -> str:
     return f"{fence}{space}{plain}{space}{fence}".replace("|", "\\|")
 
 
-def without_path(text: str) -> str:
-    """A name on the hub as it is; of a path, its last part; in other text, of every path in it."""
-    if hub_name(text):
-        return text
-    if "/" in text and not re.search(r"\s", text):
-        return text.rstrip("/").rpartition("/")[2]
-    return re.sub(r"(?:~|\.{0,2})/(?:[^\s/]+/)*", "", text)
+def without_path(name: str) -> str:
+    """A name on the hub, or of something in memory, as it is; of a path, its last part."""
+    if name.startswith("<") or hub_name(name.partition(":")[0]):
+        return name
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _hub_data(source: str) -> str | None:
+    """A data set's name on the hub; None for rows in memory and files."""
+    is_file = source.lower().endswith(tuple(READERS))
+    return None if is_file else hub_name(source.partition(":")[0])
 
 
 def _block(text: str) -> str:
