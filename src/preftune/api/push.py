@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from preftune.models.publishing import Repository, model_folder
+from preftune.models.publishing import HubRepository, model_folder
 
 
 def push(
@@ -34,6 +34,6 @@ def push(
             reached.
     """
     model = model_folder(Path(folder))
-    target = Repository(repository, private, revision, token).checked()
+    target = HubRepository(repository, private, revision, token).checked()
     target.create()
     return target.upload(model, commit_message, kept=Path(folder))

@@ -41,7 +41,7 @@ def hub_name(source: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Repository:
+class HubRepository:
     """A model repository on the hub.
 
     Attributes:
@@ -58,7 +58,7 @@ class Repository:
     token: str | None = field(default=None, repr=False)
     key: str = "repository"
 
-    def checked(self) -> "Repository":
+    def checked(self) -> "HubRepository":
         """The same with its owner, once its name is valid and the hub knows the token.
 
         Raises:

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
-from preftune.models.publishing import Repository, link_or_copy
+from preftune.models.publishing import HubRepository, link_or_copy
 from preftune.storage.files import MODEL_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,9 @@ _uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
 
 def repository_of(
     arguments: TrainingArguments, *, token: str | None = None, private: bool | None = None
-) -> Repository:
+) -> HubRepository:
     """The repository that the arguments name, or else one of the output folder's name."""
-    return Repository(
+    return HubRepository(
         name=arguments.hub_model_id or Path(arguments.output_dir).absolute().name,
         private=arguments.hub_private_repo if private is None else private,
         revision=arguments.hub_revision,
@@ -102,7 +102,7 @@ def push_checkpoint(trainer: Any, checkpoint: Path) -> None:
 
 
 def push_in_background(
-    repository: Repository, aside: Path, name: str, message: str, place: str | None = None
+    repository: HubRepository, aside: Path, name: str, message: str, place: str | None = None
 ) -> Future[str]:
     """Upload a folder that is there for this upload alone, after those that were begun before.
 
