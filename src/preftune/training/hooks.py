@@ -29,6 +29,7 @@ from preftune.models.value_head import load_value_head
 from preftune.training.configuration import ValueHeadSection
 from preftune.training.multipliers import Multipliers
 from preftune.training.rows import Batch
+from preftune.training.stopping import Stops
 
 
 class TrainerHooks(Trainer):
@@ -36,12 +37,14 @@ class TrainerHooks(Trainer):
 
     Attributes:
         model: what reads packed rows.
+        stops: what ends training where it goes wrong.
     """
 
     model: PackedReader
     _value_head: ValueHeadSection
     _multipliers: Multipliers | None
     _exports: bool
+    stops: Stops
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
         # Since 5.23. Deferred, a process would hold whole gradients until the last row of a step.
@@ -56,6 +59,7 @@ class TrainerHooks(Trainer):
         # Since 5.10. Called once before every update, whether the gradient is clipped or not: here the
         # value head is clipped.
         norm: float | Tensor = super()._get_grad_norm(self.model.language_model, grad_norm)
+        self.stops.see(norm)
         if self.model.value_head is not None:
             nn.utils.clip_grad_norm_(self.model.value_head.parameters(), self._value_head.max_grad_norm)
         return norm
@@ -90,6 +94,10 @@ class TrainerHooks(Trainer):
             load_whole_state(self.model.value_head, load_value_head(folder))
         if self._multipliers:
             self._multipliers.load(folder)
+
+    def _load_best_model(self) -> None:
+        # Since 4. The other end of `_save` here too.
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         # Since 4. Of a sharded model the whole state is saved, so that other processes can go on with it.
