@@ -112,7 +112,9 @@ def metric_names(objective: Objective, *, has_pairs: bool = True) -> list[str]:
     names = ["loss", *losses.metrics, *losses.weighted_means]
     if not has_pairs:
         alone = objective(example(objective.needs, bounds, pairs=0)).metrics
-        names = [name for name in names if name not in alone or len(alone[name]) or not len(losses.metrics[name])]
+        names = [
+            name for name in names if name not in alone or len(alone[name]) or not len(losses.metrics[name])
+        ]
     return names
 
 

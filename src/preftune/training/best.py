@@ -16,9 +16,7 @@ LESS = ("loss", "rewards/rejected", "logps/rejected", "displacement/chosen", "di
 """How metrics end of which less is better, beside the terms of the loss."""
 
 
-def check_best(
-    arguments: TrainingArguments, chosen: Mapping[str, Any], metrics: Sequence[str]
-) -> None:
+def check_best(arguments: TrainingArguments, chosen: Mapping[str, Any], metrics: Sequence[str]) -> None:
     """Check what decides the best checkpoint, and say which way is better where only the name tells.
 
     Args:
@@ -52,7 +50,9 @@ def check_best(
             f"while training: set {missing}, or remove it"
         )
     if metric is None:
-        raise InputError("training.save_strategy=best needs a metric: set training.metric_for_best_model=loss")
+        raise InputError(
+            "training.save_strategy=best needs a metric: set training.metric_for_best_model=loss"
+        )
     _check_metric(metric, metrics)
     direction = _is_better_when_greater(metric)
     if direction is not None and chosen.get("greater_is_better") is None:
@@ -80,9 +80,7 @@ def check_strategies(chosen: Mapping[str, Any], is_evaluated: bool) -> None:
         )
 
 
-def check_stop(
-    section: StopSection, arguments: TrainingArguments, metrics: Sequence[str]
-) -> None:
+def check_stop(section: StopSection, arguments: TrainingArguments, metrics: Sequence[str]) -> None:
     """Check that there are the figures which the section's bounds are about.
 
     Raises:

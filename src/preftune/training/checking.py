@@ -116,7 +116,7 @@ def _try_optimizer(arguments: TrainingArguments) -> torch.optim.Optimizer | None
     """The optimizer on a small layer; None where only the real model can tell."""
     name = OptimizerNames(arguments.optim).value
     # Without random numbers: the caller may draw some too.
-    layer: Any = nn.utils.skip_init(nn.Linear, 2, 2)
+    layer: Any = nn.ParameterList([nn.Parameter(torch.zeros(2, 2))])
     low_rank = name.startswith(("galore", "apollo"))
     if low_rank and arguments.optim_target_modules is None:
         raise InputError(
@@ -129,9 +129,9 @@ def _try_optimizer(arguments: TrainingArguments) -> torch.optim.Optimizer | None
     except (ImportError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         if low_rank and "target modules" in str(error):
             return None
-        options_given = f" with training.optim_args={arguments.optim_args!r}" if arguments.optim_args else ""
+        chosen = f" with training.optim_args={arguments.optim_args!r}" if arguments.optim_args else ""
         raise InputError(
-            f"training.optim={name}{options_given} cannot be built: {_line(error)}. Install what it needs, or "
+            f"training.optim={name}{chosen} cannot be built: {_line(error)}. Install what it needs, or "
             "correct its options (optim_args is written as name=value,name=value), or set "
             "training.optim=adamw_torch"
         ) from None

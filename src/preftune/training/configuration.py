@@ -246,17 +246,19 @@ class StopSection(_Section):
     """When training ends before its last step; what is kept is then the newest checkpoint from before."""
 
     not_finite: int | None = Field(
-        3, gt=0, description="steps on end whose loss or gradient norm is NaN or infinite; null for never"
+        default=3,
+        gt=0,
+        description="steps on end whose loss or gradient norm is NaN or infinite; null for never",
     )
     chosen_logp_change_below: float | None = Field(
-        None,
+        default=None,
         lt=0,
         allow_inf_nan=False,
         description="change of log-probability of held-out chosen responses since the start, in nats per "
         "response",
     )
     divergence_above: float | None = Field(
-        None,
+        default=None,
         gt=0,
         allow_inf_nan=False,
         description="held-out estimate of KL(policy || reference), in nats per response; of methods that "

@@ -166,9 +166,7 @@ class _Start:
         """Write the first files; an old run is moved aside."""
         config, folder = self.prepared.config, self.folder
         # Another call may have written there since, if there was no folder to lock.
-        self.lock.take(
-            lambda: check_folder(config, resume=self.resume, overwrite=self.overwrite), make=True
-        )
+        self.lock.take(lambda: check_folder(config, resume=self.resume, overwrite=self.overwrite), make=True)
         if PartialState().is_main_process:
             _start_folder(self.prepared, folder, self.record, keep=self.resume)
         PartialState().wait_for_everyone()
@@ -181,10 +179,19 @@ def _finished(folder: Path) -> Trained:
         NotFiniteError: it ended without numbers.
     """
     logger.info("%s is finished; there is nothing to resume", folder)
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    if (summary.get("stopped") or {}).get("is_failure"):
-        raise NotFiniteError(summary["stopped"]["message"])
-    return Trained(summary)
+    if failure := failure_of(folder):
+        raise NotFiniteError(failure["message"])
+    return Trained(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+
+def failure_of(folder: Path) -> dict[str, Any] | None:
+    """What a run that met numbers which are not finite says of that; None of other runs, finished or not."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    stopped: dict[str, Any] | None = summary.get("stopped")
+    return stopped if stopped and stopped["is_failure"] else None
 
 
 def _train(

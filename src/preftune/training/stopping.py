@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from preftune.training.configuration import EARLY_STOPPING, RunConfig, StopSection
 from preftune.training.recording import is_evaluation
@@ -90,7 +96,9 @@ class Stops(TrainerCallback):
     ) -> None:
         """Save no checkpoint of weights that are not finite: it may push out the last good one."""
         if control.should_save and not self.weights_are_finite():
-            logger.warning("step %d: weights are NaN or infinite, and no checkpoint is saved", state.global_step)
+            logger.warning(
+                "step %d: weights are NaN or infinite, and no checkpoint is saved", state.global_step
+            )
             control.should_save = False
 
     def on_epoch_end(
@@ -113,7 +121,9 @@ class Stops(TrainerCallback):
         logs = logs or {}
         if "loss" not in logs:
             return
-        self._bad_logs = 0 if math.isfinite(logs["loss"]) else self._bad_logs + state.global_step - self._logged
+        self._bad_logs = (
+            0 if math.isfinite(logs["loss"]) else self._bad_logs + state.global_step - self._logged
+        )
         self._logged = state.global_step
         steps, limit = max(int(self._not_finite), self._bad_logs), self._section.not_finite
         if limit and steps >= limit and not self.stop:
@@ -178,30 +188,31 @@ class Stops(TrainerCallback):
         )
 
     def _beyond(self, name: str, value: float, state: TrainerState) -> Stop | None:
-        if name.endswith(f"_{DIVERGENCE}") and (most := self._section.divergence_above) is not None:
-            if value > most:
-                return Stop(
-                    by="stop.divergence_above",
-                    step=state.global_step,
-                    value=value,
-                    limit=most,
-                    reason=f"{name}={value:.4g} nats per response, above stop.divergence_above={most:g}",
-                    advice="set a lower training.learning_rate, or a higher objective.beta",
-                )
-        if name.endswith(f"_{CHOSEN}") and (least := self._section.chosen_logp_change_below) is not None:
-            start = next((line[name] for line in state.log_history if name in line and not line["step"]), None)
-            if start is not None and value - start < least:
-                return Stop(
-                    by="stop.chosen_logp_change_below",
-                    step=state.global_step,
-                    value=value - start,
-                    limit=least,
-                    reason=f"{name} has changed by {value - start:.4g} nats per response since the start, "
-                    f"below stop.chosen_logp_change_below={least:g}",
-                    advice="set a lower training.learning_rate, a prior, or objective.likelihood_weight, "
-                    "which keeps the chosen responses likely",
-                )
-        return None
+        most, least = self._section.divergence_above, self._section.chosen_logp_change_below
+        if name.endswith(f"_{DIVERGENCE}") and most is not None and value > most:
+            return Stop(
+                by="stop.divergence_above",
+                step=state.global_step,
+                value=value,
+                limit=most,
+                reason=f"{name}={value:.4g} nats per response, above stop.divergence_above={most:g}",
+                advice="set a lower training.learning_rate, or a higher objective.beta",
+            )
+        if not name.endswith(f"_{CHOSEN}") or least is None:
+            return None
+        start = next((line[name] for line in state.log_history if name in line and not line["step"]), value)
+        if value - start >= least:
+            return None
+        return Stop(
+            by="stop.chosen_logp_change_below",
+            step=state.global_step,
+            value=value - start,
+            limit=least,
+            reason=f"{name} has changed by {value - start:.4g} nats per response since the start, below "
+            f"stop.chosen_logp_change_below={least:g}",
+            advice="set a lower training.learning_rate, a prior, or objective.likelihood_weight, which keeps "
+            "the chosen responses likely",
+        )
 
 
 class EarlyStopping(EarlyStoppingCallback):
@@ -261,7 +272,10 @@ def describe_ending(trainer: Any, config: RunConfig) -> dict[str, Any]:
     stop = trainer.stops.stop or next(filter(None, early), None)
     ending: dict[str, Any] = {}
     if stop or arguments.load_best_model_at_end:
-        metric = arguments.metric_for_best_model and f"eval_{arguments.metric_for_best_model.removeprefix('eval_')}"
+        metric = (
+            arguments.metric_for_best_model
+            and f"eval_{arguments.metric_for_best_model.removeprefix('eval_')}"
+        )
         lines = (line for line in state.log_history if line["step"] == kept and metric in line)
         value = next((line[metric] for line in lines), None)
         ending["kept"] = {"step": kept, "metric": metric, "value": value}
@@ -284,7 +298,7 @@ def early_stopping(config: RunConfig) -> list[TrainerCallback]:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints that were written to their end; transformers writes trainer_state.json last."""
+    """Steps of the checkpoints that were written to their end: trainer_state.json is written last."""
     whole = folder.glob("checkpoint-*/trainer_state.json")
     return sorted(int(path.parent.name.removeprefix("checkpoint-")) for path in whole)
 
