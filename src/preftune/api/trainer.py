@@ -162,8 +162,8 @@ class PreferenceTrainer(PackedTrainer):
         """Train; see `transformers.Trainer.train`.
 
         Raises:
-            NotFiniteError: training met NaN or infinity and has ended; the model has the weights of the newest
-                checkpoint from before, where there is one.
+            NotFiniteError: training met NaN or infinity and has ended; the model has the weights of the
+                newest checkpoint from before, where there is one.
         """
         self._score_reference()
         output = super().train(*arguments, **named)

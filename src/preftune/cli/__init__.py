@@ -59,7 +59,7 @@ PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirect
 
 
 def main() -> None:
-    """Run a verb; what the user can fix is one message and exit code 2, and 1 where training lost its numbers."""
+    """Run a verb; bad input is one message and exit code 2, training that lost its numbers exit code 1."""
     errors = Console(stderr=True)
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])

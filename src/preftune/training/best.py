@@ -59,8 +59,8 @@ def check_best(arguments: TrainingArguments, chosen: Mapping[str, Any], metrics:
         arguments.greater_is_better = direction
     elif direction is None and chosen.get("greater_is_better", "") is None:
         raise InputError(
-            f"training.metric_for_best_model={metric} does not tell whether more or less of it is better: set "
-            "training.greater_is_better=true or false"
+            f"training.metric_for_best_model={metric} does not tell whether more or less of it is better: "
+            "set training.greater_is_better=true or false"
         )
 
 
@@ -76,7 +76,7 @@ def check_strategies(chosen: Mapping[str, Any], is_evaluated: bool) -> None:
     if evaluated != saved:
         raise InputError(
             f"training.load_best_model_at_end=true with training.eval_strategy={evaluated} and "
-            f"training.save_strategy={saved}: a checkpoint is needed for each evaluation; set both to the same"
+            f"training.save_strategy={saved}: a checkpoint is needed for each evaluation; set both to one"
         )
 
 

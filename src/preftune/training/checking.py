@@ -1,4 +1,4 @@
-"""What the Trainer would find out late: values, trackers, optimizer and schedule, tried before weights load."""
+"""What the Trainer would find out late, tried before weights load: values, trackers, optimizer, schedule."""
 
 import math
 from collections.abc import Callable
@@ -24,12 +24,12 @@ _LARGEST_SEED = 2**32 - 1
 """NumPy's, whose generator is seeded too."""
 
 
-def _at_least(least: float) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: least <= value < math.inf, f"{least:g} or more, and finite"
+def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: least <= value < math.inf, f"{least} or more, and finite"
 
 
-def _above(bound: float) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: bound < value < math.inf, f"above {bound:g}, and finite"
+def _above(bound: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: bound < value < math.inf, f"above {bound}, and finite"
 
 
 _DECAY: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "0 or more, and below 1")

@@ -44,7 +44,7 @@ class Stop:
     by: str
     step: int
     value: float | None
-    limit: float | None
+    limit: float | int | None
     reason: str
     advice: str
     is_failure: bool = False
@@ -187,7 +187,7 @@ class Stops(TrainerCallback):
             is_failure=True,
         )
 
-    def _beyond(self, name: str, value: float, state: TrainerState) -> Stop | None:
+    def _beyond(self, name: str, value: float | int, state: TrainerState) -> Stop | None:
         most, least = self._section.divergence_above, self._section.chosen_logp_change_below
         if name.endswith(f"_{DIVERGENCE}") and most is not None and value > most:
             return Stop(
