@@ -70,7 +70,14 @@ def check_strategies(chosen: Mapping[str, Any], is_evaluated: bool) -> None:
     Raises:
         InputError: they are not.
     """
-    if not chosen.get("load_best_model_at_end") or not is_evaluated or chosen["save_strategy"] == "best":
+    if not chosen.get("load_best_model_at_end"):
+        return
+    if not is_evaluated:
+        raise InputError(
+            "training.load_best_model_at_end=true compares held-out figures, and there are no held-out data: "
+            "set data.evaluation, or remove it"
+        )
+    if chosen["save_strategy"] == "best":
         return
     evaluated, saved = chosen["eval_strategy"], chosen["save_strategy"]
     if evaluated != saved:

@@ -238,6 +238,7 @@ def _evaluate_kept(prepared: PreparedRun, trainer: PackedTrainer) -> None:
         return
     last, trainer.state.global_step = trainer.state.global_step, kept
     trainer.evaluate()
+    trainer.settle()
     trainer.state.global_step = last
 
 

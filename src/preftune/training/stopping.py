@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 CHOSEN, DIVERGENCE = "logps/chosen", "kl"
 """Held-out metrics that bounds are about."""
+STEPS_BETWEEN_READS = 10
+"""Steps whose gradients wait on the device at most until they are looked at; every log line looks too."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Stops(TrainerCallback):
         self._logged = 0
         self._bad_logs = 0
         self._saved: list[int] = []
+        self._bad_evaluation: int | None = None
 
     def see(self, norm: float | Tensor) -> None:
         """Count a step's gradient norm, without reading it from the device."""
@@ -95,6 +98,8 @@ class Stops(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save no checkpoint of weights that are not finite: it may push out the last good one."""
+        if state.global_step % STEPS_BETWEEN_READS == 0:
+            self._look(state.global_step, control)
         if control.should_save and not self.weights_are_finite():
             logger.warning(
                 "step %d: weights are NaN or infinite, and no checkpoint is saved", state.global_step
@@ -125,10 +130,7 @@ class Stops(TrainerCallback):
             0 if math.isfinite(logs["loss"]) else self._bad_logs + state.global_step - self._logged
         )
         self._logged = state.global_step
-        steps, limit = max(int(self._not_finite), self._bad_logs), self._section.not_finite
-        if limit and steps >= limit and not self.stop:
-            self.stop = self._without_numbers(state.global_step, steps)
-            self._end(control)
+        self._look(state.global_step, control)
 
     def on_evaluate(
         self,
@@ -139,6 +141,8 @@ class Stops(TrainerCallback):
         **_: Any,
     ) -> None:
         """Compare held-out figures with their bounds."""
+        losses = [value for name, value in (metrics or {}).items() if name.endswith("_loss")]
+        self._bad_evaluation = None if all(map(math.isfinite, losses)) else state.global_step
         for name, value in (metrics or {}).items():
             found = self._beyond(name, value, state)
             if found and not self.stop:
@@ -155,8 +159,9 @@ class Stops(TrainerCallback):
 
     def end(self, state: TrainerState) -> None:
         """Look at the weights once training has ended: a run may be too short to stop."""
-        if self.stop is None and not self.weights_are_finite():
-            self.stop = self._without_numbers(state.global_step, max(int(self._not_finite), self._bad_logs))
+        is_bad = self._bad_evaluation == state.global_step or not self.weights_are_finite()
+        if self.stop is None and is_bad:
+            self.stop = self._without_numbers(state.global_step, self._bad_steps())
 
     def good_steps(self) -> Iterator[int]:
         """Steps of the checkpoints from before what ended the run, the newest first."""
@@ -164,8 +169,18 @@ class Stops(TrainerCallback):
         before = self.stop.step
         if self.stop.is_failure:
             # The weights of the step before the first bad one are those that gave it.
-            before -= max(int(self._not_finite), self._bad_logs, 1)
+            before -= max(self._bad_steps(), 1)
         return (step for step in sorted(self._saved, reverse=True) if step < before)
+
+    def _bad_steps(self) -> int:
+        """Steps on end without finite numbers, up to the last one."""
+        return max(int(self._not_finite), self._bad_logs)
+
+    def _look(self, step: int, control: TrainerControl) -> None:
+        limit = self._section.not_finite
+        if limit and not self.stop and (steps := self._bad_steps()) >= limit:
+            self.stop = self._without_numbers(step, steps)
+            self._end(control)
 
     def _end(self, control: TrainerControl) -> None:
         control.should_training_stop = True
@@ -175,14 +190,14 @@ class Stops(TrainerCallback):
         if steps:
             found = f"the loss or the norm of the gradient was NaN or infinite in the last {steps} steps"
         else:
-            found = "weights are NaN or infinite"
+            found = "the weights, or the held-out loss that they give, are NaN or infinite"
         return Stop(
             by="stop.not_finite",
             step=step,
             value=None,
             limit=self._section.not_finite,
             reason=f"{found} (stop.not_finite={self._section.not_finite})",
-            advice="set a lower training.learning_rate, a training.max_grad_norm such as 1.0, or "
+            advice="set a lower training.learning_rate, training.max_grad_norm=1.0, or "
             "model_dtype=float32; if that changes nothing, look at the data by `preftune inspect`",
             is_failure=True,
         )
@@ -280,13 +295,14 @@ def describe_ending(trainer: Any, config: RunConfig) -> dict[str, Any]:
         value = next((line[metric] for line in lines), None)
         ending["kept"] = {"step": kept, "metric": metric, "value": value}
     if stop:
-        rate = f" (it is {arguments.learning_rate:g})" if "learning_rate" in stop.advice else ""
+        rate = f"training.learning_rate than {arguments.learning_rate:g}"
+        advice = stop.advice.replace("training.learning_rate", rate)
         where = (
             "no checkpoint is from before, and no model is written"
             if kept is None
             else f"the model has the weights of step {kept}"
         )
-        message = f"stopped at step {stop.step}: {stop.reason}; {where}. What to do: {stop.advice}{rate}"
+        message = f"stopped at step {stop.step}: {stop.reason}; {where}. What to do: {advice}"
         ending["stopped"] = {**asdict(stop), "message": message}
     return ending
 

@@ -114,11 +114,14 @@ class PackedTrainer(TrainerHooks):
         """
         with self.model.in_use():
             output = super().train(*arguments, **named)
-            self.kept_step = self._settle()
+            self.settle()
         return output
 
+    def settle(self) -> None:
+        """Load the weights that are kept; `kept_step` is then their step, or None where all are lost."""
+        self.kept_step = self._settle()
+
     def _settle(self) -> int | None:
-        """Load the weights that are kept; their step, or None where all are lost."""
         best, stops = self.state.best_model_checkpoint, self.stops
         stops.end(self.state)
         if self.args.load_best_model_at_end and best:
