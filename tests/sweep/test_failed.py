@@ -18,7 +18,7 @@ def planned(folder: Path, stopped: dict[str, object] | None) -> PlannedRun:
     folder.mkdir()
     (folder / "summary.json").write_text(json.dumps({"stopped": stopped} if stopped else {}))
     config = check_config({"model": "any", "data": {"train": "any"}, "output": str(folder)})
-    point = Point(name=folder.name, label=folder.name, values={}, overrides=())
+    point = Point(values={"objective.beta": folder.name}, overrides=())
     return PlannedRun(point, config, "new", 1, torch.device("cpu"))
 
 

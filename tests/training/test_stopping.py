@@ -121,6 +121,8 @@ def test_a_bound_ends_the_run_and_keeps_what_was_within_it(config: dict[str, Any
     kept = load_file(run / "checkpoints" / f"checkpoint-{stopped['step'] - 1}" / "model.safetensors")
     assert all(torch.equal(weight, kept[name]) for name, weight in model.items())
     assert content["chosen_logp_change"] >= -5.0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert f"stop.chosen_logp_change_below at step {stopped['step']}" in page
 
 
 def watch(section: dict[str, Any]) -> Stops:
