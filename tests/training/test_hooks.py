@@ -17,6 +17,7 @@ ORIGINALS = {
     "_defer_fsdp_gradient_reduction": "e8b6a1ca39586c31",
     "_get_grad_norm": "913ba6f52f074d10",
     "_issue_warnings_after_load": "7ccdd73aac16aecb",
+    "_load_best_model": "0e183d55a9db7414",
     "_load_from_checkpoint": "a2804e8d93a297e3",
     "_load_optimizer_and_scheduler": "741032f57d6fb802",
     "_push_from_checkpoint": "2523da925347bd9a",

@@ -51,6 +51,7 @@ class Keywords:
     fully_sharded: bool = False
     output: str | Path | None = None
     cache: str | Path | None = None
+    stop: Mapping[str, Any] | None = None
 
     def resolve(self) -> tuple[RunConfig, Given]:
         """The run's configuration, and the objects that stand in for names in it.
@@ -79,6 +80,7 @@ class Keywords:
             "reward_sum": _options("reward_sum", self.reward_sum),
             "value_head": _options("value_head", self.value_head),
             "training": dict(self.args) if isinstance(self.args, Mapping) else {},
+            "stop": _options("stop", self.stop),
             "cache": self.cache and str(self.cache),
         }
         if self.output is not None:
@@ -249,7 +251,7 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 _KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
-_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum"
+_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|stop"
 _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),

@@ -78,6 +78,12 @@ class Run:
         )
 
     @property
+    def stopped(self) -> dict[str, Any] | None:
+        """Why training ended before its last step: `by` (the key), `step`, `value`, `limit`, `message`."""
+        found: dict[str, Any] | None = self.summary.get("stopped")
+        return found
+
+    @property
     def report(self) -> Path:
         """The run's page."""
         return self.folder / REPORT_FILE

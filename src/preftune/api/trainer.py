@@ -1,5 +1,6 @@
 """`PreferenceTrainer`: the trainer for people who have their own model, data and loop."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from preftune.api.keywords import (
     unknown_keyword,
 )
 from preftune.data import TokenizedGroup
-from preftune.errors import InputError
+from preftune.errors import InputError, NotFiniteError
 from preftune.models import Policy
 from preftune.objectives import Objective
 from preftune.report.card import write_card
@@ -42,12 +43,15 @@ from preftune.training.pushing import (
 from preftune.training.recording import environment, is_evaluation
 from preftune.training.rows import RowDataset
 from preftune.training.splits import PreparedData
+from preftune.training.stopping import describe_ending, early_stopping
 from preftune.training.trainer import PackedTrainer
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from peft import PeftConfig
+
+logger = logging.getLogger(__name__)
 
 
 class PreferenceTrainer(PackedTrainer):
@@ -83,6 +87,7 @@ class PreferenceTrainer(PackedTrainer):
         data: Mapping[str, Any] | None = None,
         fully_sharded: bool = False,
         cache: str | Path | None = None,
+        stop: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> None:
         """Read the data, check everything, and load the model.
@@ -109,6 +114,7 @@ class PreferenceTrainer(PackedTrainer):
             data: options of the data: `{"max_length": ..., "pair_rule": ..., "rules": {...}}`.
             fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
             cache: where reference log-probabilities are kept.
+            stop: when training ends by itself: `{"not_finite": ..., "chosen_logp_change_below": ...}`.
             **others: refused, with what TRL's name for it is here.
 
         Raises:
@@ -131,8 +137,10 @@ class PreferenceTrainer(PackedTrainer):
             args=args,
             processing_class=processing_class,
             peft_config=peft_config,
+            optimizers=optimizers,
             fully_sharded=fully_sharded,
             cache=cache,
+            stop=stop,
         )
         with errors_name_keywords():
             config, given = keywords.resolve()
@@ -153,11 +161,12 @@ class PreferenceTrainer(PackedTrainer):
                 groups["train"],
                 prepared.held_out_groups(groups),
                 prepared.tokenizer,
-                callbacks or (),
+                [*early_stopping(config), *(callbacks or ())],
                 batches=config.batches,
                 value_head=config.value_head,
                 fully_sharded=fully_sharded and prepared.arguments.world_size > 1,
                 optimizers=optimizers,
+                stop=config.stop,
             )
         finally:
             # Until training begins the model is the caller's, and where there will be none it stays so.
@@ -165,9 +174,19 @@ class PreferenceTrainer(PackedTrainer):
         self._lacks_reference = scored is None and "reference" in prepared.objective.needs
 
     def train(self, *arguments: Any, **named: Any) -> Any:
-        """Train; see `transformers.Trainer.train`."""
+        """Train; see `transformers.Trainer.train`.
+
+        Raises:
+            NotFiniteError: training met NaN or infinity and has ended; the model has the weights of the
+                newest checkpoint from before, where there is one.
+        """
         self._score_reference()
-        return super().train(*arguments, **named)
+        output = super().train(*arguments, **named)
+        if stopped := describe_ending(self, self.prepared.config).get("stopped"):
+            if stopped["is_failure"]:
+                raise NotFiniteError(stopped["message"])
+            logger.warning("%s", stopped["message"])
+        return output
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

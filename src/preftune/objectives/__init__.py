@@ -57,6 +57,7 @@ from preftune.objectives.objective import (
     build,
     label_balance,
     methods_of_labels,
+    metric_names,
     predicted_factors,
     resolve,
 )
@@ -195,6 +196,7 @@ __all__ = [
     "method_named",
     "methods_of",
     "methods_of_labels",
+    "metric_names",
     "needing",
     "needs_of",
     "options_of",

@@ -14,7 +14,7 @@ from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.methods import METHODS, Auxiliary, Method, OfEveryMethod, OfPairs
 from preftune.objectives.mixing import MixSettings, methods_of, mixed_parts, resolve_mix
 from preftune.objectives.naming import SETTINGS_ELSEWHERE, method_named, one_named
-from preftune.objectives.needs import check_part
+from preftune.objectives.needs import check_part, example
 from preftune.objectives.options import Value, options_of, resolve_options
 from preftune.objectives.parts import MixedPart, Part, displacement
 from preftune.objectives.priors import PRIORS
@@ -98,6 +98,24 @@ class Objective:
             if isinstance(part, AdvantageLikelihood):
                 weighted_means |= part.weighted_means(responses)
         return Losses(terms, {name: _metric(values) for name, values in metrics.items()}, weighted_means)
+
+
+def metric_names(objective: Objective, *, has_pairs: bool = True) -> list[str]:
+    """Names of what is logged of an objective: `loss`, its terms as `loss/NAME`, and its metrics.
+
+    Args:
+        objective: the objective.
+        has_pairs: whether there are pairs; without them, metrics of pairs are left out.
+    """
+    bounds = max(len(getattr(part, "bounds", ())) for part in objective.parts) or 1
+    losses = objective(example(objective.needs, bounds))
+    names = ["loss", *losses.metrics, *losses.weighted_means]
+    if not has_pairs:
+        alone = objective(example(objective.needs, bounds, pairs=0)).metrics
+        names = [
+            name for name in names if name not in alone or len(alone[name]) or not len(losses.metrics[name])
+        ]
+    return names
 
 
 def label_balance(objective: Objective, desirable: int, undesirable: int) -> LabelBalance | None:

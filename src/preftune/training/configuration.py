@@ -242,6 +242,30 @@ class RewardSumSection(_Section):
     )
 
 
+class StopSection(_Section):
+    """When training ends before its last step; what is kept is then the newest checkpoint from before."""
+
+    not_finite: int | None = Field(
+        default=3,
+        gt=0,
+        description="steps on end whose loss or gradient norm is NaN or infinite; null for never",
+    )
+    chosen_logp_change_below: float | None = Field(
+        default=None,
+        lt=0,
+        allow_inf_nan=False,
+        description="change of log-probability of held-out chosen responses since the start, in nats per "
+        "response",
+    )
+    divergence_above: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="held-out estimate of KL(policy || reference), in nats per response; of methods that "
+        "have one",
+    )
+
+
 class RunConfig(_Section):
     """Everything a run depends on.
 
@@ -254,7 +278,9 @@ class RunConfig(_Section):
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
         reward_sum: how they become one.
-        training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
+        training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`, and
+            `EARLY_STOPPING`.
+        stop: when training ends before its last step.
         max_shard_size: of a file of the saved model's weights, such as 5GB; None for transformers' own.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
@@ -273,6 +299,7 @@ class RunConfig(_Section):
     reward_sum: RewardSumSection = RewardSumSection()
     value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
+    stop: StopSection = StopSection()
     max_shard_size: str | None = Field(None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]B$")
     output: LocalOrHub = "runs/train"
     cache: LocalOrHub | None = None
@@ -300,6 +327,12 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 }
 """What differs from transformers' own defaults; the learning rate goes by what is trained."""
 
+EARLY_STOPPING: dict[str, Any] = {
+    "early_stopping_patience": Annotated[int, Field(gt=0)],
+    "early_stopping_threshold": Annotated[float, Field(ge=0, allow_inf_nan=False)],
+}
+"""Keys of `training` that are options of transformers' EarlyStoppingCallback."""
+
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
 _WHOLE = "start several processes with torchrun, and shard the model over them by fully_sharded=true"
@@ -317,7 +350,6 @@ TRAINING_OWNED: dict[str, str] = {
     "fsdp": _WHOLE,
     "deepspeed": _WHOLE,
     "resume_from_checkpoint": "pass --resume",
-    "load_best_model_at_end": "pick a checkpoint of the run folder instead",
     "remove_unused_columns": _PACKED,
     "label_names": _PACKED,
     "label_smoothing_factor": _PACKED,
@@ -447,6 +479,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "prior": PriorSection,
     "reward_sum": RewardSumSection,
     "value_head": ValueHeadSection,
+    "stop": StopSection,
 }
 
 

@@ -31,6 +31,7 @@ from preftune.training.configuration import ValueHeadSection
 from preftune.training.multipliers import Multipliers
 from preftune.training.pushing import push_checkpoint
 from preftune.training.rows import Batch
+from preftune.training.stopping import Stops
 
 
 class TrainerHooks(Trainer):
@@ -38,6 +39,7 @@ class TrainerHooks(Trainer):
 
     Attributes:
         model: what reads packed rows.
+        stops: what ends training where it goes wrong.
     """
 
     model: PackedReader
@@ -45,6 +47,7 @@ class TrainerHooks(Trainer):
     _multipliers: Multipliers | None
     _exports: bool
     _max_shard_size: str | None
+    stops: Stops
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Take note of the repository, which is checked and made before weights load."""
@@ -63,6 +66,7 @@ class TrainerHooks(Trainer):
         # Since 5.10. Called once before every update, whether the gradient is clipped or not: here the
         # value head is clipped.
         norm: float | Tensor = super()._get_grad_norm(self.model.language_model, grad_norm)
+        self.stops.see(norm)
         if self.model.value_head is not None:
             nn.utils.clip_grad_norm_(self.model.value_head.parameters(), self._value_head.max_grad_norm)
         return norm
@@ -102,6 +106,10 @@ class TrainerHooks(Trainer):
             load_whole_state(self.model.value_head, load_value_head(folder))
         if self._multipliers:
             self._multipliers.load(folder)
+
+    def _load_best_model(self) -> None:
+        # Since 4. The other end of `_save` here too.
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         # Since 4. Of a sharded model the whole state is saved, so that other processes can go on with it.

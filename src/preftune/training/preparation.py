@@ -34,7 +34,10 @@ from preftune.rewards import (
 )
 from preftune.training import trl_names
 from preftune.training.batches import plan_steps
+from preftune.training.best import check_best, check_stop, check_strategies
+from preftune.training.checking import check_arguments, check_values
 from preftune.training.configuration import (
+    EARLY_STOPPING,
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
     ControlSection,
@@ -183,6 +186,7 @@ def prepare(
     else:
         arguments = own_arguments(given.arguments)
         check_own_rate(arguments.learning_rate, config, given)
+    check_arguments(arguments, given)
     _check_precision(config, arguments)
     check_repository(arguments)
     model_config = given.model_config(config.model)
@@ -215,6 +219,7 @@ def prepare(
         given=given,
     )
     _check_sizes(prepared, model_config)
+    _check_endings(prepared)
     if not is_live:
         _check_divergence(prepared)
         _note_foreign_samples(prepared)
@@ -330,8 +335,8 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
     Raises:
         InputError: a field is unknown, has a wrong value, or is preftune's to set.
     """
-    known = [field.name for field in fields(TrainingArguments) if field.init]
-    hints = get_type_hints(TrainingArguments)
+    known = [*(field.name for field in fields(TrainingArguments) if field.init), *EARLY_STOPPING]
+    hints = get_type_hints(TrainingArguments) | EARLY_STOPPING
     chosen = dict(TRAINING_DEFAULTS)
     _check_launcher()
     _check_batches(config)
@@ -345,6 +350,9 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
         except ValidationError as error:
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
             raise InputError(f"training.{key}={value!r}: {reasons}") from None
+    check_values(chosen)
+    check_strategies(chosen, is_evaluated)
+    chosen = {key: value for key, value in chosen.items() if key not in EARLY_STOPPING}
     if not is_evaluated:
         chosen["eval_strategy"] = "no"
     # The Trainer would name it as its own output folder, which is that of checkpoints.
@@ -428,6 +436,19 @@ def _check_batches(config: RunConfig) -> None:
 def _context(model_config: PretrainedConfig) -> int | None:
     """Positions that the model has, where it says so."""
     return getattr(model_config.get_text_config(), "max_position_embeddings", None)
+
+
+def _check_endings(prepared: PreparedRun) -> None:
+    """What decides the best checkpoint, or ends the run, must be there to be compared."""
+    metrics: list[str] = []
+    for name, data in prepared.held_out.items():
+        own = objectives.metric_names(prepared.objective, has_pairs=any(group.pairs for group in data.groups))
+        metrics += own if prepared.held_out.keys() <= {EVALUATION} else [f"{name}_{each}" for each in own]
+    chosen: dict[str, Any] = {}
+    if prepared.given.arguments is None:
+        chosen = {"greater_is_better": None, **prepared.config.training}
+    check_best(prepared.arguments, chosen, metrics)
+    check_stop(prepared.config.stop, prepared.arguments, metrics)
 
 
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
