@@ -70,7 +70,7 @@ from preftune.objectives.offline_rl import (
     importance_ratio,
 )
 from preftune.objectives.options import Option, options_of
-from preftune.objectives.overview import MethodOverview, overview
+from preftune.objectives.overview import MethodOverview, overview, overview_of
 from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, MixedPart, Part
 from preftune.objectives.priors import PRIORS, Prior, prior
 from preftune.objectives.responses import (
@@ -199,6 +199,7 @@ __all__ = [
     "needs_of",
     "options_of",
     "overview",
+    "overview_of",
     "predicted_factors",
     "prior",
     "published",

@@ -308,7 +308,8 @@ class SplitReader:
             logger.info("read %s", line)
         if loaded.unused_columns:
             logger.info("%s: columns not used: %s", title_of(source), ", ".join(loaded.unused_columns))
-        if "pairs" not in self.needs and "weight" in loaded.unused_columns:
+        is_said = "weight" in data.columns
+        if "pairs" not in self.needs and "weight" in loaded.unused_columns and not is_said:
             logger.warning(
                 "%s: the column `weight` is not read: it weighs pairs, and the objective learns from "
                 "responses without pairs",
