@@ -97,7 +97,13 @@ def test_a_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("sigmoid", "did you mean 'dpo'?"), ("slic", "did you mean 'hinge'?"), ("cdpo", "dpo with label_smoothing")],
+    [
+        ("sigmoid", "did you mean 'dpo'?"),
+        ("slic", "did you mean 'hinge'?"),
+        ("cdpo", "dpo with label_smoothing"),
+        ("aot_unpaired", "is not offered: it sorts the log-ratios of a whole batch"),
+        ("TR-DPO", "is not offered: its reference follows the policy"),
+    ],
 )
 def test_names_elsewhere_are_answered(name: str, meant: str) -> None:
     """As a run answers them: what TRL and papers call a method, with its name here."""

@@ -48,7 +48,7 @@ from preftune.objectives.groups import (
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, OfPairs, published
-from preftune.objectives.mixing import methods_of
+from preftune.objectives.mixing import methods_of, plain_methods
 from preftune.objectives.naming import method_named
 from preftune.objectives.needs import needing, needs_of
 from preftune.objectives.objective import (
@@ -200,6 +200,7 @@ __all__ = [
     "options_of",
     "overview",
     "overview_of",
+    "plain_methods",
     "predicted_factors",
     "prior",
     "published",

@@ -93,6 +93,15 @@ def mixed_parts(
     return tuple(parts)
 
 
+def plain_methods(settings: Mapping[str, Any]) -> list[str]:
+    """Names in a resolved mix of the methods with a weight that do not take its prior; none without a mix."""
+    return [
+        label
+        for label, entry in settings.get("mix", {}).items()
+        if entry["weight"] and settings["prior"] not in method_named(entry["method"]).priors
+    ]
+
+
 def methods_of(settings: Mapping[str, Any]) -> list[type[Method]]:
     """The known methods that an objective's words name, resolved or not; in a mix, those with a weight."""
     mix = settings.get("mix")
