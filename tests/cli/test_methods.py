@@ -12,7 +12,6 @@ from preftune.objectives import METHODS, PRIORS, Margin, Method, log_ratio, opti
 from preftune.objectives.links import Hinge
 from preftune.objectives.options import POSITIVE, option
 
-
 OWN = """
 from dataclasses import dataclass
 from preftune.objectives import Logistic, Margin, Method, log_ratio

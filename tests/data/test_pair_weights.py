@@ -77,7 +77,7 @@ def test_where_nothing_is_learned_from_pairs_a_weight_has_no_place() -> None:
 
 
 def test_a_column_of_that_name_may_be_left_out() -> None:
-    """`data.columns.weight=unused`: no pair has a weight, where rows are joined by prompt and of labels too."""
+    """`data.columns.weight=unused`: no pair has a weight, also where rows are joined, or of labels."""
     left_out: dict[str, Any] = {"mapping": {"weight": "unused"}}
     loaded = load({**PAIR, "weight": "heavy"}, **left_out)
     assert (weights(loaded), loaded.unused_columns) == ([[None]], ("weight",))
@@ -93,7 +93,7 @@ def test_a_column_of_that_name_may_be_left_out() -> None:
 
 
 def test_other_columns_that_are_read_by_name_may_be_left_out() -> None:
-    """`tools` beside prompts of plain text is an error that names the way out, `data.columns.tools=unused`."""
+    """`tools` beside prompts of plain text is an error that names the way out."""
     row = {**PAIR, "tools": [{"name": "add"}]}
     with pytest.raises(InputError, match=r"leave the column out: data\.columns\.tools=unused"):
         load(row)

@@ -232,7 +232,7 @@ def test_fit_looks_at_pairs_of_the_training_groups() -> None:
             ["'fit'", "never scores higher in 2 pairs", "built from"],
         ),
         ("sigmoid", [duel(1.0, 2.0), duel(1.0, 0.0)], ["'fit'", "in 2 pairs", "chosen column is right"]),
-        ("sigmoid", [duel(1.0, 1.0)], ["in 1 pair the chosen", "do not score higher"]),
+        ("sigmoid", [duel(1.0, 1.0)], ["in 1 pairs", "do not score higher"]),
         ("minmax", [duel(1.0, 0.0)], ["temperature = 'fit'", "no effect", "sigmoid and bradley_terry"]),
         ("zscore", [duel(1.0, 0.0)], ["'zscore'", "must be one of"]),
         ("sigmoid", [duel(None, None, 7, margin=1.0)], ["row 7", "no score", "'sigmoid'"]),

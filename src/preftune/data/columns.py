@@ -180,7 +180,7 @@ def detect_columns(found: Sequence[str], asked: Asked | None = None, peek: Peek 
             weight = (asked.mapping or {}).get("weight", "weight")
             raise InputError(
                 f"The column {weight!r} holds a weight for every row, and rows with the same prompt are "
-                f"joined here: a weight is of one pair. Set data.columns.weight={UNUSED}, or remove the column."
+                f"joined here: a weight is of one pair. Set data.columns.weight={UNUSED}, or remove it."
             )
         columns = replace(columns, weight="weight")
     elif (source := (asked.mapping or {}).get("weight")) and not is_unused("weight", source):

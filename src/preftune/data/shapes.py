@@ -17,8 +17,8 @@ from preftune.data.columns import (
     UNUSED,
     Asked,
     check_mapping,
-    is_unused,
     detect_columns,
+    is_unused,
     map_columns,
 )
 from preftune.data.groups import Group, Message, Pair, Response, Text, text_key

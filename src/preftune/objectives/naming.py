@@ -42,7 +42,7 @@ LEFT_OUT = {
     "aot_unpaired": _OF_A_BATCH,
     "tdpo": "it sums over the vocabulary under the reference, of which a token's own log-probability is kept",
     "beta_dpo": "its beta follows a running mean over all steps so far, a state beside the weights",
-    "tr_dpo": "its reference follows the policy; preftune iterate has reference=previous, a new one each round",
+    "tr_dpo": "its reference follows the policy; preftune iterate has reference=previous, anew each round",
 }
 """Published methods that there are not, each with the reason."""
 

@@ -10,7 +10,6 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float64
 
-from preftune.data.rules import counted
 from preftune.errors import InputError
 
 BINS = 10
@@ -121,14 +120,14 @@ def fit_temperature(differences: Float64[np.ndarray, "pairs"]) -> float:
     untied = differences[differences != 0]
     if not untied.sum() > 0:
         raise InputError(
-            f"temperature = 'fit': in {counted(len(differences), 'pair')} the chosen responses do not score "
-            "higher on average than the rejected ones, so no temperature fits: check that the chosen column is right "
+            f"temperature = 'fit': in {len(differences)} pairs the chosen responses do not score higher on "
+            "average than the rejected ones, so no temperature fits: check that the chosen column is right "
             "and that a higher score is better, or set a number"
         )
     if untied.min() > 0:
         raise InputError(
-            f"temperature = 'fit': the rejected response never scores higher in "
-            f"{counted(len(differences), 'pair')}, so a lower temperature always fits better. This happens if the pairs are built from these scores: "
+            f"temperature = 'fit': the rejected response never scores higher in {len(differences)} pairs, so "
+            "a lower temperature always fits better. This happens if the pairs are built from these scores: "
             "set a number, or fit on pairs with independent labels"
         )
     scale = float(np.abs(untied).max())

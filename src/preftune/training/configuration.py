@@ -464,7 +464,7 @@ def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
 def _elsewhere(path: str, under: str, known: list[str]) -> str | None:
     """What a key is that others have, or None; in the section lora those of peft's LoraConfig."""
     section, _, key = path.rpartition(".")
-    if key in TRAINING_OWNED and key not in trl_names.TRL_KEYS:
+    if key in TRAINING_OWNED.keys() & trl_names.training_fields() - trl_names.TRL_KEYS.keys():
         return f"it is set by preftune: {TRAINING_OWNED[key]}"
     of_peft = trl_names.answer(f"lora_{key}", under, known) if section == "lora" else None
     return of_peft or trl_names.answer(key, under, known)

@@ -472,7 +472,7 @@ def _note_foreign_samples(prepared: PreparedRun) -> None:
 
 
 def _note_idle_prior(config: RunConfig, objective: objectives.Objective, given: Given) -> None:
-    """Say what of the prior nothing reads: its section, its rule for negative gaps, itself in part of a mix."""
+    """Say what of the prior nothing reads: its section, its rule for negative gaps, or itself in a mix."""
     section, needs = config.prior, objective.needs
     if needs.isdisjoint({"prior_gap", "prior_reward"}):
         if section != PriorSection():

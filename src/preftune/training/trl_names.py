@@ -93,7 +93,7 @@ TRL_ANSWERS: dict[str, str] = {
     "ref_model_sync_steps": _FIXED_REFERENCE,
     "num_generations": "preftune iterate has sampling.n",
     "use_vllm": "preftune iterate has sampling.engine",
-    "reward_funcs": "preftune iterate has reward; functions of your own are auxiliary rewards: docs/rewards.md",
+    "reward_funcs": "preftune iterate has reward; your own functions are auxiliary rewards: docs/rewards.md",
     "reward_weights": "set rewards.NAME.weight of each auxiliary reward",
     # the model
     "model_init_kwargs": LOAD_YOURSELF,
