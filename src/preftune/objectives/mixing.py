@@ -68,7 +68,12 @@ def _resolve_entry(label: object, entry: object) -> dict[str, Value]:
         if other in settings and other not in options_of(method):
             raise ValueError(f"{key}.{other} is for all methods of the mix: set {other} beside mix")
     options = {"weight": _WEIGHT, **options_of(method)}
-    return {"method": name, **resolve_options(settings, options, f"{name} in a mix", f"{key}.")}
+    found: dict[str, Any] = resolve_options(settings, options, f"{name} in a mix", f"{key}.")
+    try:
+        method(**{option: value for option, value in found.items() if option != "weight"})
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    return {"method": name, **found}
 
 
 def mixed_parts(
