@@ -163,7 +163,7 @@ def resolve(settings: Mapping[str, object]) -> Settings:
     OfPairs(**_chosen(resolved, of_pairs))
     if "mix" not in resolved:
         # What options say of each other is checked where they meet.
-        methods[0](**cast(dict[str, Any], _chosen(resolved, options_of(methods[0]))))
+        methods[0](**_chosen(resolved, options_of(methods[0])))
     if settings.get("auxiliary") is not None:
         resolved["auxiliary"] = _resolve_auxiliary(settings["auxiliary"], methods)
     return resolved
