@@ -62,7 +62,7 @@ class Keywords:
         if self.train_dataset is None:
             raise InputError("train_dataset is missing: give rows, a datasets.Dataset, a path or a hub name")
         _check_model(self.model, self.peft_config)
-        tree = {
+        tree: dict[str, Any] = {
             "model": _named(self.model),
             "reference": None if self.reference is None else _named(self.reference),
             "fully_sharded": self.fully_sharded,
@@ -83,8 +83,9 @@ class Keywords:
             "stop": _options("stop", self.stop),
             "cache": self.cache and str(self.cache),
         }
-        if self.output is not None:
-            tree["output"] = str(self.output)
+        output = _output(self.output, tree["training"])
+        if output is not None:
+            tree["output"] = str(output)
         given = Given(
             model=self.model if isinstance(self.model, nn.Module) else None,
             tokenizer=self._tokenizer(),
@@ -103,6 +104,22 @@ class Keywords:
         if isinstance(self.model, nn.Module):
             return loaded_tokenizer(self.model, self.processing_class)
         return self.processing_class
+
+
+def _output(output: str | Path | None, training: dict[str, Any]) -> str | Path | None:
+    """The run folder, which is `output_dir` in a mapping of arguments; that is taken out of it.
+
+    Raises:
+        InputError: both are given, or it is no path.
+    """
+    if "output_dir" not in training:
+        return output
+    named = training.pop("output_dir")
+    if output is not None:
+        raise InputError(f"output={output} and args.output_dir={named} both name the run folder: remove one")
+    if not isinstance(named, str | Path):
+        raise InputError(f"args.output_dir={named!r} must be a path: give the run folder, or remove it")
+    return named
 
 
 def loaded_tokenizer(

@@ -97,7 +97,8 @@ class PreferenceTrainer(PackedTrainer):
             objective: a method's name, its options (`{"method": "dpo", "prior": "reward_gap"}`, or of several
                 methods `{"mix": {"dpo": 0.8, "hinge": 0.2}}`, see `preftune.objectives.build`), or an
                 `Objective` of your own. DPO unless given.
-            args: transformers' `TrainingArguments`, or a mapping of some of its fields.
+            args: transformers' `TrainingArguments`, or a mapping of some of its fields, whose `output_dir`
+                is the run folder: checkpoints are in `checkpoints` inside.
             train_dataset: preference data: a `datasets.Dataset`, a list of rows, a path or a hub name.
             eval_dataset: the same, held out; or several by name, which have metrics `eval_NAME_...`.
             processing_class: the model's tokenizer; loaded by the model's name unless given.

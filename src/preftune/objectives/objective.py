@@ -169,10 +169,19 @@ def resolve(settings: Mapping[str, object]) -> Settings:
     for key, value in own.items():
         if key in SETTINGS_ELSEWHERE and key not in options:
             raise ValueError(f"{key} = {value!r}: what others call {key} is {SETTINGS_ELSEWHERE[key]} here")
+        owners = [name for name, other in PRIORS.items() if key in options_of(*other.options)]
+        if owners and prior not in owners and key not in options:
+            raise ValueError(
+                f"{key} = {value!r} is read with prior = {' or '.join(map(repr, owners))}, and prior is "
+                f"{prior!r}: set that prior, or remove {key}"
+            )
     of_pairs = options_of(OfPairs) if _takes_likelihood(resolved) else {}
     options = {**options, **of_pairs, **options_of(OfEveryMethod, *PRIORS[prior].options)}
     resolved |= resolve_options(own, options, f"{owner} (and prior, auxiliary)", others=_BESIDE_OPTIONS)
     OfPairs(**_chosen(resolved, of_pairs))
+    if "mix" not in resolved:
+        # What options say of each other is checked where they meet.
+        methods[0](**_chosen(resolved, options_of(methods[0])))
     if settings.get("auxiliary") is not None:
         resolved["auxiliary"] = _resolve_auxiliary(settings["auxiliary"], methods)
     return resolved

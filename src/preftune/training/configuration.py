@@ -349,7 +349,8 @@ TRAINING_OWNED: dict[str, str] = {
     "accelerator_config": _DEALT,
     "fsdp": _WHOLE,
     "deepspeed": _WHOLE,
-    "resume_from_checkpoint": "pass --resume",
+    "resume_from_checkpoint": "continue a run by --resume, or in Python by "
+    "trainer.train(resume_from_checkpoint=True)",
     "remove_unused_columns": _PACKED,
     "label_names": _PACKED,
     "label_smoothing_factor": _PACKED,
@@ -488,6 +489,15 @@ def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     return list(section.model_fields)
 
 
+def _elsewhere(path: str, under: str, known: list[str]) -> str | None:
+    """What a key is that others have, or None; in the section lora those of peft's LoraConfig."""
+    section, _, key = path.rpartition(".")
+    if key in TRAINING_OWNED.keys() & trl_names.training_fields() - trl_names.TRL_KEYS.keys():
+        return f"it is set by preftune: {TRAINING_OWNED[key]}"
+    of_peft = trl_names.answer(f"lora_{key}", under, known) if section == "lora" else None
+    return of_peft or trl_names.answer(key, under, known)
+
+
 def unknown_key(path: str, known: list[str], under: str = "") -> str:
     """Message about a key that does not exist, naming the nearest one that does.
 
@@ -500,7 +510,7 @@ def unknown_key(path: str, known: list[str], under: str = "") -> str:
     near = difflib.get_close_matches(key, known, n=1)
     if under and path in RunConfig.model_fields:
         meant = f"it is a key of the training run: write '{under}{path}'"
-    elif said := trl_names.answer(key, under, known):
+    elif said := _elsewhere(path, under, known):
         meant = said
     elif near:
         meant = f"did you mean '{near[0]}'?"

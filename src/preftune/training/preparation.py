@@ -42,6 +42,7 @@ from preftune.training.configuration import (
     TRAINING_OWNED,
     ControlSection,
     DataSection,
+    PriorSection,
     RunConfig,
     unknown_key,
 )
@@ -189,6 +190,7 @@ def prepare(
     check_arguments(arguments, given)
     _check_precision(config, arguments)
     check_repository(arguments)
+    _note_idle_prior(config, objective, given)
     model_config = given.model_config(config.model)
     tokenizer = given.tokenizer_of(config.model)
     config = _with_date(config, tokenizer)
@@ -491,6 +493,27 @@ def _note_foreign_samples(prepared: PreparedRun) -> None:
             "iterate` with update_every=batch samples anew for every step; for responses that you have, "
             "`preftune methods` lists others",
             " and ".join(names),
+        )
+
+
+def _note_idle_prior(config: RunConfig, objective: objectives.Objective, given: Given) -> None:
+    """Say what of the prior nothing reads: its section, its rule for negative gaps, or itself in a mix."""
+    section, needs = config.prior, objective.needs
+    if needs.isdisjoint({"prior_gap", "prior_reward"}):
+        if section != PriorSection():
+            logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
+    elif "prior_gap" not in needs and section.negative_gap != PriorSection().negative_gap:
+        logger.warning(
+            "prior.negative_gap=%s has no effect: the objective learns from the rewards of a prompt's "
+            "responses, and no label can contradict them; remove it",
+            section.negative_gap,
+        )
+    if plain := () if given.objective else objectives.plain_methods(config.objective):
+        logger.warning(
+            "objective.prior=%s is not defined for %s of the mix, which is trained without it: `preftune "
+            "methods NAME` has the priors of each",
+            config.objective["prior"],
+            " and ".join(plain),
         )
 
 
