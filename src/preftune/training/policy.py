@@ -148,11 +148,6 @@ def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -
         except ValueError as error:
             modules = getattr(adapter, "target_modules", None)
             raise InputError(f"lora.target_modules={modules!r}: {error}") from None
-    if all(weight.dtype == torch.bfloat16 for weight in model.parameters() if weight.requires_grad):
-        logger.warning(
-            "all weights are trained in bfloat16, which loses small updates; prefer "
-            "model_dtype=float32 with training.bf16=true, or lora.rank=16"
-        )
     return model
 
 

@@ -13,7 +13,6 @@ from typing import Any, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
-from transformers.training_args import OptimizerNames
 
 from preftune import objectives
 from preftune.data import (
@@ -48,6 +47,7 @@ from preftune.training.configuration import (
 )
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
+from preftune.training.optimizers import check_optimizer
 from preftune.training.pushing import check_repository
 from preftune.training.splits import PreparedData, SplitReader, title_of
 from preftune.training.standardizing import fit_bounds, standardize
@@ -64,8 +64,6 @@ ARGUMENTS_LEFT = frozenset(
     }
 )
 """Fields of a caller's own arguments that do no harm, or are set below."""
-DIVISIBLE = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad"})
-"""Optimizers that update a part of a weight as they update the whole."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +185,15 @@ def prepare(
     else:
         arguments = own_arguments(given.arguments)
         check_own_rate(arguments.learning_rate, config, given)
+    is_given = given.optimizers[0] is not None
+    check_optimizer(
+        arguments,
+        is_given=is_given,
+        is_sharded=config.fully_sharded,
+        is_rounded=config.stochastic_rounding,
+    )
+    if config.learning_rates and is_given:
+        raise InputError("learning_rates with an optimizer of your own: give its groups their rates")
     check_arguments(arguments, given)
     _check_precision(config, arguments)
     check_repository(arguments)
@@ -408,11 +415,6 @@ def _check_precision(config: RunConfig, arguments: TrainingArguments) -> None:
         logger.warning(
             "training.bf16=true: on a CPU without AMX, bfloat16 can be up to 80 times slower than float32; "
             "set training.bf16=false unless you have measured that it is faster"
-        )
-    if config.fully_sharded and arguments.optim not in DIVISIBLE:
-        raise InputError(
-            f"training.optim={OptimizerNames(arguments.optim).value} with fully_sharded=true: it is not "
-            f"tested on sharded weights; set one of {', '.join(sorted(DIVISIBLE))}"
         )
     if arguments.n_gpu > 1:
         logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)
