@@ -17,6 +17,7 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from preftune.models import PackedReader
+from preftune.models.adapters import save_tuned
 from preftune.models.sharding import (
     is_sharded,
     load_whole_optimizer_state,
@@ -73,10 +74,12 @@ class TrainerHooks(Trainer):
             tied = self.model.causal_lm().all_tied_weights_keys
             state_dict = {name: weight for name, weight in whole.items() if name not in tied}
         if self.args.should_save:
-            # Some models' files have other names and shapes than they; a checkpoint is read by the model's.
-            names = {} if self._exports else {"save_original_format": False}
             language_model: Any = self.model.language_model
-            language_model.save_pretrained(folder, state_dict=state_dict, **names)
+            if self._exports:
+                save_tuned(language_model, Path(folder), state_dict)
+            else:
+                # Some models' files have other names and shapes; a checkpoint is read by the model's own.
+                language_model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
