@@ -318,7 +318,7 @@ def _stored_shapes(adapter: AdapterFolder) -> dict[str, tuple[int, ...]]:
         )
     try:
         with safe_open(file, framework="pt") as weights:
-            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"model={adapter.folder}: {file} cannot be read: {error}") from None
 
@@ -443,8 +443,8 @@ _FIRST = "preftune_first_weights"
 def save_tuned(model: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Save a language model; of one with an adapter, the adapter, and its base model if that has no name.
 
-    An adapter that has changed its base model becomes a plain LoRA adapter of twice the rank, on the base model
-    as it was (`keep_first_weights`).
+    An adapter that has changed its base model becomes a plain LoRA adapter of twice the rank, on the base
+    model as it was (`keep_first_weights`).
 
     Args:
         model: what was trained.

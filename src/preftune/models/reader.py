@@ -284,8 +284,8 @@ def _wants_window(config: PretrainedConfig) -> bool:
 def _noise(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
     """Every module's attribute that makes noise in training, with its value.
 
-    It is set to 0: two policies are compared, and noise in one of them is an error. An adapter's dropout stays,
-    which was asked for, and is on in training alone: the reference and what is evaluated are read without.
+    It is set to 0: two policies are compared, and noise in one of them is an error. An adapter's dropout
+    stays, which was asked for; it is on in training alone.
     """
     found: list[tuple[nn.Module, str, float]] = []
     adapters = {part for module in model.modules() for part in adapter_parts(module)}

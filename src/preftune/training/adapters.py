@@ -93,16 +93,16 @@ def _check_start(config: RunConfig, given: Given) -> None:
     is_start = _peft_model(given) or (given.model is None and is_adapter(config.model))
     if start and not is_start:
         raise InputError(
-            f"lora.start={start}: model={config.model} is a whole model and no adapter: remove lora.start, or "
-            "give an adapter's folder"
+            f"lora.start={start}: model={config.model} is a whole model and no adapter: remove "
+            "lora.start, or give an adapter's folder"
         )
     if not is_start:
         return
     if start is None and not (_peft_model(given) and given.adapter is None and config.lora is None):
         raise InputError(
             f"model={config.model} is an adapter, and lora.start does not say what becomes of it: set "
-            "lora.start=continue to train this adapter further, or lora.start=merge to merge it into its base "
-            "model, on which lora.rank=16 puts a new adapter and lora.rank=null trains all weights"
+            "lora.start=continue to train this adapter further, or lora.start=merge to merge it into its "
+            "base model, on which lora.rank=16 puts a new adapter and lora.rank=null trains all weights"
         )
     if start == "continue" and given.adapter is not None:
         raise InputError(

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_type_hints
@@ -14,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     field_serializer,
@@ -140,9 +140,11 @@ class LoraSection(_Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_read(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not_read(
+        self, serialize: Callable[["LoraSection"], dict[str, Any]]
+    ) -> dict[str, Any]:
         """A resumed run reads it back."""
-        found: dict[str, Any] = serialize(self)
+        found = serialize(self)
         if self.start == "continue":
             return {"start": self.start}
         if self.rank is None:
