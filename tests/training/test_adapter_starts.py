@@ -25,6 +25,7 @@ from preftune.objectives import ScoredResponses
 from preftune.training import check_config
 from preftune.training.preparation import PreparedRun, prepare
 
+from ..conftest import rows, write_rows
 from ..forks import Forks
 
 STEPS = 10
