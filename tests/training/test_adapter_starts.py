@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from preftune.data import TokenizedGroup
 from preftune.data.packing import pack
-from preftune.objectives import ScoredResponses
+from preftune.objectives import ScoredResponses, count_units
 from preftune.training import check_config
 from preftune.training.preparation import PreparedRun, prepare
 
@@ -201,7 +201,9 @@ def plain_run(config: dict[str, Any], start: str, base: Path, adapter: Path) -> 
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
     for _ in range(STEPS):
-        loss = prepared.objective(scored(prepared, model, groups)).total()
+        responses = scored(prepared, model, groups)
+        counts = count_units(responses.lengths, responses.chosen, responses.groups)
+        loss = prepared.objective(responses).total(counts)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -272,3 +274,19 @@ def test_ten_steps_are_those_of_plain_peft(
         assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses[-1] < losses[0]
     torch.testing.assert_close(saved_numbers(run, config, tiny_model_dir), numbers, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", STARTS)
+def test_ten_steps_on_smollm2_are_those_of_plain_peft(
+    start: str, config: dict[str, Any], smollm2_dir: Path, train: Callable[..., Path], tmp_path: Path
+) -> None:
+    """On the real model too: dpo with a prior from every start."""
+    sft = save_sft_adapter(smollm2_dir, tmp_path / "sft")
+    config = configure(config, start, "dpo", smollm2_dir, sft)
+    config["training"]["save_strategy"] = "no"
+    run = train(config)
+    losses, numbers = plain_run(config, start, smollm2_dir, sft)
+    assert losses_of(run) == pytest.approx(losses, rel=1e-2, abs=1e-4)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    torch.testing.assert_close(saved_numbers(run, config, smollm2_dir), numbers, rtol=1e-2, atol=5e-2)

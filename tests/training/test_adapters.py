@@ -111,19 +111,17 @@ def test_what_lora_cannot_be_is_said_before_weights_load(
 def test_adapters_that_fit_no_model_are_refused_before_weights_load(
     refused: Callable[..., str], sft: Path, tmp_path: Path, tiny_model_dir: Path
 ) -> None:
-    """Another base model, too few weights, a base that is not there, an adapter of an adapter, another type."""
+    """Another base model, too few weights, no base, an adapter of an adapter, another type."""
     start = {"lora": {"start": "continue"}}
     other = tmp_path / "other"
-    LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2, vocab_size=49152).save_pretrained(
-        other
-    )
+    LlamaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=49152).save_pretrained(other)
     named = "base_model_name_or_path"
     assert "is of another model" in refused(model=saved(sft, tmp_path / "1", **{named: str(other)}), **start)
     lost = str(tmp_path / "lost/model")
     assert "which is not a folder" in refused(model=saved(sft, tmp_path / "2", **{named: lost}), **start)
     assert "names no base model" in refused(model=saved(sft, tmp_path / "3", **{named: None}), **start)
     assert "is an adapter too" in refused(model=saved(sft, tmp_path / "4", **{named: str(sft)}), **start)
-    kind = {"peft_type": "ADALORA"}
+    kind = {"peft_type": "ADALORA", "total_step": 5}
     assert "type ADALORA cannot be trained" in refused(model=saved(sft, tmp_path / "5", **kind), **start)
     modules = {"target_modules": ["q_proj", "c_attn"]}
     assert "no module 'c_attn'" in refused(model=saved(sft, tmp_path / "6", **modules), **start)
@@ -165,7 +163,7 @@ UNTIED = {"modules_to_save": ["lm_head"], "target_modules": ["q_proj", "embed_to
 def test_every_kind_of_lora_starts_at_log_2_and_loads_in_peft(
     lora: dict[str, Any], config: dict[str, Any], train: Train
 ) -> None:
-    """Loss log 2 on held-out pairs before the first step, and what is saved gives the trained model's numbers."""
+    """Loss log 2 on held-out pairs before the first step; what is saved gives the trained numbers."""
     config["objective"], config["lora"] = {"method": "dpo"}, {"rank": 4, **lora}
     del config["prior"]
     run = train(config)

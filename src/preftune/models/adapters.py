@@ -247,11 +247,11 @@ def _check_tied(model: "PeftModel", key: str) -> None:
     touched = [module for module in (embedding, head) if module is not None and _is_adapted(module)]
     if not touched or head is None:
         return
-    if all(hasattr(module, "modules_to_save") for module in (embedding, head)):
+    if any(hasattr(module, "modules_to_save") for module in touched):
         if trained_copy(embedding).weight is trained_copy(head).weight:
             return
         raise InputError(
-            f"{key}: the model ties its head to its embeddings, and modules_to_save would train two copies: "
+            f"{key}: the model ties its head to its embeddings, and modules_to_save would train them apart: "
             "set ensure_weight_tying=true to train one for both"
         )
     # New rows for some tokens, which both weights share.
