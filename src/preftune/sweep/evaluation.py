@@ -16,8 +16,8 @@ from preftune.data.groups import as_answer
 from preftune.errors import InputError
 from preftune.measuring.held_out import HeldOut, measure_policy
 from preftune.measuring.statistics import Interval, mean_interval, named_interval
-from preftune.models import load_model_config, load_tokenizer
-from preftune.models.adapters import base_of, tokenizer_source
+from preftune.models import load_tokenizer
+from preftune.models.adapters import base_config, tokenizer_source
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.manifest import Figures

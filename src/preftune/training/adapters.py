@@ -250,14 +250,14 @@ def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -
 
 
 def _merged_start(config: RunConfig, model: "PeftModel") -> nn.Module:
-    whole = merged(model)
+    whole: Any = merged(model)
     logger.info("the adapter of model=%s is merged into its base model, which is the reference", config.model)
     if whole.dtype != torch.float32:
         logger.warning(
             "the adapter is merged in %s, which rounds a part of it away; prefer model_dtype=float32",
             str(whole.dtype).removeprefix("torch."),
         )
-    return whole
+    return cast(nn.Module, whole)
 
 
 def _with_new(model: nn.Module, new: "PeftConfig", key: str, is_merged: bool) -> "PeftModel":
