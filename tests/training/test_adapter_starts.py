@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft import (
+    AutoPeftModelForCausalLM,
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
@@ -55,8 +63,12 @@ def _new(base: Any, _: Path, task: str) -> PeftModel:
 
 def _continued(base: Any, adapter: Path, task: str) -> PeftModel:
     config = LoraConfig.from_pretrained(adapter)
-    config.task_type = task
-    return PeftModel.from_pretrained(base, adapter, is_trainable=True, config=config)
+    config.task_type, config.inference_mode = task, False
+    model = get_peft_model(base, config)
+    stored = load_file(adapter / "adapter_model.safetensors")
+    # A reward model's score is new.
+    set_peft_model_state_dict(model, get_peft_model_state_dict(model) | stored)
+    return model
 
 
 def _merged(base: Any, adapter: Path, task: str) -> PeftModel:

@@ -135,7 +135,7 @@ def test_adapters_that_fit_no_model_are_refused_before_weights_load(
     assert "and 0 more weights are missing" in refused(model=str(fewer), **start)
     (fewer / "adapter_model.safetensors").unlink()
     assert "without adapter_model.safetensors" in refused(model=str(fewer), **start)
-    (fewer / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (fewer / "adapter_config.json").write_text("{", encoding="utf-8")
     assert "is not an adapter's configuration of peft" in refused(model=str(fewer), **start)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -352,19 +352,21 @@ def put_on(adapter: AdapterFolder, model: nn.Module, task: str) -> "PeftModel":
         model: its base model.
         task: peft's name of the model's form.
     """
-    from peft import PeftModel
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     config = copy.deepcopy(adapter.config)
-    config.task_type = task
+    config.task_type, config.inference_mode = task, False
     if hasattr(config, "init_lora_weights"):
         # Its weights are loaded: what it once began with is of no use.
         config.init_lora_weights = True
     with warnings.catch_warnings():
-        # What it would warn of has been checked, but for a head that is new.
+        # What peft would warn of has been checked.
         warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(
-            cast(Any, model), adapter.folder, is_trainable=True, config=config, autocast_adapter_dtype=True
-        )
+        adapted = cast("PeftModel", get_peft_model(cast(Any, model), config))
+        # A head that the adapter was not trained with stays as it is.
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        set_peft_model_state_dict(adapted, own | load_file(Path(adapter.folder) / WEIGHTS_FILE))
+    return adapted
 
 
 def check_peft_model(model: "PeftModel") -> None:

@@ -244,6 +244,9 @@ def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -
         model = _merged_start(config, cast("PeftModel", model))
     new = new_adapter(config, given, task)
     if new is None:
+        if start == "merge":
+            # Beneath the adapter they were frozen.
+            model.requires_grad_(True)
         _warn_of_bfloat16(model)
         return model
     return _with_new(model, new, _key(given), is_merged=start == "merge")
