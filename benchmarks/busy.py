@@ -97,7 +97,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     def cell(name: str, count: int) -> str:
         value = f"{middle[name, count]:.1f} s"
-        return value if count == others[0] else f"{value} ({middle[name, count] / middle[name, others[0]]:.1f}x)"
+        return (
+            value if count == others[0] else f"{value} ({middle[name, count] / middle[name, others[0]]:.1f}x)"
+        )
 
     titles = ["Threads wait", *(f"Beside {count} other programs" for count in others)]
     return markdown_table(titles, [[name, *(cell(name, count) for count in others)] for name in settings])

@@ -244,7 +244,7 @@ def losses_of(run: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-FAST = {("continue", "dpo", "plain"), ("merge", "kto", "plain"), ("continue", "dpo", "resumed")}
+FAST = {("continue", "dpo", "resumed"), ("merge", "kto", "plain")}
 """The cells that every run of the tests has."""
 CELLS = [
     pytest.param(*(start, method, way), marks=[] if (start, method, way) in FAST else [pytest.mark.slow])
