@@ -175,9 +175,7 @@ def _of_any_response(rewards: Sequence[AuxiliaryReward]) -> tuple[AuxiliaryRewar
 
 
 def _check_context(config: RunConfig, longest: int, settings: SamplingSettings) -> None:
-    context = getattr(
-        load_model_config(base_of(config.model)).get_text_config(), "max_position_embeddings", None
-    )
+    context = getattr(base_config(config.model).get_text_config(), "max_position_embeddings", None)
     if context and longest + settings.max_new_tokens > context:
         raise InputError(
             f"--max-new-tokens {settings.max_new_tokens}: the longest held-out prompt has {longest} tokens, "
