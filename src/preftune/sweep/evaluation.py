@@ -17,7 +17,7 @@ from preftune.errors import InputError
 from preftune.measuring.held_out import HeldOut, measure_policy
 from preftune.measuring.statistics import Interval, mean_interval, named_interval
 from preftune.models import load_tokenizer
-from preftune.models.adapters import tokenizer_source
+from preftune.models.adapters import base_config, tokenizer_source
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.manifest import Figures
