@@ -167,14 +167,11 @@ def test_row_longer_than_the_models_context(refused: Callable[..., str], config:
     assert "the model's context is 256; set data.max_length=256" in refused()
 
 
-def test_model_that_is_an_adapter_or_no_language_model(refused: Callable[..., str], tmp_path: Path) -> None:
-    """A LoRA run's own output, and a model of another kind, are named for what they are."""
-    adapter, encoder = tmp_path / "adapter", tmp_path / "encoder"
-    for folder in (adapter, encoder):
-        folder.mkdir()
-    (adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+def test_model_that_is_no_language_model(refused: Callable[..., str], tmp_path: Path) -> None:
+    """A model of another kind is named for what it is."""
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
     T5Config().save_pretrained(encoder)
-    assert "LoRA adapter" in refused(f"model={adapter}")
     assert "give a causal language model" in refused(f"model={encoder}")
 
 

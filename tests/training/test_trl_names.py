@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, ModelConfig, RewardConfig, RewardTrainer
 from trl import ScriptArguments as Script
@@ -81,6 +82,7 @@ def test_every_key_that_is_named_exists(name: str) -> None:
         "objective": trl_names.option_names() | trl_names.OBJECTIVE_KEYS,
         **{own: set(found.model_fields) for own, found in _SECTIONS.items()},
     }
+    known["lora"] |= {field.name for field in fields(LoraConfig)}
     said = trl_names.answer(name) or ""
     assert key in known[section] or (section == "objective" and "has no key here" in said)
 

@@ -46,6 +46,7 @@ class Keywords:
     args: TrainingArguments | Mapping[str, Any] | None = None
     processing_class: PreTrainedTokenizerBase | None = None
     peft_config: "PeftConfig | Mapping[str, Any] | None" = None
+    lora_start: str | None = None
     callbacks: Sequence[TrainerCallback] | None = None
     optimizers: tuple[Any, Any] = (None, None)
     fully_sharded: bool = False
@@ -64,11 +65,12 @@ class Keywords:
         """
         if self.train_dataset is None:
             raise InputError("train_dataset is missing: give rows, a datasets.Dataset, a path or a hub name")
-        _check_model(self.model, self.peft_config)
+        _check_model(self.model, self.peft_config, self.lora_start)
         tree: dict[str, Any] = {
             "model": _named(self.model),
             "reference": None if self.reference is None else _named(self.reference),
             "fully_sharded": self.fully_sharded,
+            "lora": self._lora(),
             "data": {
                 **_options(
                     "data", self.data, reserved={"train": "train_dataset", "evaluation": "eval_dataset"}
@@ -105,6 +107,13 @@ class Keywords:
             optimizers=self.optimizers,
         )
         return check_config(tree), given
+
+    def _lora(self) -> dict[str, Any] | None:
+        """The section of a start; a new adapter is an object, and without one all weights are trained."""
+        if self.lora_start is None:
+            return None
+        whole = {"rank": None} if self.lora_start == "merge" else {}
+        return {"start": self.lora_start, **whole}
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         if isinstance(self.model, nn.Module):
@@ -146,14 +155,14 @@ def loaded_tokenizer(
     return load_tokenizer(_name_of(model))
 
 
-def _check_model(model: object, peft_config: object) -> None:
+def _check_model(model: object, peft_config: object, lora_start: str | None) -> None:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    if isinstance(model, PeftModel) and peft_config is not None:
+    if isinstance(model, PeftModel) and peft_config is not None and lora_start != "merge":
         raise InputError(
             "model is a PeftModel with an adapter, and peft_config asks for another: remove peft_config to "
-            "continue with its adapter, or merge it first (model.merge_and_unload())"
+            'continue with its adapter, or merge it first (lora_start="merge")'
         )
     if not isinstance(model, str | Path | PeftModel | PreTrainedModel):
         raise InputError(
@@ -279,6 +288,9 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),
     (rf"{_KEY}training\.(\w+)", r"args.\1"),
+    (rf"{_KEY}lora\.start=(continue|merge)\b", r'lora_start="\1"'),
+    (rf"{_KEY}lora\.start{_END}", "lora_start"),
+    (rf"{_KEY}lora\.rank=null{_END}", "no peft_config"),
     (rf"{_KEY}lora\.rank{_END}", "peft_config.r"),
     (rf"{_KEY}lora\.alpha{_END}", "peft_config.lora_alpha"),
     (rf"{_KEY}lora\.(\w+)", r"peft_config.\1"),

@@ -77,6 +77,7 @@ class PreferenceTrainer(PackedTrainer):
         eval_dataset: NamedOrRows | Mapping[str, NamedOrRows] = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: "PeftConfig | Mapping[str, Any] | None" = None,
+        lora_start: str | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         rewards: Mapping[str, RewardOptions] | None = None,
@@ -97,7 +98,7 @@ class PreferenceTrainer(PackedTrainer):
         """Read the data, check everything, and load the model.
 
         Args:
-            model: a name, a folder, a loaded transformers model, or a `PeftModel`, whose adapter is trained.
+            model: a name, a folder, a loaded transformers model, an adapter's folder, or a `PeftModel`.
             objective: a method's name, its options (`{"method": "dpo", "prior": "reward_gap"}`, or of several
                 methods `{"mix": {"dpo": 0.8, "hinge": 0.2}}`, see `preftune.objectives.build`), or an
                 `Objective` of your own. DPO unless given.
@@ -107,6 +108,9 @@ class PreferenceTrainer(PackedTrainer):
             eval_dataset: the same, held out; or several by name, which have metrics `eval_NAME_...`.
             processing_class: the model's tokenizer; loaded by the model's name unless given.
             peft_config: an adapter to put on the model and train, or fields of peft's LoraConfig.
+            lora_start: of a model that is an adapter: "continue" trains it further (a `PeftModel` unless
+                given), "merge" merges it into its base model, on which `peft_config` puts a new one; without
+                that all weights are trained.
             callbacks: as transformers takes them.
             optimizers: an optimizer and a scheduler in place of those that `args` describe.
             rewards: auxiliary rewards by name: options, or a function (prompts, completions, **columns) ->
@@ -147,6 +151,7 @@ class PreferenceTrainer(PackedTrainer):
             processing_class=processing_class,
             peft_config=peft_config,
             optimizers=optimizers,
+            lora_start=lora_start,
             fully_sharded=fully_sharded,
             cache=cache,
             stop=stop,
@@ -361,7 +366,7 @@ class PreferenceTrainer(PackedTrainer):
             scored = by_other_reference(prepared, splits=splits)
             assert scored is not None
             return scored[EVALUATION]
-        if self.state.global_step and not prepared.has_new_adapter:
+        if self.state.global_step and not prepared.reference_is_base:
             raise InputError(
                 "eval_dataset: the reference is the model before training, whose weights are gone by now: "
                 'give the data to PreferenceTrainer (eval_dataset={"NAME": ...}), or name the model as '

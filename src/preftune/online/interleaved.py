@@ -302,7 +302,7 @@ def _reference(prepared: PreparedRun, policy: Policy) -> Policy | None:
     config = prepared.config
     if "reference" not in prepared.objective.needs:
         return None
-    if config.lora and not config.reference:
+    if prepared.reference_is_base and not config.reference:
         return policy
     model = load_language_model(config.reference or config.model, getattr(torch, config.model_dtype))
     return Policy(model.to(prepared.arguments.device)).eval()

@@ -3,9 +3,10 @@
 import difflib
 import math
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 import yaml
 from pydantic import (
@@ -14,10 +15,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     field_serializer,
+    model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from preftune.data.pairing import COUNTED_RULES
 from preftune.data.sources import READERS
@@ -66,12 +70,91 @@ def _identity(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-class LoraSection(_Section):
-    """Low-rank adapters instead of full fine-tuning."""
+DECIDED_LORA_FIELDS = {
+    "r": "write lora.rank",
+    "lora_alpha": "write lora.alpha",
+    **dict.fromkeys(
+        ("task_type", "peft_type", "auto_mapping"), "it follows from objective.method: remove it"
+    ),
+    **dict.fromkeys(("base_model_name_or_path", "revision"), "set model"),
+    **dict.fromkeys(("inference_mode", "peft_version", "runtime_config"), "preftune sets it: remove it"),
+}
+"""Fields of peft's LoraConfig that are no keys of `lora`, with what to do instead."""
 
-    rank: int = Field(default=16, gt=0)
+
+class LoraSection(_Section):
+    """Low-rank adapters instead of full fine-tuning; beside these keys, any field of peft's LoraConfig."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    start: Literal["continue", "merge"] | None = Field(
+        default=None, description="what becomes of the adapter that model names: trained further, or merged"
+    )
+    rank: int | None = Field(default=16, gt=0, description="null, with start=merge, trains all weights")
     alpha: float = Field(default=32, gt=0)
     target_modules: str | list[str] = "all-linear"
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """Fields of peft's LoraConfig beside those that are keys here."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _are_fields_of_peft(self) -> "LoraSection":
+        if self.more:
+            from peft import LoraConfig
+
+            hints = get_type_hints(LoraConfig)
+        for key, value in self.more.items():
+            if key in DECIDED_LORA_FIELDS:
+                raise _said(f"lora.{key} is no key: {DECIDED_LORA_FIELDS[key]}")
+            if key not in hints:
+                raise _said(unknown_key(f"lora.{key}", [*type(self).model_fields, *hints]))
+            # Its hint has the names, of which pissa_niter_N are many.
+            hint: Any = bool | str if key == "init_lora_weights" else hints[key]
+            try:
+                TypeAdapter(hint).validate_python(value)
+            except ValidationError as error:
+                reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
+                raise _said(f"lora.{key}={value!r}: {reasons}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _starts_in_one_way(self) -> "LoraSection":
+        others = sorted(self.model_fields_set - {"start"})
+        if self.start == "continue" and others:
+            raise _said(
+                f"lora.start=continue trains the start's adapter as it is, and lora.{others[0]} describes a "
+                "new one: remove that, or set lora.start=merge to merge the start's and train a new one"
+            )
+        if self.start == "merge" and not others:
+            raise _said(
+                "lora.start=merge does not say what is trained on the merged model: set lora.rank=16 for a "
+                "new adapter, or lora.rank=null for all its weights"
+            )
+        if self.rank is None and (self.start != "merge" or others != ["rank"]):
+            raise _said(
+                "lora.rank=null trains all weights of a merged start: set lora.start=merge with it and no "
+                "other key of lora, or remove it"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_read(
+        self, serialize: Callable[["LoraSection"], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """A resumed run reads it back."""
+        found = serialize(self)
+        if self.start == "continue":
+            return {"start": self.start}
+        if self.rank is None:
+            return {"start": self.start, "rank": None}
+        return {key: value for key, value in found.items() if key != "start" or value}
+
+
+def _said(message: str) -> PydanticCustomError:
+    """An error whose message is all that is said."""
+    return PydanticCustomError("said", "{message}", {"message": message})
 
 
 class ControlSection(_Section):
@@ -490,6 +573,8 @@ def _explain(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return unknown_key(path, _keys_beside(problem["loc"]))
+    if problem["type"] == "said":
+        return str(problem["msg"])
     if problem["type"] == "missing":
         return f"the configuration has no '{path}': add it to the file, or pass {path}=VALUE"
     if problem["type"] in ("model_type", "dict_type"):

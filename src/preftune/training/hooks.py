@@ -17,6 +17,7 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from preftune.models import PackedReader
+from preftune.models.adapters import save_tuned
 from preftune.models.saving import save_model_files
 from preftune.models.sharding import (
     is_sharded,
@@ -87,11 +88,13 @@ class TrainerHooks(Trainer):
             tied = self.model.causal_lm().all_tied_weights_keys
             state_dict = {name: weight for name, weight in whole.items() if name not in tied}
         if self.args.should_save:
-            # Some models' files have other names and shapes than they; a checkpoint is read by the model's.
-            names: dict[str, Any] = {} if self._exports else {"save_original_format": False}
-            if self._exports and self._max_shard_size:
-                names["max_shard_size"] = self._max_shard_size
-            save_model_files(self.model.language_model, Path(folder), state_dict=state_dict, **names)
+            language_model, path = self.model.language_model, Path(folder)
+            if self._exports:
+                options = {"max_shard_size": self._max_shard_size} if self._max_shard_size else {}
+                save_tuned(language_model, path, state_dict, **options)
+            else:
+                # Some models' files have other names and shapes; a checkpoint is read by the model's own.
+                save_model_files(language_model, path, state_dict=state_dict, save_original_format=False)
             self.processing_class.save_pretrained(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

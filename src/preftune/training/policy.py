@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import TrainingArguments
 
 from preftune.data import TokenizedGroup, end_tokens
@@ -27,15 +26,14 @@ from preftune.models import (
     padding_token,
     reference_identity,
 )
+from preftune.models.adapters import base_of
 from preftune.storage.cache import cache_dir
+from preftune.training.adapters import with_adapter
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import RunConfig, ValueHeadSection
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.preparation import TRAIN, PreparedRun
 from preftune.training.splits import PreparedData
-
-if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ def language_model(config: RunConfig, given: Given = NOTHING_GIVEN) -> Any:
     """
     model = given.model
     if model is None:
-        model = load_language_model(config.model, getattr(torch, config.model_dtype))
+        model = load_language_model(base_of(config.model), getattr(torch, config.model_dtype))
     return with_adapter(config, given, model, "CAUSAL_LM")
 
 
@@ -109,7 +107,7 @@ def _reward_model(prepared: PreparedRun) -> Any:
     model: Any = given.model
     if model is None:
         dtype = getattr(torch, config.model_dtype)
-        model = load_reward_model(config.model, dtype, tokenizer.pad_token_id)
+        model = load_reward_model(base_of(config.model), dtype, tokenizer.pad_token_id)
     elif getattr(model, "score", None) is None or model.config.num_labels != 1:
         raise InputError(
             f"model is a {type(model).__name__}, and the objective trains a reward model: give the name of a "
@@ -135,29 +133,6 @@ def _value_head(prepared: PreparedRun, model: Any) -> ValueHead | None:
 def new_value_head(hidden_size: int, section: ValueHeadSection, seed: int) -> ValueHead:
     """The untrained value head of a configuration, on hidden states of a size."""
     return ValueHead(hidden_size, section.width, seed, section.architecture, section.dropout)
-
-
-def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -> "nn.Module | PeftModel":
-    """The model itself, or with the adapter that is trained; `task` is peft's name of its form."""
-    adapter = given.adapter or _lora(config, task)
-    if adapter is not None:
-        from peft import get_peft_model
-
-        try:
-            return get_peft_model(model, adapter)
-        except ValueError as error:
-            modules = getattr(adapter, "target_modules", None)
-            raise InputError(f"lora.target_modules={modules!r}: {error}") from None
-    return model
-
-
-def _lora(config: RunConfig, task: str) -> "PeftConfig | None":
-    if config.lora is None:
-        return None
-    from peft import LoraConfig
-
-    lora = config.lora
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type=task)
 
 
 # --- the reference ---
@@ -248,7 +223,7 @@ def with_reference_logps(
 ) -> GroupsByName:
     """The groups of every split with the log-probabilities of a policy as it is now.
 
-    An adapter that the run has put on the model is off; one that the given model came with is on.
+    A new adapter is off, unless it has changed the model beneath it; one that the run started from is on.
 
     Args:
         prepared: the run.
@@ -262,7 +237,7 @@ def with_reference_logps(
     policy.to(arguments.device)
     policy.eval()
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
-    adapters = not prepared.has_new_adapter
+    adapters = not prepared.reference_is_base
     identity = reference_identity(policy.causal_lm(), precision, adapters)
     folder = Path(prepared.config.cache) if prepared.config.cache else cache_dir()
     cache = ReferenceCache(folder, identity, tokens="reference_tokens" in prepared.objective.needs)

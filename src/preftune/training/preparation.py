@@ -32,6 +32,7 @@ from preftune.rewards import (
     with_sum,
 )
 from preftune.training import trl_names
+from preftune.training.adapters import check_adapters, reference_is_base, trains_adapter
 from preftune.training.batches import plan_steps
 from preftune.training.best import check_best, check_stop, check_strategies
 from preftune.training.checking import check_arguments, check_values
@@ -121,9 +122,14 @@ class PreparedRun:
         return {name: groups[name] for name in self.held_out}
 
     @property
-    def has_new_adapter(self) -> bool:
-        """Whether the run puts an adapter on the model; without it the model is the reference."""
-        return self.config.lora is not None or self.given.adapter is not None
+    def trains_adapter(self) -> bool:
+        """Whether an adapter is trained in place of all weights."""
+        return trains_adapter(self.config, self.given)
+
+    @property
+    def reference_is_base(self) -> bool:
+        """Whether the model with its adapter off is what the run starts from, whenever that is asked for."""
+        return reference_is_base(self.config, self.given)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -199,6 +205,7 @@ def prepare(
     check_repository(arguments)
     _note_idle_prior(config, objective, given)
     model_config = given.model_config(config.model)
+    check_adapters(config, given, model_config, "SEQ_CLS" if "score" in objective.needs else "CAUSAL_LM")
     tokenizer = given.tokenizer_of(config.model)
     config = _with_date(config, tokenizer)
     rewards = _rewards(config, objective, tokenizer)

@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from preftune.errors import InputError, NotFiniteError
 from preftune.models import PackedReader, Policy
+from preftune.models.adapters import base_of
 from preftune.models.allocator import keep_freed_memory
 from preftune.models.value_head import VALUE_HEAD_FILE
 from preftune.storage.cache import cache_dir
@@ -396,8 +397,9 @@ def check_folder(config: RunConfig, *, resume: bool = False, overwrite: bool = F
         raise InputError(f"output={folder} is not empty and has no run; give an empty or new folder")
     if overwrite:
         check_card(folder / MODEL_FOLDER, "--overwrite")
-    if overwrite and folder.resolve() in Path(config.model).resolve().parents:
-        raise InputError(f"model={config.model} is in output={folder}, which --overwrite replaces: move it")
+    for source in dict.fromkeys((config.model, base_of(config.model))):
+        if overwrite and folder.resolve() in Path(source).resolve().parents:
+            raise InputError(f"model={source} is in output={folder}, which --overwrite replaces: move it")
     for place in (folder, Path(config.cache) if config.cache else cache_dir()):
         existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
         if not (existing.is_dir() and os.access(existing, os.W_OK)):

@@ -293,6 +293,8 @@ class PackedTrainer(TrainerHooks):
     ) -> EvalLoopOutput:
         """The usual loop; its metrics are the tally's."""
         training = self._divergence
+        # The usual loop does so too, but later.
+        self.model.eval()
         self._estimate_divergence(row for step in dataloader for row in step)
         output = super().evaluation_loop(
             dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs

@@ -37,6 +37,11 @@ TRL_KEYS: dict[str, str] = {
     "lora_r": "lora.rank",
     "lora_alpha": "lora.alpha",
     "lora_target_modules": "lora.target_modules",
+    "lora_dropout": "lora.lora_dropout",
+    "lora_modules_to_save": "lora.modules_to_save",
+    "lora_target_parameters": "lora.target_parameters",
+    "use_rslora": "lora.use_rslora",
+    "use_dora": "lora.use_dora",
     # the data
     "train_dataset": "data.train",
     "eval_dataset": "data.evaluation",
@@ -68,7 +73,6 @@ SHORT_NAMES: dict[str, str] = {
 _NO_QUANTIZATION = (
     "weights are not quantized; set model_dtype=bfloat16 and lora.rank, or in Python give a loaded model"
 )
-_LORA_DEFAULT = "in Python set it in the LoraConfig of peft_config; a file has rank, alpha and target_modules"
 LOAD_YOURSELF = "in Python load the model as you want it and give the object; a file names it by model alone"
 _FIXED_REFERENCE = "the reference stays as it is; iterate has train.reference=previous, a new one each round"
 _CACHED = "always so: log-probabilities of the reference are computed once and kept by content (cache)"
@@ -102,17 +106,11 @@ TRL_ANSWERS: dict[str, str] = {
     "model_revision": LOAD_YOURSELF,
     "attn_implementation": "the attention over packed rows is preftune's own, and exact: remove it",
     "trust_remote_code": _NO_CODE,
-    "disable_dropout": "always so: dropout is off in the policy and the reference",
-    "model_adapter_name": "in Python give a PeftModel, whose active adapter is trained",
-    "ref_adapter_name": "with an adapter the model without it is the reference; name another by reference",
+    "disable_dropout": "always so in the model; an adapter's own dropout is lora.lora_dropout",
+    "model_adapter_name": "in Python give a PeftModel with one adapter, which is trained",
+    "ref_adapter_name": "the reference is the model as it starts; name another by reference",
     "force_use_ref_model": "name the reference by reference",
-    "lora_dropout": _LORA_DEFAULT,
-    "lora_target_parameters": _LORA_DEFAULT,
-    "lora_modules_to_save": _LORA_DEFAULT,
-    "lora_bias": _LORA_DEFAULT,
     "lora_task_type": "it follows from objective.method: remove it",
-    "use_rslora": _LORA_DEFAULT,
-    "use_dora": _LORA_DEFAULT,
     "load_in_8bit": _NO_QUANTIZATION,
     "load_in_4bit": _NO_QUANTIZATION,
     "bnb_4bit_compute_dtype": _NO_QUANTIZATION,
