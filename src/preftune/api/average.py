@@ -14,8 +14,8 @@ def average(
 ) -> Path:
     """Average the models of several runs, weight by weight, and save the result as a model.
 
-    Weights are averaged in float64. Of LoRA adapters the updates are averaged, exactly: the new adapter's rank
-    is the sum of theirs. Value heads are not averaged. See docs/optimizers.md.
+    Weights are averaged in float64. Of LoRA adapters the updates are averaged, exactly: the new adapter's
+    rank is the sum of theirs. Value heads are not averaged. See docs/optimizers.md.
 
     Args:
         runs: runs, their folders, or folders of models; all whole models, or all adapters of one base model.

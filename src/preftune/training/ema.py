@@ -32,7 +32,7 @@ class Ema:
     def __init__(self, model: nn.Module, section: EmaSection) -> None:
         self.keeps_average = section.keep == "average"
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self._update = get_ema_multi_avg_fn(section.decay)
+        self._update = get_ema_multi_avg_fn(section.decay)  # type: ignore[no-untyped-call]
         self._average: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
 

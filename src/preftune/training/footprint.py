@@ -213,7 +213,8 @@ def _shaped_model(prepared: PreparedRun) -> nn.Module:
     is_merged = start_of(prepared.config, given) == "merge"
     if given.model is None or given.adapter is not None or is_merged:
         return adapted_shapes(prepared, prepared.config, given)
-    return given.model
+    whole: nn.Module = given.model
+    return whole
 
 
 def model_shapes(prepared: PreparedRun) -> nn.Module:

@@ -50,7 +50,7 @@ class StochasticAdamW(torch.optim.AdamW):
         self._seed = seed
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step."""
         loss = None
         if closure is not None:
