@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from preftune.training.optimizers import (
 )
 from preftune.training.stochastic_rounding import StochasticAdamW, round_stochastically
 
-from .test_equivalences import Killed, Train, metrics, weights
+from ..forks import Forks
+from .test_equivalences import Killed, Train, metrics, on_two_processes, weights
 
 CommandLine = Callable[..., tuple[int, str]]
 DOCS = Path(__file__).parents[2] / "docs" / "optimizers.md"
@@ -227,7 +229,7 @@ def test_weights_in_float32_are_those_of_adamw() -> None:
 
 
 def test_a_state_that_is_loaded_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Two steps, saved and loaded, and two more are four steps; the state is float32, the draws are the same."""
+    """Two steps, saved and loaded, and two more are four steps; the state is float32."""
 
     def steps(weight: nn.Parameter, optimizer: torch.optim.Optimizer, numbers: range) -> None:
         for number in numbers:
@@ -261,6 +263,24 @@ def test_a_run_in_bfloat16_resumes_bit_for_bit(
     assert {weight.dtype for weight in weights(whole).values()} == {torch.bfloat16}
     # The last line has a mean over the steps of a call.
     assert metrics(again)[:-1] == metrics(whole)[:-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_two_processes_in_bfloat16_resume_bit_for_bit(
+    is_sharded: bool, config: dict[str, Any], forks: Forks, killed_behind: Killed, tmp_path: Path
+) -> None:
+    """With stochastic rounding, whole and sharded; the state of a sharded model stays float32 too."""
+    config |= {"model_dtype": "bfloat16", "stochastic_rounding": True, "fully_sharded": is_sharded}
+    config["training"] |= {"learning_rate": 1e-5, "per_device_train_batch_size": 4}
+    two = on_two_processes(config, tmp_path / "two", partial(forks.run, processes=2))
+    killed = killed_behind(two, 2)
+    again = on_two_processes(
+        config, killed, lambda arguments: forks.run([*arguments, "--resume"], processes=2)
+    )
+    assert all(torch.equal(weight, weights(two)[key]) for key, weight in weights(again).items())
+    stored = torch.load(two / "checkpoints" / "checkpoint-4" / "optimizer.pt", weights_only=True)["state"]
+    assert {own["exp_avg_sq"].dtype for own in stored.values()} == {torch.float32}
 
 
 def test_weights_in_bfloat16_are_warned_of(config: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

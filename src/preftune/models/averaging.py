@@ -115,8 +115,8 @@ def _check_same(files: Sequence[_Files], *, ignores_rank: bool = False) -> None:
         for name in first.shapes:
             if shape(first, name) != shape(other, name):
                 raise InputError(
-                    f"{first.folder} and {other.folder} have different shapes of {name}: {first.shapes[name]} "
-                    f"and {other.shapes[name]}; average runs of one model"
+                    f"{first.folder} and {other.folder} have different shapes of {name}: "
+                    f"{first.shapes[name]} and {other.shapes[name]}; average runs of one model"
                 )
 
 

@@ -370,7 +370,7 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
     check_strategies(chosen, is_evaluated)
     chosen = {key: value for key, value in chosen.items() if key not in EARLY_STOPPING}
     if not is_evaluated:
-        chosen["eval_strategy"] = "no"
+        chosen |= {"eval_strategy": "no", "eval_on_start": False}
     # The Trainer would name it as its own output folder, which is that of checkpoints.
     chosen.setdefault("hub_model_id", Path(config.output).absolute().name)
     # Without this, bf16 is refused on a machine that has nothing but its CPU.
