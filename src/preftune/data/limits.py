@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 try:
@@ -16,7 +15,7 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 SECONDS_BETWEEN_LOOKS = 0.25
-STATM = Path("/proc/self/statm")
+STATM = "/proc/self/statm"
 """What a process on Linux has in memory, in pages; the sixth number is that of its data."""
 
 
@@ -84,6 +83,7 @@ class _Memory:
     lock: ClassVar[threading.Lock] = threading.Lock()
     users: ClassVar[int] = 0
     before: ClassVar[tuple[int, int]] = (0, 0)
+    statm: ClassVar[tuple[int, int]] = (0, 0)
 
     @classmethod
     def begin(cls, more: int) -> None:
@@ -94,9 +94,15 @@ class _Memory:
                 return
             cls.before = resource.getrlimit(resource.RLIMIT_DATA)
             soft, hard = cls.before
-            now = int(STATM.read_text().split()[5]) * resource.getpagesize()
-            own = [limit for limit in (now + more, soft, hard) if limit != resource.RLIM_INFINITY]
+            own = [limit for limit in (cls._data() + more, soft, hard) if limit != resource.RLIM_INFINITY]
             resource.setrlimit(resource.RLIMIT_DATA, (min(own), hard))
+
+    @classmethod
+    def _data(cls) -> int:
+        """Bytes of the process's data; the file stays open, since this is asked for every conversation."""
+        if cls.statm[0] != os.getpid():
+            cls.statm = (os.getpid(), os.open(STATM, os.O_RDONLY | os.O_CLOEXEC))
+        return int(os.pread(cls.statm[1], 256, 0).split()[5]) * resource.getpagesize()
 
     @classmethod
     def end(cls) -> None:
@@ -121,7 +127,7 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
         TookTooLong: it ran longer.
         MemoryError: it took more.
     """
-    limits_memory = resource is not None and STATM.exists()
+    limits_memory = resource is not None and os.path.exists(STATM)
     if limits_memory:
         _Memory.begin(memory)
     try:

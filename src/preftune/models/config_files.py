@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import CONFIG_MAPPING, GenerationConfig
 
 from preftune.errors import InputError
@@ -126,7 +127,7 @@ def check_token_ids(what: str, rows: Iterable[Any], vocabulary: int) -> None:
     Raises:
         InputError: with the greatest of them.
     """
-    most = max((int(max(ids)) for ids in rows if len(ids)), default=0)
+    most = max((int(np.max(ids)) for ids in rows if len(ids)), default=0)
     if most >= vocabulary:
         raise InputError(
             f"{what} has the token {most}, and the model has embeddings for {vocabulary} tokens: give the "

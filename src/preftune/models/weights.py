@@ -161,10 +161,8 @@ def refuse_incomplete(
     """
     missing = sorted(set(report["missing_keys"]) - set(fresh))
     unexpected = sorted(report["unexpected_keys"])
-    if left_out := [name for name in unexpected if _is_harmless(name, config)]:
-        unexpected = sorted(set(unexpected) - set(left_out))
-        if not fresh:
-            logger.warning("%s: %s: no part of the model, and left out", said, _listed(left_out))
+    left_out = [name for name in unexpected if _is_harmless(name, config)]
+    unexpected = sorted(set(unexpected) - set(left_out))
     shapes = sorted(report["mismatched_keys"])
     if shapes:
         name, stored, own = shapes[0]
@@ -191,6 +189,8 @@ def refuse_incomplete(
             f"{'it is a reward model; give a language model' if is_scoring else ''}"
             f"{'' if is_scoring else 'give the config.json that was saved with the weights'}"
         )
+    if left_out and not fresh:
+        logger.warning("%s: %s: no part of the model, and left out", said, _listed(left_out))
 
 
 def _is_harmless(name: str, config: PretrainedConfig) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from preftune.data import RULES, ChatTemplate, LengthLimits, RowReport, tokenize_groups
 from preftune.data.rules import BadRow, shorten
 from preftune.errors import InputError
+from preftune.models.config_files import check_token_ids
 from preftune.models.content import TEMPLATE_KEY, model_content, scoring_precision
 from preftune.objectives.options import one_of
 from preftune.rewards.rules import COUNT, LABEL, SETTINGS, ScoringPrecision
@@ -74,6 +75,7 @@ class RewardModelScorer:
         self._trust = trust_remote_code
         config, self._tokenizer = self._read()
         self._label = _label_index(model, config, label)
+        self._vocabulary = getattr(config.get_text_config(), "vocab_size", None)
         found = tokens or getattr(config, TOKENS_KEY, "template")
         if found not in TOKENS:
             raise InputError(f"hf:{model}: {TOKENS_KEY}={found!r} must be {' or '.join(TOKENS)}: set tokens")
@@ -97,6 +99,8 @@ class RewardModelScorer:
     def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
         """Batches of distinct conversations of similar length, the longest first."""
         whole = self._tokens(self._tokenizer, answers, self._template_kwargs)
+        if self._vocabulary is not None:
+            check_token_ids(f"hf:{self._name}: a conversation", whole, self._vocabulary)
         encoded = [self._cut(ids, answer) for ids, answer in zip(whole, answers, strict=True)]
         too_long = sum(len(ids) > self._max_length for ids in whole)
         if too_long:

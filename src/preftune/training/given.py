@@ -44,7 +44,7 @@ class Given:
     def model_config(self, name: str) -> PretrainedConfig:
         """The configuration of the model, loaded by `name` where no model is given."""
         if self.model is None:
-            return load_model_config(name)
+            return load_model_config(name, scores=True)
         config: PretrainedConfig = self.model.config
         return config
 

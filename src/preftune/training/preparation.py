@@ -24,7 +24,8 @@ from preftune.data import (
     hold_out,
 )
 from preftune.errors import InputError
-from preftune.models import has_fast_bfloat16, own_router_loss_weight
+from preftune.models import has_fast_bfloat16, load_model_config, own_router_loss_weight
+from preftune.models.config_files import check_token_ids
 from preftune.objectives import Standardization
 from preftune.rewards import (
     AuxiliaryReward,
@@ -184,6 +185,10 @@ def prepare(
         check_own_rate(arguments.learning_rate, config, given)
     _check_precision(config, arguments)
     model_config = given.model_config(config.model)
+    if given.model is None and "score" not in objective.needs:
+        load_model_config(config.model)  # no reward model
+    if config.reference is not None and given.reference is None:
+        load_model_config(str(config.reference))
     tokenizer = given.tokenizer_of(config.model)
     config = _with_date(config, tokenizer)
     rewards = _rewards(config, objective, tokenizer)
@@ -429,7 +434,10 @@ def _context(model_config: PretrainedConfig) -> int | None:
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
     """Rows must fit the model, and every process must have a row."""
     context = _context(model_config)
+    vocabulary = model_config.get_text_config().vocab_size
     for name, data in prepared.splits.items():
+        rows = (ids for group in data.groups for ids in (group.prompt, *group.responses))
+        check_token_ids(f"data.{name}", rows, vocabulary)
         if context and data.longest > context:
             raise InputError(
                 f"data.{name} has {data.longest} tokens in a row and the model's context is {context}; "
