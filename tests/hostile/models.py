@@ -135,6 +135,15 @@ def without_one(stored: dict[str, torch.Tensor], chance: random.Random) -> None:
     stored.pop(chance.choice(sorted(stored)))
 
 
+def dropped(name: str) -> Callable[[dict[str, torch.Tensor], random.Random], None]:
+    """Remove a tensor by its name."""
+
+    def of(stored: dict[str, torch.Tensor], chance: random.Random) -> None:
+        del stored[name]
+
+    return of
+
+
 def with_number(number: float) -> Change:
     """Put a number somewhere into the weights."""
 
@@ -163,7 +172,7 @@ def more(**named: tuple[int, ...]) -> Change:
 def untied(folder: Path, chance: random.Random) -> None:
     """A checkpoint whose head is its own, without it."""
     build(folder, tied=False)
-    tensors(lambda stored, _: stored.pop("lm_head.weight") and None)(folder, chance)
+    tensors(dropped("lm_head.weight"))(folder, chance)
 
 
 def scoring(folder: Path, chance: random.Random) -> None:
@@ -301,7 +310,7 @@ DAMAGES: dict[str, Damage] = {
     "text for a number": Damage(values("config.json", hidden_size="wide"), "cannot be loaded"),
     "layers without end": Damage(values("config.json", num_hidden_layers=10**9), "num_hidden_layers"),
     "labels without end": Damage(values("config.json", num_labels=10**9), "num_labels"),
-    "no heads": Damage(values("config.json", num_attention_heads=0), "config.json"),
+    "no heads": Damage(values("config.json", num_attention_heads=0), "cannot be loaded"),
     "pad id -1": Damage(values("config.json", pad_token_id=-1), "pad_token_id=-1"),
     "pad id beyond": Damage(values("config.json", pad_token_id=48), "pad_token_id=48"),
     "a method of quantisation nobody has": Damage(

@@ -1,5 +1,6 @@
 """A damaged model is one message, whoever reads it; an odd but sound one keeps its weights."""
 
+import contextlib
 import json
 import random
 import signal
@@ -19,10 +20,10 @@ from preftune.models.reward_model import load_reward_model
 from preftune.rewards.reward_model import RewardModelScorer
 from preftune.sampling.sampler import sample_responses
 
-from .models import DAMAGES, SLOW, SOUND, WEIGHTS, Damage, build, damaged, pickled, tensors
+from .models import DAMAGES, SLOW, SOUND, WEIGHTS, Damage, build, damaged, dropped, pickled, tensors
 
 SECONDS = 60
-SEEDS = range(1, 9)
+SEEDS = range(1, 5)
 CommandLine = Callable[..., tuple[int, str]]
 
 
@@ -60,12 +61,9 @@ def answer(folder: Path) -> list[int]:
 def refused(source: Path, target: Path, damage: Damage, seed: int) -> None:
     """The damage must end in its message."""
     folder = damaged(source, target, damage.change, seed)
-    with at_most(SECONDS), pytest.raises((InputError, Exception)) as stopped:
+    with at_most(SECONDS), pytest.raises(InputError) as stopped:
         answer(folder)
     said = str(stopped.value)
-    # A template that fails is a finding on its way to a rule: see `BadRow`.
-    assert isinstance(stopped.value, InputError) or type(stopped.value).__name__ == "BadRow", repr(said)
-    said += getattr(stopped.value, "why", "")
     assert damage.says in said
     assert len(said) < 1200
 
@@ -104,7 +102,7 @@ def test_an_odd_but_sound_model_loads(sound: Path, tmp_path: Path, name: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(50))
 @pytest.mark.parametrize("file", [WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_flipped_bytes_end_in_an_answer_or_a_message(
     sound: Path, tmp_path: Path, file: str, seed: int
@@ -118,13 +116,8 @@ def test_flipped_bytes_end_in_an_answer_or_a_message(
         (folder / file).write_bytes(content)
 
     folder = damaged(sound, tmp_path / "model", flip, seed)
-    with at_most(SECONDS):
-        try:
-            answer(folder)
-        except InputError:
-            return
-        except Exception as error:
-            assert type(error).__name__ == "BadRow", repr(error)
+    with at_most(SECONDS), contextlib.suppress(InputError):
+        answer(folder)
 
 
 # --- by the doors of the package ---
@@ -159,7 +152,8 @@ def test_a_dry_run_finds_it_without_weights(
     folder = damaged(sound, tmp_path / "model", DAMAGES[name].change, seed=0)
     run = tmp_path / "run"
     run.mkdir()
-    (run / "summary.json").write_text("{}", encoding="utf-8")
+    for name_of_file in ("summary.json", "config.yaml"):
+        (run / name_of_file).write_text("{}", encoding="utf-8")
     file = str(run_of(folder, tmp_path))
     for flag in ("--dry-run", "--overwrite"):
         code, said = preftune("train", file, flag)
@@ -190,7 +184,7 @@ def test_a_reward_model_to_go_on_with_has_its_head(tmp_path: Path) -> None:
     """A reward model whose head is lost is refused, also where training would go on with it."""
     folder = build(tmp_path / "scores", scores=True)
     trained = load_reward_model(str(folder), torch.float32, pad_token_id=0)
-    tensors(lambda stored, _: stored.pop("score.weight") and None)(folder, random.Random(0))
+    tensors(dropped("score.weight"))(folder, random.Random(0))
     assert bool(trained.score.weight.any())
     with pytest.raises(InputError, match=r"no weights for score\.weight"):
         load_reward_model(str(folder), torch.float32, pad_token_id=0)
