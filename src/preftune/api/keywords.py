@@ -51,6 +51,7 @@ class Keywords:
     fully_sharded: bool = False
     output: str | Path | None = None
     cache: str | Path | None = None
+    stop: Mapping[str, Any] | None = None
 
     def resolve(self) -> tuple[RunConfig, Given]:
         """The run's configuration, and the objects that stand in for names in it.
@@ -61,7 +62,7 @@ class Keywords:
         if self.train_dataset is None:
             raise InputError("train_dataset is missing: give rows, a datasets.Dataset, a path or a hub name")
         _check_model(self.model, self.peft_config)
-        tree = {
+        tree: dict[str, Any] = {
             "model": _named(self.model),
             "reference": None if self.reference is None else _named(self.reference),
             "fully_sharded": self.fully_sharded,
@@ -79,10 +80,12 @@ class Keywords:
             "reward_sum": _options("reward_sum", self.reward_sum),
             "value_head": _options("value_head", self.value_head),
             "training": dict(self.args) if isinstance(self.args, Mapping) else {},
+            "stop": _options("stop", self.stop),
             "cache": self.cache and str(self.cache),
         }
-        if self.output is not None:
-            tree["output"] = str(self.output)
+        output = _output(self.output, tree["training"])
+        if output is not None:
+            tree["output"] = str(output)
         given = Given(
             model=self.model if isinstance(self.model, nn.Module) else None,
             tokenizer=self._tokenizer(),
@@ -101,6 +104,22 @@ class Keywords:
         if isinstance(self.model, nn.Module):
             return loaded_tokenizer(self.model, self.processing_class)
         return self.processing_class
+
+
+def _output(output: str | Path | None, training: dict[str, Any]) -> str | Path | None:
+    """The run folder, which is `output_dir` in a mapping of arguments; that is taken out of it.
+
+    Raises:
+        InputError: both are given, or it is no path.
+    """
+    if "output_dir" not in training:
+        return output
+    named = training.pop("output_dir")
+    if output is not None:
+        raise InputError(f"output={output} and args.output_dir={named} both name the run folder: remove one")
+    if not isinstance(named, str | Path):
+        raise InputError(f"args.output_dir={named!r} must be a path: give the run folder, or remove it")
+    return named
 
 
 def loaded_tokenizer(
@@ -249,7 +268,7 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 _KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
-_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum"
+_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|stop"
 _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),

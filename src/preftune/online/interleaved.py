@@ -260,6 +260,7 @@ class InterleavedTrainer(PackedTrainer):
             prepared.tokenizer,
             callbacks,
             value_head=prepared.config.value_head,
+            stop=prepared.config.stop,
         )
         self.train_dataset = _PromptNumbers(prompts)
         self._steps = StepSampler(

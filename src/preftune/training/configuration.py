@@ -242,6 +242,30 @@ class RewardSumSection(_Section):
     )
 
 
+class StopSection(_Section):
+    """When training ends before its last step; what is kept is then the newest checkpoint from before."""
+
+    not_finite: int | None = Field(
+        default=3,
+        gt=0,
+        description="steps on end whose loss or gradient norm is NaN or infinite; null for never",
+    )
+    chosen_logp_change_below: float | None = Field(
+        default=None,
+        lt=0,
+        allow_inf_nan=False,
+        description="change of log-probability of held-out chosen responses since the start, in nats per "
+        "response",
+    )
+    divergence_above: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="held-out estimate of KL(policy || reference), in nats per response; of methods that "
+        "have one",
+    )
+
+
 class RunConfig(_Section):
     """Everything a run depends on.
 
@@ -254,7 +278,10 @@ class RunConfig(_Section):
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
         reward_sum: how they become one.
-        training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
+        training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`, and
+            `EARLY_STOPPING`.
+        stop: when training ends before its last step.
+        max_shard_size: of a file of the saved model's weights, such as 5GB; None for transformers' own.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
     """
@@ -272,6 +299,8 @@ class RunConfig(_Section):
     reward_sum: RewardSumSection = RewardSumSection()
     value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
+    stop: StopSection = StopSection()
+    max_shard_size: str | None = Field(None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]B$")
     output: LocalOrHub = "runs/train"
     cache: LocalOrHub | None = None
 
@@ -298,10 +327,15 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 }
 """What differs from transformers' own defaults; the learning rate goes by what is trained."""
 
+EARLY_STOPPING: dict[str, Any] = {
+    "early_stopping_patience": Annotated[int, Field(gt=0)],
+    "early_stopping_threshold": Annotated[float, Field(ge=0, allow_inf_nan=False)],
+}
+"""Keys of `training` that are options of transformers' EarlyStoppingCallback."""
+
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
 _WHOLE = "start several processes with torchrun, and shard the model over them by fully_sharded=true"
-_NOT_PUSHED = "it is about pushing checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
 MOST_KEYS_TO_LIST = 20
@@ -315,8 +349,8 @@ TRAINING_OWNED: dict[str, str] = {
     "accelerator_config": _DEALT,
     "fsdp": _WHOLE,
     "deepspeed": _WHOLE,
-    "resume_from_checkpoint": "pass --resume",
-    "load_best_model_at_end": "pick a checkpoint of the run folder instead",
+    "resume_from_checkpoint": "continue a run by --resume, or in Python by "
+    "trainer.train(resume_from_checkpoint=True)",
     "remove_unused_columns": _PACKED,
     "label_names": _PACKED,
     "label_smoothing_factor": _PACKED,
@@ -329,12 +363,6 @@ TRAINING_OWNED: dict[str, str] = {
     "dataloader_pin_memory": "memory is pinned where there is a device",
     "logging_nan_inf_filter": "it would read the loss back from the device after every micro-batch",
     "disable_tqdm": "the command line draws its own bar",
-    "push_to_hub": _NOT_PUSHED,
-    "hub_model_id": _NOT_PUSHED,
-    "hub_strategy": _NOT_PUSHED,
-    "hub_private_repo": _NOT_PUSHED,
-    "hub_always_push": _NOT_PUSHED,
-    "hub_revision": _NOT_PUSHED,
     "hub_token": _SECRET,
     "push_to_hub_token": _SECRET,
 }
@@ -452,12 +480,22 @@ _SECTIONS: dict[str, type[_Section]] = {
     "prior": PriorSection,
     "reward_sum": RewardSumSection,
     "value_head": ValueHeadSection,
+    "stop": StopSection,
 }
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     section = _SECTIONS.get(".".join(map(str, location[:-1])), RunConfig)
     return list(section.model_fields)
+
+
+def _elsewhere(path: str, under: str, known: list[str]) -> str | None:
+    """What a key is that others have, or None; in the section lora those of peft's LoraConfig."""
+    section, _, key = path.rpartition(".")
+    if key in TRAINING_OWNED.keys() & trl_names.training_fields() - trl_names.TRL_KEYS.keys():
+        return f"it is set by preftune: {TRAINING_OWNED[key]}"
+    of_peft = trl_names.answer(f"lora_{key}", under, known) if section == "lora" else None
+    return of_peft or trl_names.answer(key, under, known)
 
 
 def unknown_key(path: str, known: list[str], under: str = "") -> str:
@@ -472,7 +510,7 @@ def unknown_key(path: str, known: list[str], under: str = "") -> str:
     near = difflib.get_close_matches(key, known, n=1)
     if under and path in RunConfig.model_fields:
         meant = f"it is a key of the training run: write '{under}{path}'"
-    elif said := trl_names.answer(key, under, known):
+    elif said := _elsewhere(path, under, known):
         meant = said
     elif near:
         meant = f"did you mean '{near[0]}'?"

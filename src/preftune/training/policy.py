@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,10 @@ from preftune.models import (
     reference_identity,
 )
 from preftune.storage.cache import cache_dir
+from preftune.training.batches import plan_steps
 from preftune.training.configuration import RunConfig, ValueHeadSection
 from preftune.training.given import NOTHING_GIVEN, Given
-from preftune.training.preparation import PreparedRun
+from preftune.training.preparation import TRAIN, PreparedRun
 from preftune.training.splits import PreparedData
 
 if TYPE_CHECKING:
@@ -166,13 +168,39 @@ def _lora(config: RunConfig, task: str) -> "PeftConfig | None":
 # --- the reference ---
 
 
+def visited_groups(prepared: PreparedRun, *, is_live: bool = False) -> dict[str, set[int]]:
+    """Places of the training groups that the run's steps visit; of other splits, and of whole epochs, all.
+
+    Args:
+        prepared: the run.
+        is_live: what is trained on is made later, and nothing of `data.train` is.
+
+    Returns:
+        By the split's name; a split that is not named is visited whole.
+    """
+    if is_live:
+        return {TRAIN: set()}
+    arguments, batches = prepared.arguments, prepared.config.batches
+    if prepared.steps >= prepared.steps_per_epoch:
+        return {}
+    rows = prepared.steps * arguments.gradient_accumulation_steps
+    visited: set[int] = set()
+    for process in range(arguments.world_size):
+        for step in islice(plan_steps(prepared.train.groups, arguments, batches, process), rows):
+            visited.update(*step)
+    return {TRAIN: visited}
+
+
 def has_other_reference(prepared: PreparedRun) -> bool:
     """Whether the policy is compared with another model than the one that it starts from."""
     return prepared.config.reference is not None or prepared.given.reference is not None
 
 
 def by_other_reference(
-    prepared: PreparedRun, progress: bool = False, splits: Mapping[str, PreparedData] | None = None
+    prepared: PreparedRun,
+    progress: bool = False,
+    splits: Mapping[str, PreparedData] | None = None,
+    only: Mapping[str, set[int]] | None = None,
 ) -> GroupsByName | None:
     """The groups with log-probabilities of `reference`; a named one is loaded for that and let go.
 
@@ -180,6 +208,7 @@ def by_other_reference(
         prepared: the run.
         progress: show a bar.
         splits: other data than the run's own.
+        only: see `with_reference_logps`.
 
     Returns:
         None if the objective compares with no reference.
@@ -201,7 +230,7 @@ def by_other_reference(
             )
         policy = Policy(given.to(prepared.arguments.device))
         try:
-            return with_reference_logps(prepared, policy, progress, splits)
+            return with_reference_logps(prepared, policy, progress, splits, only)
         finally:
             policy.restore()
     name = str(config.reference)
@@ -212,7 +241,7 @@ def by_other_reference(
             "token by token; give the model that the tuning started from"
         )
     model = load_language_model(name, getattr(torch, config.model_dtype)).to(prepared.arguments.device)
-    return with_reference_logps(prepared, Policy(model), progress, splits)
+    return with_reference_logps(prepared, Policy(model), progress, splits, only)
 
 
 def with_reference_logps(
@@ -220,6 +249,7 @@ def with_reference_logps(
     policy: Policy,
     progress: bool = False,
     splits: Mapping[str, PreparedData] | None = None,
+    only: Mapping[str, set[int]] | None = None,
 ) -> GroupsByName:
     """The groups of every split with the log-probabilities of a policy as it is now.
 
@@ -230,6 +260,8 @@ def with_reference_logps(
         policy: what is compared with.
         progress: show a bar.
         splits: other data than the run's own.
+        only: by the split's name, places of the groups that are wanted, see `ReferenceCache.fill`; a split
+            that is not named is wanted whole.
     """
     arguments = prepared.arguments
     policy.to(arguments.device)
@@ -240,7 +272,9 @@ def with_reference_logps(
     folder = Path(prepared.config.cache) if prepared.config.cache else cache_dir()
     cache = ReferenceCache(folder, identity, tokens="reference_tokens" in prepared.objective.needs)
     return {
-        name: cache.fill(policy, data.groups, training_precision(arguments), progress, adapters)
+        name: cache.fill(
+            policy, data.groups, training_precision(arguments), progress, adapters, (only or {}).get(name)
+        )
         for name, data in (prepared.splits if splits is None else splits).items()
     }
 
