@@ -1,7 +1,7 @@
 """Models and tokenizers by folder or hub name, with errors that say what is wrong with the name."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -16,6 +16,13 @@ from transformers import (
 )
 
 from preftune.errors import InputError
+from preftune.models.quantization import (
+    Quantization,
+    check_library,
+    compute_alike,
+    quantized_by,
+    read_quantization,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -45,6 +52,8 @@ def load_model_config(model: str) -> PretrainedConfig:
         raise unreadable(model, error) from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"model={model} is a {config.model_type}: give a causal language model")
+    if quantized_by(config) == "bitsandbytes":
+        check_library(f"model={model}, whose weights are quantized by bitsandbytes,")
     return config
 
 
@@ -60,16 +69,41 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise unreadable(model, error) from None
 
 
-def load_language_model(model: str, dtype: torch.dtype | str) -> PreTrainedModel:
+def load_language_model(
+    model: str,
+    dtype: torch.dtype | str,
+    quantization: Quantization | None = None,
+    device: torch.device | str = "cpu",
+) -> PreTrainedModel:
     """The model with its weights in `dtype` ("auto" for that of its files), on the CPU.
+
+    Args:
+        model: folder or hub name.
+        dtype: of weights that are not quantized.
+        quantization: of the layers' matrices; None leaves them as they are in the files.
+        device: where they are quantized, and stay.
 
     Raises:
         InputError: there are no weights.
     """
+    how = loading_keywords(dtype, quantization, device)
     try:
-        return AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, **how)
     except (OSError, ValueError) as error:
         raise unreadable(model, error) from None
+    compute_alike(loaded)
+    return loaded
+
+
+def loading_keywords(
+    dtype: torch.dtype | str, quantization: Quantization | None, device: torch.device | str
+) -> dict[str, Any]:
+    """Keywords of `from_pretrained`; see `load_language_model`."""
+    if quantization is None:
+        return {"dtype": dtype}
+    others = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    how = {"quantization_config": quantization.for_transformers(others), "device_map": {"": str(device)}}
+    return {"dtype": others, **how}
 
 
 def load_tuned_model(folder: str) -> "PreTrainedModel | PeftModel":
@@ -83,7 +117,11 @@ def load_tuned_model(folder: str) -> "PreTrainedModel | PeftModel":
 
         is_reward_model = PeftConfig.from_pretrained(folder).task_type == "SEQ_CLS"
         kind = AutoPeftModelForSequenceClassification if is_reward_model else AutoPeftModelForCausalLM
-        return kind.from_pretrained(folder)
+        quantization = read_quantization(folder)
+        how = loading_keywords(torch.float32, quantization, "cpu") if quantization else {}
+        adapted: PeftModel = kind.from_pretrained(folder, **how)
+        compute_alike(adapted)
+        return adapted
     config = load_model_config(folder)
     if any("SequenceClassification" in name for name in config.architectures or ()):
         return AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")

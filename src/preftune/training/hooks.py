@@ -17,6 +17,7 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from preftune.models import PackedReader
+from preftune.models.quantization import write_quantization
 from preftune.models.sharding import (
     is_sharded,
     load_whole_optimizer_state,
@@ -78,6 +79,8 @@ class TrainerHooks(Trainer):
             language_model: Any = self.model.language_model
             language_model.save_pretrained(folder, state_dict=state_dict, **names)
             self.processing_class.save_pretrained(folder)
+            if hasattr(language_model, "peft_config"):
+                write_quantization(self.model.causal_lm(), Path(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Since 4. The checkpoint is the language model's; value head and multipliers lie beside it.
