@@ -18,6 +18,7 @@ from preftune.cli.demo import demo
 from preftune.cli.evaluate import app as evaluate
 from preftune.cli.inspect import inspect
 from preftune.cli.iterate import iterate, score_samples
+from preftune.cli.merge import merge
 from preftune.cli.methods import methods
 from preftune.cli.sample import sample
 from preftune.cli.score import score
@@ -43,6 +44,7 @@ app.command()(score)
 app.command()(sweep)
 app.command()(iterate)
 app.command(hidden=True)(score_samples)
+app.command()(merge)
 app.add_typer(evaluate, name="evaluate")
 app.command()(demo)
 

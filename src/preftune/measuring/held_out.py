@@ -12,8 +12,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from preftune.measuring.statistics import mean_interval, named_interval
-from preftune.models import Policy, load_language_model, logps_of_tokens
+from preftune.models import Policy, Quantization, load_language_model, logps_of_tokens
 from preftune.models.allocator import free_memory
+from preftune.models.loading import base_of_adapter, load_adapted
+from preftune.models.quantization import read_quantization
 from preftune.sampling.sampler import prompt_tokens, sample_responses
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.shards import Shards
@@ -142,23 +144,22 @@ def measure_policy(
     del policy
     free_memory()
     if model != start:
-        reference = _read(load_policy(start, start, held_out), held_out, answers)
+        # An adapter is compared with the model that it was trained on.
+        alike = read_quantization(model)
+        reference = _read(load_policy(start, start, held_out, alike), held_out, answers)
         free_memory()
     return PolicySamples(answers, own, reference)
 
 
-def load_policy(model: str, start: str, held_out: HeldOut) -> nn.Module:
-    """Whole weights, or the start with an adapter, ready to be sampled from."""
-    dtype = held_out.dtype
-    if model != start and (Path(model) / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        adapted = PeftModel.from_pretrained(load_language_model(start, dtype), model)
-        # A sixth faster; 16 bits would round most of a small update away.
-        loaded: nn.Module = adapted.merge_and_unload() if dtype == torch.float32 else adapted
-    else:
-        loaded = load_language_model(model, dtype)
-    return loaded.to(held_out.device).eval()
+def load_policy(
+    model: str, start: str, held_out: HeldOut, quantization: Quantization | None = None
+) -> nn.Module:
+    """Whole weights, quantized where that is asked for, or the start with an adapter; ready to be sampled from."""
+    dtype, device = held_out.dtype, held_out.device
+    if model != start and base_of_adapter(model):
+        return load_adapted(model, start, dtype, device).eval()
+    loaded = load_language_model(model, dtype, quantization, device)
+    return (loaded if quantization else loaded.to(device)).eval()
 
 
 def _answers(policy: nn.Module, held_out: HeldOut, shards: Shards | None) -> list[PromptRow]:

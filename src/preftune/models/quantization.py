@@ -4,6 +4,7 @@
 (arXiv 2208.07339), of which the weights alone are taken. Embeddings, norms and heads stay as they are.
 """
 
+import copy
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
@@ -197,13 +198,9 @@ def _values(module: Any) -> Float[Tensor, "out width"]:
     from bitsandbytes import functional
 
     if _is_four_bit(module):
-        state = module.weight.quant_state
-        whole = torch.empty(tuple(state.shape), dtype=torch.float32, device=module.weight.device)
-        before, state.dtype = state.dtype, torch.float32
-        try:
-            values: Tensor = functional.dequantize_4bit(module.weight.data, state, out=whole)
-        finally:
-            state.dtype = before
+        state = copy.copy(module.weight.quant_state)
+        state.dtype = torch.float32
+        values: Tensor = functional.dequantize_4bit(module.weight.data, state)
         return values
     return _whole(*_eight_bits(module), torch.float32)
 

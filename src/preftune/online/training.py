@@ -13,6 +13,8 @@ import yaml
 
 from preftune.models import load_language_model, load_tokenizer
 from preftune.models.allocator import free_memory
+from preftune.models.merging import merged_weights
+from preftune.models.quantization import read_quantization
 from preftune.storage.files import MODEL_FOLDER, write_json, write_whole
 from preftune.storage.manifest import Figures
 from preftune.storage.processes import run_verb
@@ -118,10 +120,9 @@ def _place_model(config: RunConfig, trained: Path, target: Path) -> None:
     for old in (aside, target):
         shutil.rmtree(old, ignore_errors=True)
     if (trained / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        base = load_language_model(config.model, getattr(torch, config.model_dtype))
-        PeftModel.from_pretrained(base, trained).merge_and_unload().save_pretrained(aside)
+        quantization = read_quantization(trained)
+        base = load_language_model(config.model, getattr(torch, config.model_dtype), quantization)
+        merged_weights(trained, base).save_pretrained(aside)
         load_tokenizer(str(trained)).save_pretrained(aside)
         del base
         free_memory()

@@ -81,6 +81,10 @@ class TrainerHooks(Trainer):
             self.processing_class.save_pretrained(folder)
             if hasattr(language_model, "peft_config"):
                 write_quantization(self.model.causal_lm(), Path(folder))
+                generation = getattr(self.model.causal_lm(), "generation_config", None)
+                if generation is not None:
+                    # Where it stops is a part of what was trained; peft leaves it out.
+                    generation.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Since 4. The checkpoint is the language model's; value head and multipliers lie beside it.
