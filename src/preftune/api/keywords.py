@@ -48,6 +48,7 @@ class Keywords:
     peft_config: "PeftConfig | Mapping[str, Any] | None" = None
     callbacks: Sequence[TrainerCallback] | None = None
     optimizers: tuple[Any, Any] = (None, None)
+    quantization: str | Mapping[str, Any] | None = None
     fully_sharded: bool = False
     output: str | Path | None = None
     cache: str | Path | None = None
@@ -64,6 +65,7 @@ class Keywords:
         tree = {
             "model": _named(self.model),
             "reference": None if self.reference is None else _named(self.reference),
+            "quantization": self.quantization,
             "fully_sharded": self.fully_sharded,
             "data": {
                 **_options(
@@ -249,7 +251,7 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 _KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
-_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum"
+_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|quantization"
 _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),

@@ -51,7 +51,9 @@ def merge(
             model is not the adapted one.
     """
     if dtype not in TOLERANCES:
-        raise InputError(f"dtype={dtype} must be one of {', '.join(TOLERANCES)}{suggest(dtype, list(TOLERANCES))}")
+        raise InputError(
+            f"dtype={dtype} must be one of {', '.join(TOLERANCES)}{suggest(dtype, list(TOLERANCES))}"
+        )
     given = source.folder if isinstance(source, Run) else Path(source)
     folder, target = _adapter_folder(given), Path(output)
     _check_output(folder, given, target)
@@ -99,7 +101,9 @@ def _check_output(folder: Path, given: Path, target: Path) -> None:
         raise InputError(f"output={target} is not empty: give a new or an empty folder")
     inside, own = target.resolve(), folder.resolve()
     if inside == own or own in inside.parents or inside in own.parents:
-        raise InputError(f"output={target} and the adapter's folder {folder} contain each other: give another")
+        raise InputError(
+            f"output={target} and the adapter's folder {folder} contain each other: give another"
+        )
     existing = next(place for place in (target.absolute(), *target.absolute().parents) if place.exists())
     if not os.access(existing, os.W_OK):
         raise InputError(f"output={target} cannot be written: give another folder")

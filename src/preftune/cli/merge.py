@@ -7,9 +7,7 @@ import typer
 
 
 def merge(
-    source: Annotated[
-        Path, typer.Argument(help="Folder of a run, or of an adapter.", show_default=False)
-    ],
+    source: Annotated[Path, typer.Argument(help="Folder of a run, or of an adapter.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     dtype: Annotated[
         str, typer.Option(help="Of the weights: float32, bfloat16 or float16; 16 bits lose small updates.")

@@ -23,7 +23,7 @@ from preftune.models.quantization import Quantization, dequantize, is_quantized,
 from preftune.models.reward_model import load_reward_model
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def merged_weights(adapter: Path, base: PreTrainedModel) -> PreTrainedModel:
 
     if is_quantized(base):
         base = dequantize(base)
-    adapted: "PeftModel" = PeftModel.from_pretrained(base, str(adapter))
+    adapted: PeftModel = PeftModel.from_pretrained(base, str(adapter))
     whole: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return whole
 

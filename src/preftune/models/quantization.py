@@ -48,7 +48,9 @@ class Quantization:
     double: bool = False
     compute_dtype: ComputeType | None = None
 
-    def for_transformers(self, dtype: torch.dtype, storage: torch.dtype = torch.uint8) -> "BitsAndBytesConfig":
+    def for_transformers(
+        self, dtype: torch.dtype, storage: torch.dtype = torch.uint8
+    ) -> "BitsAndBytesConfig":
         """What `from_pretrained` takes.
 
         Args:
@@ -64,7 +66,9 @@ class Quantization:
             load_in_4bit=True,
             bnb_4bit_quant_type=self.type,
             bnb_4bit_use_double_quant=self.double,
-            bnb_4bit_compute_dtype=dtype if self.compute_dtype is None else getattr(torch, self.compute_dtype),
+            bnb_4bit_compute_dtype=dtype
+            if self.compute_dtype is None
+            else getattr(torch, self.compute_dtype),
             bnb_4bit_quant_storage=storage,
         )
 

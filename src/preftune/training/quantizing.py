@@ -1,8 +1,6 @@
 """What a run's quantized base model must be, before anything loads."""
 
-from typing import TYPE_CHECKING, Any, cast
-
-from transformers.training_args import OptimizerNames
+from typing import TYPE_CHECKING, Any
 
 from preftune.errors import InputError
 from preftune.models.quantization import ComputeType, Quantization, check_library, is_quantized, quantized_by
@@ -78,7 +76,7 @@ def _trains_adapter(config: RunConfig, given: Given) -> bool:
 
 def _training_dtype(config: RunConfig, given: Given) -> ComputeType:
     """The data type of the run's forward passes."""
-    own: "dict[str, Any] | TrainingArguments" = given.arguments or config.training
+    own: dict[str, Any] | TrainingArguments = given.arguments or config.training
     read = own.get if isinstance(own, dict) else lambda name: getattr(own, name)
     if read("bf16"):
         return "bfloat16"

@@ -34,6 +34,9 @@ TRL_KEYS: dict[str, str] = {
     "ref_model_name_or_path": "reference",
     "use_peft": "lora.rank",
     "peft_config": "lora.rank",
+    "quantization_config": "quantization",
+    "bnb_4bit_quant_type": "quantization.type",
+    "use_bnb_nested_quant": "quantization.double",
     "lora_r": "lora.rank",
     "lora_alpha": "lora.alpha",
     "lora_target_modules": "lora.target_modules",
@@ -52,9 +55,6 @@ TRL_KEYS: dict[str, str] = {
 }
 """Our key for a name of TRL's, where there is one that means the same."""
 
-_NO_QUANTIZATION = (
-    "weights are not quantized; set model_dtype=bfloat16 and lora.rank, or in Python give a loaded model"
-)
 _LORA_DEFAULT = "in Python set it in the LoraConfig of peft_config; a file has rank, alpha and target_modules"
 LOAD_YOURSELF = "in Python load the model as you want it and give the object; a file names it by model alone"
 _FIXED_REFERENCE = "the reference stays as it is; iterate has train.reference=previous, a new one each round"
@@ -96,12 +96,9 @@ TRL_ANSWERS: dict[str, str] = {
     "lora_task_type": "it follows from objective.method: remove it",
     "use_rslora": _LORA_DEFAULT,
     "use_dora": _LORA_DEFAULT,
-    "load_in_8bit": _NO_QUANTIZATION,
-    "load_in_4bit": _NO_QUANTIZATION,
-    "bnb_4bit_quant_type": _NO_QUANTIZATION,
-    "use_bnb_nested_quant": _NO_QUANTIZATION,
-    "bnb_4bit_quant_storage": _NO_QUANTIZATION,
-    "quantization_config": _NO_QUANTIZATION,
+    "load_in_8bit": "set quantization=int8",
+    "load_in_4bit": "set quantization=nf4",
+    "bnb_4bit_quant_storage": "it follows from fully_sharded: remove it",
     "ignore_bias_buffers": "buffers need no exception here: remove it",
     # the data
     "dataset_config": "write it behind a colon: data.train=ORG/NAME:CONFIG",
