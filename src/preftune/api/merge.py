@@ -35,10 +35,10 @@ def merge(
 ) -> Merged:
     """Merge a trained adapter into its base model, and save the result as a whole model.
 
-    The adapter was trained over its base as it was loaded: a quantized base is dequantized, and those values,
-    in float32, are merged. The saved model is loaded again by transformers alone and compared with the adapted
-    one on a probe; where they differ by more than rounding, nothing is written. Value head, `rewards.json` and
-    `calibration.json` of a run are copied beside the weights.
+    The adapter was trained over its base as it was loaded: a quantized base is dequantized, and the update
+    is added to those values in float32. The saved model is loaded again by transformers alone and compared
+    with the adapted one on a probe; where they differ by more than rounding, nothing is written. Value head,
+    `rewards.json` and `calibration.json` of a run are copied beside the weights.
 
     Args:
         source: a run, its folder, or the folder of an adapter.
@@ -47,8 +47,8 @@ def merge(
         max_shard_size: of a file of weights, such as "2GB".
 
     Raises:
-        InputError: there is no adapter, the output cannot be written, the base cannot be loaded, or the merged
-            model is not the adapted one.
+        InputError: there is no adapter, the output cannot be written, the base cannot be loaded, or the
+            merged model is not the adapted one.
     """
     if dtype not in TOLERANCES:
         raise InputError(

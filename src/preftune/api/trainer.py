@@ -94,8 +94,8 @@ class PreferenceTrainer(PackedTrainer):
             batches: steps of so many tokens: `{"tokens_per_step": ..., "tokens_per_row": ...}`.
             reference: what the policy is compared with; the model as it is before training unless given.
             data: options of the data: `{"max_length": ..., "pair_rule": ..., "rules": {...}}`.
-            quantization: of the named model under an adapter: "nf4", "int8", or `{"type": "nf4", "double": True,
-                "compute_dtype": "bfloat16"}`.
+            quantization: of the named model under an adapter: "nf4", "int8", or `{"type": "nf4", "double":
+                True, "compute_dtype": "bfloat16"}`.
             fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
             cache: where reference log-probabilities are kept.
             **others: refused, with what TRL's name for it is here.

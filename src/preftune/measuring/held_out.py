@@ -153,11 +153,11 @@ def measure_policy(
 def load_policy(
     model: str, start: str, held_out: HeldOut, quantization: Quantization | None = None
 ) -> nn.Module:
-    """Whole weights, quantized where that is asked for, or the start with an adapter; ready to be sampled from."""
+    """Whole weights, quantized where that is asked for, or the start with an adapter; ready to sample from."""
     dtype, device = held_out.dtype, held_out.device
     if model != start and base_of_adapter(model):
         return load_adapted(model, start, dtype, device).eval()
-    loaded = load_language_model(model, dtype, quantization, device)
+    loaded: nn.Module = load_language_model(model, dtype, quantization, device)
     return (loaded if quantization else loaded.to(device)).eval()
 
 

@@ -131,9 +131,9 @@ def merge_into(adapter: Adapter, folder: Path, dtype: str, max_shard_size: str |
     # Written so that NaN is a disagreement too.
     if not difference <= TOLERANCES[dtype]:
         raise InputError(
-            f"the merged model differs from the base with its adapter: an output of a probe by {difference:.2g} "
-            f"of the largest output, and rounding to {dtype} explains {TOLERANCES[dtype]:g}. Nothing was "
-            "written. An adapter on tied embeddings, or one of another base model, cannot be merged: use "
+            f"the merged model differs from the base with its adapter: an output of a probe by "
+            f"{difference:.2g} of the largest output, and rounding to {dtype} explains "
+            f"{TOLERANCES[dtype]:g}. Nothing was written. An adapter on tied embeddings, or one of another base model, cannot be merged: use "
             f"{adapter.folder} with its base"
         )
     return parameters, difference

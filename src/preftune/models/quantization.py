@@ -1,4 +1,4 @@
-"""Base models in 4 or 8 bits by bitsandbytes: loading, what they compute, and their weights written out again.
+"""Base models in 4 or 8 bits by bitsandbytes: loading, what they compute, and their weights made whole again.
 
 `nf4` is the 4-bit NormalFloat of QLoRA (arXiv 2305.14314), `int8` the row-wise 8 bits of LLM.int8()
 (arXiv 2208.07339), of which the weights alone are taken. Embeddings, norms and heads stay as they are.
@@ -7,7 +7,7 @@
 import copy
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -62,6 +62,7 @@ class Quantization:
         if self.type == "int8":
             # Which columns are outliers would depend on all tokens of a batch.
             return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+        compute = dtype if self.compute_dtype is None else getattr(torch, self.compute_dtype)
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=self.type,
@@ -151,7 +152,8 @@ class _EightBitForward:
         if torch.is_autocast_enabled(kind):
             hidden = hidden.to(torch.get_autocast_dtype(kind))
         rows, scales = _eight_bits(module)
-        product: Tensor = _EightBitProduct.apply(hidden, rows, scales)
+        multiply: Callable[..., Tensor] = _EightBitProduct.apply
+        product = multiply(hidden, rows, scales)
         return product if module.bias is None else product + module.bias.to(product.dtype)
 
 
@@ -166,7 +168,8 @@ class _EightBitProduct(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (by_product,) = gradients
-        return by_product @ _whole(*context.saved_tensors, by_product.dtype), None, None
+        rows, scales = context.saved_tensors
+        return by_product @ _whole(rows, scales, by_product.dtype), None, None
 
 
 def _eight_bits(module: Any) -> tuple[Tensor, Tensor]:
@@ -179,7 +182,7 @@ def _whole(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return rows.to(dtype) * scales.to(dtype)[:, None]
 
 
-# --- written out again ---
+# --- made whole again ---
 
 
 def dequantize(model: PreTrainedModel) -> PreTrainedModel:
@@ -296,7 +299,7 @@ def _constants(module: Any) -> int:
         return 4 * module.out_features
     state = module.weight.quant_state
     sizes = [state.absmax, *([state.state2.absmax] if state.nested else [])]
-    return sum(part.numel() * part.element_size() for part in sizes)
+    return sum(int(part.nbytes) for part in sizes)
 
 
 def _quantized_modules(model: nn.Module) -> Iterator[Any]:

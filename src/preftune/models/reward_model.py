@@ -97,7 +97,8 @@ def load_reward_model(
         model: folder or hub name of a causal language model, or of a reward model to go on with.
         dtype: data type of the weights.
         pad_token_id: what the model takes for padding.
-        quantization, device: as for `load_language_model`.
+        quantization: as for `load_language_model`.
+        device: likewise.
 
     Raises:
         InputError: there are no weights, the model has other labels, or its architecture has no such form.

@@ -35,8 +35,8 @@ def with_quantization(config: RunConfig, given: Given) -> RunConfig:
     if found is not None:
         if section is not None:
             raise InputError(
-                f"{said}: model={config.model} is quantized already, by {found}: remove quantization, or name "
-                "the model that it was made of"
+                f"{said}: model={config.model} is quantized already, by {found}: remove quantization, or "
+                "name the model that it was made of"
             )
         if found != OWN_LIBRARY:
             raise InputError(
@@ -45,8 +45,8 @@ def with_quantization(config: RunConfig, given: Given) -> RunConfig:
             )
     if not _trains_adapter(config, given):
         raise InputError(
-            f"{said}: quantized weights have no gradient, so an adapter is trained on them: set lora.rank=16, "
-            "or train the model as it is"
+            f"{said}: quantized weights have no gradient, so an adapter is trained on them: set "
+            "lora.rank=16, or train the model as it is"
         )
     if config.fully_sharded:
         _check_sharding(said)
