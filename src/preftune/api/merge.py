@@ -35,7 +35,7 @@ def merge(
 ) -> Merged:
     """Merge a trained adapter into its base model, and save the result as a whole model.
 
-    The adapter was trained over its base as it was loaded: a quantized base is dequantized, and the update
+    The adapter was trained over its base as it was loaded: a quantised base is dequantised, and the update
     is added to those values in float32. The saved model is loaded again by transformers alone and compared
     with the adapted one on a probe; where they differ by more than rounding, nothing is written. Value head,
     `rewards.json` and `calibration.json` of a run are copied beside the weights.

@@ -153,7 +153,7 @@ def measure_policy(
 def load_policy(
     model: str, start: str, held_out: HeldOut, quantization: Quantization | None = None
 ) -> nn.Module:
-    """Whole weights, quantized where that is asked for, or the start with an adapter; ready to sample from."""
+    """Whole weights, quantised where that is asked for, or the start with an adapter; ready to sample."""
     dtype, device = held_out.dtype, held_out.device
     if model != start and base_of_adapter(model):
         return load_adapted(model, start, dtype, device).eval()

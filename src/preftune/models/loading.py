@@ -60,7 +60,7 @@ def load_model_config(model: str) -> PretrainedConfig:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"model={model} is a {config.model_type}: give a causal language model")
     if quantized_by(config) == "bitsandbytes":
-        check_library(f"model={model}, whose weights are quantized by bitsandbytes,")
+        check_library(f"model={model}, whose weights are quantised by bitsandbytes,")
     return config
 
 
@@ -86,9 +86,9 @@ def load_language_model(
 
     Args:
         model: folder or hub name.
-        dtype: of weights that are not quantized.
+        dtype: of weights that are not quantised.
         quantization: of the layers' matrices; None leaves them as they are in the files.
-        device: where they are quantized, and stay.
+        device: where they are quantised, and stay.
 
     Raises:
         InputError: there are no weights.
@@ -156,12 +156,12 @@ def base_of_adapter(folder: str | Path) -> str | None:
 
 
 def load_adapted(adapter: str, base: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A base model with an adapter, to read or to sample from; quantized as while the adapter was trained.
+    """A base model with an adapter, to read or to sample from; quantised as while the adapter was trained.
 
     Args:
         adapter: its folder.
         base: folder or hub name.
-        dtype: of weights that are not quantized.
+        dtype: of weights that are not quantised.
         device: where the model goes.
 
     Raises:

@@ -79,11 +79,11 @@ class Adapter:
 
 
 def merged_weights(adapter: Path, base: PreTrainedModel) -> PreTrainedModel:
-    """A base model with an adapter merged into it, in place; a quantized base is dequantized to float32.
+    """A base model with an adapter merged into it, in place; a quantised base is dequantised to float32.
 
     Args:
         adapter: its folder.
-        base: loaded in the precision to merge in; quantized where the adapter's was.
+        base: loaded in the precision to merge in; quantised where the adapter's was.
 
     Raises:
         ValueError: a merged weight is not finite.
@@ -131,16 +131,16 @@ def merge_into(adapter: Adapter, folder: Path, dtype: str, max_shard_size: str |
     # Written so that NaN is a disagreement too.
     if not difference <= TOLERANCES[dtype]:
         raise InputError(
-            f"the merged model differs from the base with its adapter: an output of a probe by "
+            "the merged model differs from the base with its adapter: an output of a probe by "
             f"{difference:.2g} of the largest output, and rounding to {dtype} explains "
-            f"{TOLERANCES[dtype]:g}. Nothing was written. An adapter on tied embeddings, or one of another base model, cannot be merged: use "
-            f"{adapter.folder} with its base"
+            f"{TOLERANCES[dtype]:g}. Nothing was written. An adapter on tied embeddings, or one of another "
+            f"base model, cannot be merged: use {adapter.folder} with its base"
         )
     return parameters, difference
 
 
 def _base(adapter: Adapter) -> PreTrainedModel:
-    """The base in float32; its quantized matrices compute in float32 too, whatever they did in training."""
+    """The base in float32; its quantised matrices compute in float32 too, whatever they did in training."""
     quantization = read_quantization(adapter.folder)
     if quantization is not None and quantization.type == "nf4":
         quantization = replace(quantization, compute_dtype="float32")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 QUANTIZATION_FILE = "quantization.json"
-"""Beside an adapter's weights: how its base model was quantized while it was trained."""
+"""Beside an adapter's weights: how its base model was quantised while it was trained."""
 LIBRARY = "bitsandbytes"
 BLOCK, BLOCKS = 64, 256
 """Weights that share a constant in 4-bit NormalFloat, and constants that share one of their own."""
@@ -40,7 +40,7 @@ class Quantization:
 
     Attributes:
         type: 4-bit NormalFloat, or 8-bit integers.
-        double: quantize the constants of nf4 too.
+        double: quantise the constants of nf4 too.
         compute_dtype: of nf4's products; None for that of the model's other weights.
     """
 
@@ -48,29 +48,18 @@ class Quantization:
     double: bool = False
     compute_dtype: ComputeType | None = None
 
-    def for_transformers(
-        self, dtype: torch.dtype, storage: torch.dtype = torch.uint8
-    ) -> "BitsAndBytesConfig":
-        """What `from_pretrained` takes.
-
-        Args:
-            dtype: of the model's other weights.
-            storage: what 4-bit weights are held as; a sharded model wants its other weights' type.
-        """
+    def for_transformers(self, dtype: torch.dtype) -> "BitsAndBytesConfig":
+        """What `from_pretrained` takes, where the model's other weights have `dtype`."""
         from transformers import BitsAndBytesConfig
 
         if self.type == "int8":
             # Which columns are outliers would depend on all tokens of a batch.
             return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-        compute = dtype if self.compute_dtype is None else getattr(torch, self.compute_dtype)
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=self.type,
             bnb_4bit_use_double_quant=self.double,
-            bnb_4bit_compute_dtype=dtype
-            if self.compute_dtype is None
-            else getattr(torch, self.compute_dtype),
-            bnb_4bit_quant_storage=storage,
+            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype) if self.compute_dtype else dtype,
         )
 
 
@@ -91,7 +80,7 @@ def check_library(said: str) -> None:
 
 
 def quantized_by(config: PretrainedConfig) -> str | None:
-    """The method by which a checkpoint's own weights are quantized; None where they are not."""
+    """The method by which a checkpoint's own weights are quantised; None where they are not."""
     found: Any = getattr(config, "quantization_config", None)
     if found is None:
         return None
@@ -100,7 +89,7 @@ def quantized_by(config: PretrainedConfig) -> str | None:
 
 
 def quantization_of(model: nn.Module) -> Quantization | None:
-    """How a loaded model is quantized by bitsandbytes; None where it is not."""
+    """How a loaded model is quantised by bitsandbytes; None where it is not."""
     found: Any = getattr(getattr(model, "config", None), "quantization_config", None)
     if found is None or not is_quantized(model):
         return None
@@ -111,22 +100,22 @@ def quantization_of(model: nn.Module) -> Quantization | None:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether bitsandbytes holds a matrix of a loaded model."""
-    return next(_quantized_modules(model), None) is not None
+    """Whether bitsandbytes holds the matrices of a loaded model, with an adapter or without."""
+    return any(getattr(model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
 
 
 # --- what it computes ---
 
 
 def compute_alike(model: nn.Module) -> None:
-    """Let quantized layers compute the same in training and evaluation, and of each token by itself.
+    """Let quantised layers compute the same in training and evaluation, and of each token by itself.
 
     bitsandbytes repacks 4-bit weights for some CPUs at the first pass of evaluation, after which no gradient
     passes them; and its 8-bit product rounds the hidden states too, by other rules in training than in
     evaluation. Here 8-bit weights are multiplied in the hidden states' own precision.
 
     Args:
-        model: loaded; one that is not quantized stays as it is.
+        model: loaded; one that is not quantised stays as it is.
     """
     from_library = list(_quantized_modules(model))
     if not from_library:
@@ -158,7 +147,7 @@ class _EightBitForward:
 
 
 class _EightBitProduct(torch.autograd.Function):
-    """x W^T, with W dequantized for the product, and once more for its gradient."""
+    """x W^T, with W dequantised for the product, and once more for its gradient."""
 
     @staticmethod
     def forward(context: Any, hidden: Tensor, rows: Tensor, scales: Tensor) -> Tensor:
@@ -186,7 +175,7 @@ def _whole(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def dequantize(model: PreTrainedModel) -> PreTrainedModel:
-    """Turn quantized matrices into plain ones of the same values in float32, in place.
+    """Turn quantised matrices into plain ones of the same values in float32, in place.
 
     A merged model must have these values and not those of the checkpoint: an adapter was trained over the
     rounded ones, and makes up for some of their rounding.
@@ -226,7 +215,7 @@ def _forget_quantization(model: Any) -> None:
 
 
 def write_quantization(model: nn.Module, folder: Path) -> None:
-    """Write beside an adapter how its base model is quantized, unless the base's own files say it.
+    """Write beside an adapter how its base model is quantised, unless the base's own files say it.
 
     Args:
         model: the base model.
@@ -260,7 +249,7 @@ def read_quantization(folder: str | Path) -> Quantization | None:
 
 
 def quantized_matrices(model: nn.Module) -> Sequence[Tensor]:
-    """The matrices that are quantized: those of linear layers but for the head, which stays as it is."""
+    """The matrices that are quantised: those of linear layers but for the head, which stays as it is."""
     heads = [model.get_output_embeddings(), getattr(model, "score", None)]  # type: ignore[operator]
     return [
         module.weight
@@ -277,14 +266,14 @@ def four_bit_bytes(weights: int, double: bool = True) -> int:
 
 
 def quantized_bytes(matrix: Tensor, quantization: Quantization) -> int:
-    """What a matrix takes once it is quantized, with its constants."""
+    """What a matrix takes once it is quantised, with its constants."""
     if quantization.type == "int8":
         return matrix.numel() + 4 * matrix.shape[0]
     return four_bit_bytes(matrix.numel(), quantization.double)
 
 
 def constants_bytes(model: nn.Module) -> int:
-    """What the constants of a loaded model's quantized matrices take, which are not among its parameters."""
+    """What the constants of a loaded model's quantised matrices take, which are not among its parameters."""
     return sum(map(_constants, _quantized_modules(model)))
 
 
@@ -299,7 +288,7 @@ def _constants(module: Any) -> int:
         return 4 * module.out_features
     state = module.weight.quant_state
     sizes = [state.absmax, *([state.state2.absmax] if state.nested else [])]
-    return sum(int(part.nbytes) for part in sizes)
+    return int(sum(part.nbytes for part in sizes))
 
 
 def _quantized_modules(model: nn.Module) -> Iterator[Any]:
@@ -307,7 +296,7 @@ def _quantized_modules(model: nn.Module) -> Iterator[Any]:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    # By name: the library is not loaded for models that are not quantized.
+    # By name: the library is not loaded for models that are not quantised.
     return type(getattr(module, "weight", None)).__name__ in ("Params4bit", "Int8Params")
 
 

@@ -170,7 +170,7 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False, reward: Specifi
     if tried.quantization and config.rounds > 1 and config.update_every != "batch":
         raise InputError(
             f"train.quantization={tried.quantization.type} with rounds={config.rounds}: a round merges its "
-            "adapter into whole weights, and the next would round the update away as it quantizes them: set "
+            "adapter into whole weights, and the next would round the update away as it quantises them: set "
             "update_every=batch, which trains one adapter all along, or rounds=1"
         )
     if config.sampling.engine != "transformers":

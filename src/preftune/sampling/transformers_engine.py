@@ -32,7 +32,7 @@ class TransformersEngine:
         """Check that the model exists. Its weights are hashed and not loaded.
 
         Args:
-            model: folder or hub name; of an adapter's folder the base model is loaded too, quantized as it
+            model: folder or hub name; of an adapter's folder the base model is loaded too, quantised as it
                 was in training.
             rows: responses decoded together.
 

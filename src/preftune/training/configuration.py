@@ -79,7 +79,7 @@ class QuantizationSection(_Section):
     """A base model in 4 or 8 bits, under adapters; `nf4` or `int8` alone stands for its type."""
 
     type: QuantizationType
-    double: bool = Field(default=False, description="quantize the constants of nf4 too")
+    double: bool = Field(default=False, description="quantise the constants of nf4 too")
     compute_dtype: ComputeType | None = Field(
         None, description="of nf4's products; that of training unless given"
     )

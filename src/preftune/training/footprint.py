@@ -120,7 +120,7 @@ def compute_footprint(prepared: PreparedRun) -> Footprint:
 
 
 def _beside_weights(prepared: PreparedRun) -> int:
-    """Bytes that quantized matrices take more than their parameters say, or less than their shapes do."""
+    """Bytes that quantised matrices take more than their parameters say, or less than their shapes do."""
     given, quantization = prepared.given.model, quantization_of_run(prepared.config)
     if given is not None:
         return constants_bytes(given)
@@ -130,7 +130,7 @@ def _beside_weights(prepared: PreparedRun) -> int:
 
 
 def saved_by(quantization: Quantization, model: nn.Module) -> int:
-    """Bytes by which a model's weights change once they are quantized; negative, as it gets smaller."""
+    """Bytes by which a model's weights change once they are quantised; negative, as it gets smaller."""
     return sum(
         quantized_bytes(matrix, quantization) - bytes_of([matrix]) for matrix in quantized_matrices(model)
     )

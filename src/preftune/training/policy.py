@@ -84,7 +84,7 @@ def _stop_at_trained_ends(model: Any, prepared: PreparedRun) -> None:
 
 
 def _on(device: torch.device, model: Any) -> Any:
-    """The model on a device; one that is quantized was loaded there, or is where its owner wants it."""
+    """The model on a device; one that is quantised was loaded there, or is where its owner wants it."""
     return model if is_quantized(model) and model.device == device else model.to(device)
 
 
@@ -96,7 +96,7 @@ def language_model(
     Args:
         config: the run.
         given: objects in place of what it names.
-        device: where a quantized base is loaded; any other is on the CPU.
+        device: where a quantised base is loaded; any other is on the CPU.
 
     Raises:
         InputError: it cannot be loaded, or the adapter does not fit it.

@@ -1,4 +1,4 @@
-"""What a run's quantized base model must be, before anything loads."""
+"""What a run's quantised base model must be, before anything loads."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ OWN_LIBRARY = "bitsandbytes"
 
 
 def with_quantization(config: RunConfig, given: Given) -> RunConfig:
-    """The configuration with the data type that quantized matrices compute in.
+    """The configuration with the data type that quantised matrices compute in.
 
     Raises:
-        InputError: the library is not installed, the base is quantized already, or what would be trained
+        InputError: the library is not installed, the base is quantised already, or what would be trained
             has no gradient.
     """
     section = config.quantization
@@ -31,11 +31,11 @@ def with_quantization(config: RunConfig, given: Given) -> RunConfig:
     found = _own_method(config, given)
     if found is None and section is None:
         return config
-    said = f"quantization={section.type}" if section else f"model={config.model} is quantized by {found}"
+    said = f"quantization={section.type}" if section else f"model={config.model} is quantised by {found}"
     if found is not None:
         if section is not None:
             raise InputError(
-                f"{said}: model={config.model} is quantized already, by {found}: remove quantization, or "
+                f"{said}: model={config.model} is quantised already, by {found}: remove quantization, or "
                 "name the model that it was made of"
             )
         if found != OWN_LIBRARY:
@@ -45,11 +45,14 @@ def with_quantization(config: RunConfig, given: Given) -> RunConfig:
             )
     if not _trains_adapter(config, given):
         raise InputError(
-            f"{said}: quantized weights have no gradient, so an adapter is trained on them: set "
+            f"{said}: quantised weights have no gradient, so an adapter is trained on them: set "
             "lora.rank=16, or train the model as it is"
         )
-    if config.fully_sharded:
-        _check_sharding(said)
+    if config.fully_sharded and section is not None and section.type == "int8":
+        raise InputError(
+            f"{said} with fully_sharded=true: the scales of 8-bit rows would stay behind as a row moves to "
+            "another process: set quantization=nf4, or fully_sharded=false"
+        )
     if section is None or section.type == "int8" or section.compute_dtype:
         return config
     chosen = section.model_copy(update={"compute_dtype": _training_dtype(config, given)})
@@ -62,7 +65,7 @@ def quantization_of_run(config: RunConfig) -> Quantization | None:
 
 
 def _own_method(config: RunConfig, given: Given) -> str | None:
-    """By what the model itself is quantized: a given one as it is, a named one by its files."""
+    """By what the model itself is quantised: a given one as it is, a named one by its files."""
     if given.model is not None:
         return OWN_LIBRARY if is_quantized(given.model) else None
     return quantized_by(given.model_config(config.model))
@@ -81,7 +84,3 @@ def _training_dtype(config: RunConfig, given: Given) -> ComputeType:
     if read("bf16"):
         return "bfloat16"
     return "float16" if read("fp16") else config.model_dtype
-
-
-def _check_sharding(said: str) -> None:
-    raise InputError(f"{said} with fully_sharded=true")
