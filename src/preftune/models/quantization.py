@@ -288,7 +288,8 @@ def _constants(module: Any) -> int:
         return 4 * module.out_features
     state = module.weight.quant_state
     sizes = [state.absmax, *([state.state2.absmax] if state.nested else [])]
-    return int(sum(part.nbytes for part in sizes))
+    total: int = sum(part.nbytes for part in sizes)
+    return total
 
 
 def _quantized_modules(model: nn.Module) -> Iterator[Any]:

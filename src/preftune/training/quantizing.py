@@ -74,7 +74,9 @@ def _own_method(config: RunConfig, given: Given) -> str | None:
 def _trains_adapter(config: RunConfig, given: Given) -> bool:
     if config.lora is not None or given.adapter is not None:
         return True
-    return getattr(given.model, "peft_config", None) is not None
+    from peft import PeftModel
+
+    return isinstance(given.model, PeftModel)
 
 
 def _training_dtype(config: RunConfig, given: Given) -> ComputeType:
