@@ -36,13 +36,7 @@ KINDS: dict[str, Any] = {
     "double": {"type": "nf4", "double": True},
     "int8": "int8",
 }
-ALL = [
-    pytest.param(
-        kind, name, marks=[] if (kind, name) in {("nf4", "dpo"), ("int8", "kto")} else pytest.mark.slow
-    )
-    for kind in KINDS
-    for name in METHODS
-]
+ALL = [(kind, name) for kind in KINDS for name in METHODS]
 
 
 def quantised(config: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
@@ -189,10 +183,7 @@ def test_a_loaded_quantised_model_is_trained(config: dict[str, Any], train: Trai
     """In Python, loaded by transformers, it ends where the named one does."""
     named = quantised(config, "nf4", "dpo")
     run = train(named)
-    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    model = AutoModelForCausalLM.from_pretrained(
-        config["model"], quantization_config=how, dtype=torch.float32
-    )
+    model = loaded(config["model"])
     own = preftune.train(
         model=model,
         train_dataset=config["data"]["train"],
