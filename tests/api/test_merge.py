@@ -148,7 +148,7 @@ def test_bad_input_is_named_before_weights_load(
         (full, "out", {}, r"has no adapter \(adapter_config.json\)"),
         (adapter, "full", {}, "is not empty"),
         (adapter, "full/notes.txt", {}, "is a file"),
-        (adapter, "adapter/merged", {}, "hold one another"),
+        (adapter, "adapter/merged", {}, "contain each other"),
         (moved, "out", {}, "gone is not a folder"),
         (adapter, "out", {"dtype": "float8"}, "dtype=float8 must be one of float32, bfloat16, float16"),
     ):

@@ -297,8 +297,9 @@ def _quantized_modules(model: nn.Module) -> Iterator[Any]:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    # By name: the library is not loaded for models that are not quantised.
-    return type(getattr(module, "weight", None)).__name__ in ("Params4bit", "Int8Params")
+    # By name: the library is not loaded for models that are not quantised. A layer of peft passes on the
+    # weight of the one in it.
+    return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
 
 
 def _is_four_bit(module: Any) -> bool:
