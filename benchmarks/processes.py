@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +21,9 @@ class WorkerError(Exception):
 class Worker:
     """A contestant in its own process; it waits on its stdin whenever it has nothing to do."""
 
-    def __init__(self, specification: dict[str, Any], scratch: Path) -> None:
+    def __init__(
+        self, specification: dict[str, Any], scratch: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
         self.name = specification["contestant"]
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed in __exit__
         self._process = subprocess.Popen(
@@ -30,7 +33,8 @@ class Worker:
             stderr=self._errors,
             encoding="utf-8",
             # Whatever libraries leave behind goes with the parent's folder.
-            env=os.environ | {"TMPDIR": str(scratch), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"},
+            env=os.environ
+            | {"TMPDIR": str(scratch), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", **(variables or {})},
         )
 
     def __enter__(self) -> Self:

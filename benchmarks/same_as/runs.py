@@ -111,7 +111,7 @@ PRIOR: Config = {"method": "dpo", "prior": "reward_gap"}
 BY_TOKENS: Config = {"tokens_per_step": 1200, "tokens_per_row": 500}
 IDENTITY: Config = {"calibration": "identity"}
 AUXILIARY: Config = {
-    "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}},
+    "objective": {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5, "cap": 20.0}},
     "prior": IDENTITY,
     "rewards": {"lexical_diversity": {"weight": 2}, "length": {"target": [40, 80], "weight": 0.1}},
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from preftune.api.iterate import iterate as iterate
     from preftune.api.iterate import plan_rounds as plan_rounds
     from preftune.api.merge import merge as merge
+    from preftune.api.push import push as push
     from preftune.api.run import Run as Run
     from preftune.api.sample import sample as sample
     from preftune.api.score import score as score
@@ -38,6 +39,7 @@ _PLACES = {
     "iterate": "preftune.api.iterate",
     "merge": "preftune.api.merge",
     "plan_rounds": "preftune.api.iterate",
+    "push": "preftune.api.push",
     "rescore": "preftune.api.evaluate",
     "sample": "preftune.api.sample",
     "sample_file": "preftune.sampling.sample_file",
@@ -55,6 +57,7 @@ __all__ = [
     "iterate",
     "merge",
     "plan_rounds",
+    "push",
     "rescore",
     "sample",
     "sample_file",

@@ -149,7 +149,7 @@ def test_bad_input_is_named_before_weights_load(
         (adapter, "full", {}, "is not empty"),
         (adapter, "full/notes.txt", {}, "is a file"),
         (adapter, "adapter/merged", {}, "contain each other"),
-        (moved, "out", {}, "gone is not a folder"),
+        (moved, "out", {}, "gone, which is not a folder"),
         (adapter, "out", {"dtype": "float8"}, "dtype=float8 must be one of float32, bfloat16, float16"),
     ):
         with pytest.raises(InputError, match=said):

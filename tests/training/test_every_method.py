@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from preftune import PreferenceTrainer
 from preftune.objectives import METHODS
 
 from ..conftest import rows
+from ..forks import Forks
 from .test_equivalences import Killed, assert_close, metrics, on_two_processes, value_head, weights
 
 Train = Callable[..., Path]
@@ -91,7 +93,7 @@ def test_twenty_steps_are_resumed_bit_for_bit(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_and_processes_change_nothing(
-    name: str, configure: Callable[[str], dict[str, Any]], train: Train, tmp_path: Path
+    name: str, configure: Callable[[str], dict[str, Any]], train: Train, tmp_path: Path, forks: Forks
 ) -> None:
     """Groups one by one, and half of them on each of two processes, end in the weights of all at once.
 
@@ -110,7 +112,8 @@ def test_micro_batches_and_processes_change_nothing(
         f"output={tmp_path / 'split'}",
     )
     config["training"]["per_device_train_batch_size"] = groups // 2
-    for other in (split, on_two_processes(config, tmp_path / "two")):
+    launch = partial(forks.run, processes=2)
+    for other in (split, on_two_processes(config, tmp_path / "two", launch)):
         assert_close(other, whole)
         assert losses(other) == pytest.approx(losses(whole), rel=1e-3, abs=1e-5)
 

@@ -12,8 +12,9 @@ from peft import PeftConfig
 from preftune.api.run import Run
 from preftune.data.rules import suggest
 from preftune.errors import InputError
-from preftune.models import load_model_config, load_tokenizer
-from preftune.models.loading import ADAPTER_FILE, base_of_adapter
+from preftune.models import load_model_config
+from preftune.models.adapters import base_of, tokenizer_of
+from preftune.models.loading import ADAPTER_FILE
 from preftune.models.merging import TOLERANCES, Adapter, Merged, merge_into
 from preftune.models.quantization import read_quantization
 from preftune.models.value_head import VALUE_HEAD_FILE
@@ -111,15 +112,14 @@ def _check_output(folder: Path, given: Path, target: Path) -> None:
 
 def _read(folder: Path, given: Path) -> Adapter:
     """The adapter, once everything about it that needs no weights is known to be right."""
-    base = str(base_of_adapter(folder))
+    base = base_of(str(folder))
     read_quantization(folder)
     load_model_config(base)
-    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     scores = PeftConfig.from_pretrained(str(folder)).task_type == "SEQ_CLS"
     return Adapter(
         folder=folder,
         base=base,
-        tokenizer=load_tokenizer(str(folder) if own else base),
+        tokenizer=tokenizer_of(str(folder)),
         scores=scores,
         chat_template_kwargs=_template_settings(given) if scores else {},
     )

@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from preftune.measuring.statistics import mean_interval, named_interval
 from preftune.models import Policy, Quantization, load_language_model, logps_of_tokens
+from preftune.models.adapters import base_of, is_adapter
 from preftune.models.allocator import free_memory
-from preftune.models.loading import base_of_adapter, load_adapted
+from preftune.models.loading import load_adapted
 from preftune.models.quantization import read_quantization
 from preftune.sampling.sampler import prompt_tokens, sample_responses
 from preftune.sampling.settings import SamplingSettings
@@ -155,8 +156,10 @@ def load_policy(
 ) -> nn.Module:
     """Whole weights, quantised where that is asked for, or the start with an adapter; ready to sample."""
     dtype, device = held_out.dtype, held_out.device
-    if model != start and base_of_adapter(model):
-        return load_adapted(model, start, dtype, device).eval()
+    if is_adapter(model):
+        # What an adapter was trained on is the start, unless that is an adapter itself.
+        base = base_of(model) if is_adapter(start) else start
+        return load_adapted(model, base, dtype, device).eval()
     loaded: nn.Module = load_language_model(model, dtype, quantization, device)
     return (loaded if quantization else loaded.to(device)).eval()
 

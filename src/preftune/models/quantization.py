@@ -9,7 +9,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -280,7 +280,7 @@ def constants_bytes(model: nn.Module) -> int:
 def count_weights(weight: Tensor) -> int:
     """How many weights a parameter holds; a byte of a 4-bit one holds two."""
     state = getattr(weight, "quant_state", None)
-    return weight.numel() if state is None else int(torch.Size(state.shape).numel())
+    return weight.numel() if state is None else prod(state.shape)
 
 
 def _constants(module: Any) -> int:

@@ -14,7 +14,13 @@ from transformers import (
 
 from preftune.data.packing import PackedBatch, pad
 from preftune.errors import InputError
-from preftune.models.loading import load_model_config, loading_keywords, unreadable
+from preftune.models.loading import (
+    SCORE_HEAD,
+    is_reward_model,
+    load_model_config,
+    load_weights,
+    loading_keywords,
+)
 from preftune.models.quantization import Quantization, compute_alike
 from preftune.models.reader import PackedReader, Reading
 from preftune.objectives.responses import ScoredResponses
@@ -103,15 +109,14 @@ def load_reward_model(
     Raises:
         InputError: there are no weights, the model has other labels, or its architecture has no such form.
     """
-    config = load_model_config(model)
+    config = load_model_config(model, scores=True)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise InputError(
             f"model={model} is a {config.model_type}: transformers has no sequence classification model of "
             "it to train as a reward model; use another architecture"
         )
-    if config.num_labels != 1 and any(
-        "SequenceClassification" in name for name in config.architectures or ()
-    ):
+    goes_on = is_reward_model(config)
+    if config.num_labels != 1 and goes_on:
         raise InputError(
             f"model={model} is a classifier with {config.num_labels} labels; give a causal language model, "
             "or a reward model with one label"
@@ -120,13 +125,9 @@ def load_reward_model(
     config.get_text_config().pad_token_id = pad_token_id
     # For whoever scores with it: the tokens were those of training, which end with the end of turn.
     config.preftune_tokens = "training"
+    fresh = () if goes_on else SCORE_HEAD
     how = loading_keywords(dtype, quantization, device)
-    try:
-        loaded: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            model, config=config, **how
-        )
-    except (OSError, ValueError) as error:
-        raise unreadable(model, error) from None
+    loaded = load_weights(AutoModelForSequenceClassification, model, config, fresh=fresh, **how)
     compute_alike(loaded)
     return loaded
 

@@ -261,6 +261,7 @@ class InterleavedTrainer(PackedTrainer):
             prepared.tokenizer,
             callbacks,
             value_head=prepared.config.value_head,
+            stop=prepared.config.stop,
         )
         self.train_dataset = _PromptNumbers(prompts)
         self._steps = StepSampler(
@@ -299,7 +300,7 @@ def _reference(prepared: PreparedRun, policy: Policy) -> Policy | None:
     config = prepared.config
     if "reference" not in prepared.objective.needs:
         return None
-    if config.lora and not config.reference:
+    if prepared.reference_is_base and not config.reference:
         return policy
     device, dtype = prepared.arguments.device, getattr(torch, config.model_dtype)
     quantization = quantization_of_run(config)

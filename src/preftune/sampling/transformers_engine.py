@@ -14,11 +14,11 @@ from preftune.models import (
     generation_dtype,
     load_language_model,
     load_model_config,
-    load_tokenizer,
 )
+from preftune.models.adapters import base_of, is_adapter, tokenizer_of
 from preftune.models.allocator import keep_freed_memory
 from preftune.models.content import model_content
-from preftune.models.loading import base_of_adapter, load_adapted
+from preftune.models.loading import load_adapted
 from preftune.models.quantization import read_quantization
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.sampler import sample_responses
@@ -39,7 +39,7 @@ class TransformersEngine:
         Raises:
             InputError: the model, or an adapter's base, does not exist.
         """
-        self._base = base_of_adapter(model)
+        self._base = base_of(model) if is_adapter(model) else None
         load_model_config(self._base or model)
         quantization = read_quantization(model)
         self._model, self._rows = model, rows
@@ -61,7 +61,7 @@ class TransformersEngine:
         """Model and tokenizer."""
         if self._device.type == "cpu":
             keep_freed_memory()
-        tokenizer = load_tokenizer(self._model)
+        tokenizer = tokenizer_of(self._model)
         if self._base:
             model = load_adapted(self._model, self._base, self._dtype, self._device)
         else:

@@ -24,7 +24,9 @@ from preftune.data import (
     hold_out,
 )
 from preftune.errors import InputError
-from preftune.models import has_fast_bfloat16, own_router_loss_weight
+from preftune.models import has_fast_bfloat16, load_model_config, own_router_loss_weight
+from preftune.models.adapters import base_config
+from preftune.models.config_files import check_token_ids
 from preftune.objectives import Standardization
 from preftune.rewards import (
     AuxiliaryReward,
@@ -33,17 +35,23 @@ from preftune.rewards import (
     with_sum,
 )
 from preftune.training import trl_names
+from preftune.training.adapters import check_adapters, reference_is_base, trains_adapter
 from preftune.training.batches import plan_steps
+from preftune.training.best import check_best, check_stop, check_strategies
+from preftune.training.checking import check_arguments, check_values
 from preftune.training.configuration import (
+    EARLY_STOPPING,
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
     ControlSection,
     DataSection,
+    PriorSection,
     RunConfig,
     unknown_key,
 )
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
+from preftune.training.pushing import check_repository
 from preftune.training.quantizing import with_quantization
 from preftune.training.splits import PreparedData, SplitReader, title_of
 from preftune.training.standardizing import fit_bounds, standardize
@@ -119,9 +127,14 @@ class PreparedRun:
         return {name: groups[name] for name in self.held_out}
 
     @property
-    def has_new_adapter(self) -> bool:
-        """Whether the run puts an adapter on the model; without it the model is the reference."""
-        return self.config.lora is not None or self.given.adapter is not None
+    def trains_adapter(self) -> bool:
+        """Whether an adapter is trained in place of all weights."""
+        return trains_adapter(self.config, self.given)
+
+    @property
+    def reference_is_base(self) -> bool:
+        """Whether the model with its adapter off is what the run starts from, whenever that is asked for."""
+        return reference_is_base(self.config, self.given)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -183,8 +196,16 @@ def prepare(
     else:
         arguments = own_arguments(given.arguments)
         check_own_rate(arguments.learning_rate, config, given)
+    check_arguments(arguments, given)
     _check_precision(config, arguments)
+    check_repository(arguments)
+    _note_idle_prior(config, objective, given)
     model_config = given.model_config(config.model)
+    check_adapters(config, given, model_config, "SEQ_CLS" if "score" in objective.needs else "CAUSAL_LM")
+    if given.model is None and "score" not in objective.needs:
+        base_config(config.model)  # no reward model
+    if config.reference is not None and given.reference is None:
+        load_model_config(str(config.reference))
     tokenizer = given.tokenizer_of(config.model)
     config = _with_date(config, tokenizer)
     rewards = _rewards(config, objective, tokenizer)
@@ -214,6 +235,7 @@ def prepare(
         given=given,
     )
     _check_sizes(prepared, model_config)
+    _check_endings(prepared)
     if not is_live:
         _check_divergence(prepared)
         _note_foreign_samples(prepared)
@@ -330,8 +352,8 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
     Raises:
         InputError: a field is unknown, has a wrong value, or is preftune's to set.
     """
-    known = [field.name for field in fields(TrainingArguments) if field.init]
-    hints = get_type_hints(TrainingArguments)
+    known = [*(field.name for field in fields(TrainingArguments) if field.init), *EARLY_STOPPING]
+    hints = get_type_hints(TrainingArguments) | EARLY_STOPPING
     chosen = dict(TRAINING_DEFAULTS)
     _check_launcher()
     _check_batches(config)
@@ -345,8 +367,13 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
         except ValidationError as error:
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
             raise InputError(f"training.{key}={value!r}: {reasons}") from None
+    check_values(chosen)
+    check_strategies(chosen, is_evaluated)
+    chosen = {key: value for key, value in chosen.items() if key not in EARLY_STOPPING}
     if not is_evaluated:
         chosen["eval_strategy"] = "no"
+    # The Trainer would name it as its own output folder, which is that of checkpoints.
+    chosen.setdefault("hub_model_id", Path(config.output).absolute().name)
     # Without this, bf16 is refused on a machine that has nothing but its CPU.
     chosen.setdefault("use_cpu", not torch.accelerator.is_available())
     chosen.setdefault("per_device_eval_batch_size", 2 * chosen["per_device_train_batch_size"])
@@ -428,10 +455,26 @@ def _context(model_config: PretrainedConfig) -> int | None:
     return getattr(model_config.get_text_config(), "max_position_embeddings", None)
 
 
+def _check_endings(prepared: PreparedRun) -> None:
+    """What decides the best checkpoint, or ends the run, must be there to be compared."""
+    metrics: list[str] = []
+    for name, data in prepared.held_out.items():
+        own = objectives.metric_names(prepared.objective, has_pairs=any(group.pairs for group in data.groups))
+        metrics += own if prepared.held_out.keys() <= {EVALUATION} else [f"{name}_{each}" for each in own]
+    chosen: dict[str, Any] = {}
+    if prepared.given.arguments is None:
+        chosen = {"greater_is_better": None, **prepared.config.training}
+    check_best(prepared.arguments, chosen, metrics)
+    check_stop(prepared.config.stop, prepared.arguments, metrics)
+
+
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
     """Rows must fit the model, and every process must have a row."""
     context = _context(model_config)
+    vocabulary = model_config.get_text_config().vocab_size
     for name, data in prepared.splits.items():
+        rows = (ids for group in data.groups for ids in (group.prompt, *group.responses))
+        check_token_ids(f"data.{name}", rows, vocabulary)
         if context and data.longest > context:
             raise InputError(
                 f"data.{name} has {data.longest} tokens in a row and the model's context is {context}; "
@@ -468,6 +511,27 @@ def _note_foreign_samples(prepared: PreparedRun) -> None:
             "iterate` with update_every=batch samples anew for every step; for responses that you have, "
             "`preftune methods` lists others",
             " and ".join(names),
+        )
+
+
+def _note_idle_prior(config: RunConfig, objective: objectives.Objective, given: Given) -> None:
+    """Say what of the prior nothing reads: its section, its rule for negative gaps, or itself in a mix."""
+    section, needs = config.prior, objective.needs
+    if needs.isdisjoint({"prior_gap", "prior_reward"}):
+        if section != PriorSection():
+            logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
+    elif "prior_gap" not in needs and section.negative_gap != PriorSection().negative_gap:
+        logger.warning(
+            "prior.negative_gap=%s has no effect: the objective learns from the rewards of a prompt's "
+            "responses, and no label can contradict them; remove it",
+            section.negative_gap,
+        )
+    if plain := () if given.objective else objectives.plain_methods(config.objective):
+        logger.warning(
+            "objective.prior=%s is not defined for %s of the mix, which is trained without it: `preftune "
+            "methods NAME` has the priors of each",
+            config.objective["prior"],
+            " and ".join(plain),
         )
 
 

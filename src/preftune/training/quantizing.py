@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from preftune.errors import InputError
 from preftune.models.quantization import ComputeType, Quantization, check_library, is_quantized, quantized_by
+from preftune.training.adapters import start_of, trains_adapter
 from preftune.training.configuration import RunConfig
 from preftune.training.given import Given
 
@@ -43,7 +44,12 @@ def with_quantization(config: RunConfig, given: Given) -> RunConfig:
                 f"{said}: training reads whole weights, or those of bitsandbytes: name the model that it was "
                 "made of, with quantization=nf4"
             )
-    if not _trains_adapter(config, given):
+    if start_of(config, given) == "merge":
+        raise InputError(
+            f"{said} with lora.start=merge: merged into quantised weights, most of the start would be "
+            "rounded away: set lora.start=continue, or merge it first (preftune merge)"
+        )
+    if not trains_adapter(config, given):
         raise InputError(
             f"{said}: quantised weights have no gradient, so an adapter is trained on them: set "
             "lora.rank=16, or train the model as it is"
@@ -69,14 +75,6 @@ def _own_method(config: RunConfig, given: Given) -> str | None:
     if given.model is not None:
         return OWN_LIBRARY if is_quantized(given.model) else None
     return quantized_by(given.model_config(config.model))
-
-
-def _trains_adapter(config: RunConfig, given: Given) -> bool:
-    if config.lora is not None or given.adapter is not None:
-        return True
-    from peft import PeftModel
-
-    return isinstance(given.model, PeftModel)
 
 
 def _training_dtype(config: RunConfig, given: Given) -> ComputeType:
