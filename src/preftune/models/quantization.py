@@ -285,7 +285,7 @@ def count_weights(weight: Tensor) -> int:
 
 def _constants(module: Any) -> int:
     if not _is_four_bit(module):
-        return 4 * module.out_features
+        return 4 * int(module.out_features)
     state = module.weight.quant_state
     sizes = [state.absmax, *([state.state2.absmax] if state.nested else [])]
     total: int = sum(part.nbytes for part in sizes)
