@@ -104,7 +104,7 @@ def test_every_key_that_is_named_exists(name: str) -> None:
         ("num_generations", "preftune iterate has sampling.n"),
         ("beta", "what TRL calls beta is 'objective.beta' here"),
         ("training.beta", "what TRL calls beta is 'objective.beta' here"),
-        ("load_in_4bit", "weights are not quantized"),
+        ("load_in_4bit", "set quantization=nf4"),
         ("per_device_train_batch_size", "write 'training.per_device_train_batch_size'"),
         ("data.learning_rate", "write 'training.learning_rate'"),
         ("gamma", "it is an option of a method: write 'objective.gamma'"),

@@ -52,6 +52,7 @@ from preftune.training.configuration import (
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
 from preftune.training.pushing import check_repository
+from preftune.training.quantizing import with_quantization
 from preftune.training.splits import PreparedData, SplitReader, title_of
 from preftune.training.standardizing import fit_bounds, standardize
 
@@ -277,13 +278,14 @@ def load_splits(reader: SplitReader, given: Given) -> dict[str, tuple[str, Loade
 
 
 def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
-    """The configuration with its learning rate and every option of its objective.
+    """The configuration with its learning rate, quantization and every option of its objective.
 
     A later default then changes no finished run. An objective of the caller's own has no options.
 
     Raises:
         InputError: an option or its value is wrong, or the model cannot be found or lacks what it asks for.
     """
+    config = with_quantization(config, given)
     if given.objective is not None:
         return with_learning_rate(config, given)
     own = objectives.options_of(*objectives.methods_of(config.objective))
