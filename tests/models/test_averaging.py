@@ -10,8 +10,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 import preftune
+from preftune.cli import app
 
 
 def changed(model: Path, to: Path, value: float) -> Path:
@@ -126,3 +128,17 @@ def test_what_cannot_be_averaged_is_refused(tiny_model_dir: Path, tmp_path: Path
         with pytest.raises(preftune.InputError, match=message):
             preftune.average(runs, weights, output=output)
         assert not output.exists()
+
+
+def test_the_command_line_averages(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """`merge --average` with weights; without the flag several runs are refused."""
+    pair = [changed(tiny_model_dir, tmp_path / name, value) for name, value in (("a", 1.0), ("b", 4.0))]
+    names, output = [str(each) for each in pair], tmp_path / "mean"
+    assert CliRunner().invoke(app, ["merge", *names, "--output", str(output)]).exit_code != 0
+    assert not output.exists()
+    options = ["--average", "--weights", "0.25,0.75", "--output", str(output)]
+    done = CliRunner().invoke(app, ["merge", *names, *options])
+    assert done.exit_code == 0, done.output
+    assert {float(weight.flatten()[0]) for weight in load_file(output / "model.safetensors").values()} == {
+        3.25
+    }

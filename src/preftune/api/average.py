@@ -6,7 +6,7 @@ from pathlib import Path
 from preftune.api.run import Run
 from preftune.errors import InputError
 from preftune.models.averaging import average_models, check_weights
-from preftune.storage.files import MODEL_FOLDER
+from preftune.storage.files import MODEL_FOLDER, replaced_folder
 
 
 def average(
@@ -32,7 +32,8 @@ def average(
     folders = [_model_folder(run.folder if isinstance(run, Run) else Path(run)) for run in runs]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"output={target} must be a new or an empty folder: give another")
-    average_models(folders, shares, target)
+    with replaced_folder(target) as aside:
+        average_models(folders, shares, aside)
     return target
 
 

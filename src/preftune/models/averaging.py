@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from preftune.errors import InputError
 from preftune.models.adapters import BASE_FOLDER
 from preftune.models.loading import load_model_config, load_tokenizer
+from preftune.models.quantization import read_quantization, write_quantization
 from preftune.models.saving import save_model_files
 
 ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -130,6 +131,8 @@ def _mean(files: Sequence[_Files], weights: Sequence[float], name: str) -> Tenso
 
 
 def _average_whole(folders: Sequence[Path], weights: Sequence[float], output: Path) -> None:
+    files = [_Files(folder, "model*.safetensors") for folder in folders]
+    _check_same(files)
     configs = [load_model_config(str(folder)) for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
         if config.architectures != configs[0].architectures:
@@ -137,8 +140,6 @@ def _average_whole(folders: Sequence[Path], weights: Sequence[float], output: Pa
                 f"{folders[0]} is a {configs[0].architectures}, and {folder} a {config.architectures}: "
                 "average runs of one model"
             )
-    files = [_Files(folder, "model*.safetensors") for folder in folders]
-    _check_same(files)
     scores = any("SequenceClassification" in name for name in configs[0].architectures or ())
     form: Any = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     model = form.from_pretrained(folders[0], dtype="auto")
@@ -179,8 +180,11 @@ def _average_adapters(folders: Sequence[Path], weights: Sequence[float], output:
             stacked = _mean(files, weights, name)
         averaged[name] = stacked.contiguous()
     rank = sum(own["r"] for own in settings)
+    quantizations = [read_quantization(folder) for folder in folders]
+    if any(own != quantizations[0] for own in quantizations):
+        raise InputError(f"{', '.join(map(str, folders))} were trained on bases quantised in other ways")
+    write_quantization(quantizations[0], output)
     merged = settings[0] | {"r": rank, "lora_alpha": rank, "use_rslora": False}
-    output.mkdir(parents=True, exist_ok=True)
     save_file(averaged, output / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (output / ADAPTER_FILE).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
