@@ -15,6 +15,8 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 import preftune as package
+from preftune.training.configuration import check_config
+from preftune.training.given import NOTHING_GIVEN
 from preftune.training.optimizers import (
     REFUSED,
     SHARDED,
@@ -75,7 +77,7 @@ def test_an_optimizer_that_cannot_train_packed_rows_is_refused(name: str, tmp_pa
     arguments = TrainingArguments(str(tmp_path), optim=name, use_cpu=True, report_to="none")
     said = f"training.optim={name} is refused: {REFUSED[name]}. Set training.optim="
     with pytest.raises(package.InputError, match=re.escape(said)):
-        check_optimizer(arguments, is_given=False, is_sharded=False, is_rounded=False)
+        check_optimizer(arguments, check_config({"model": "any", "data": {"train": "any"}}), NOTHING_GIVEN)
 
 
 def test_the_table_has_every_optimizer_of_transformers() -> None:

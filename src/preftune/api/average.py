@@ -5,7 +5,7 @@ from pathlib import Path
 
 from preftune.api.run import Run
 from preftune.errors import InputError
-from preftune.models.averaging import average_models, check_weights
+from preftune.models.averaging import average_models, shares_of
 from preftune.storage.files import MODEL_FOLDER, replaced_folder
 
 
@@ -28,7 +28,7 @@ def average(
     Raises:
         InputError: they differ in base model, weights or shapes, or cannot be averaged; nothing is written.
     """
-    shares, target = check_weights(len(runs), weights), Path(output)
+    shares, target = shares_of(len(runs), weights), Path(output)
     folders = [_model_folder(run.folder if isinstance(run, Run) else Path(run)) for run in runs]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"output={target} must be a new or an empty folder: give another")

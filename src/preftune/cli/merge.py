@@ -18,7 +18,7 @@ def merge(
         ),
     ] = None,
     max_shard_size: Annotated[
-        str | None, typer.Option(help="Of a file of weights; 5GB unless given.")
+        str | None, typer.Option(help="Of a file of weights: 5GB unless given.")
     ] = None,
     average: Annotated[bool, typer.Option("--average", help="Average the models of several runs.")] = False,
     weights: Annotated[

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from preftune.errors import InputError
 from preftune.models.adapters import BASE_FOLDER
 from preftune.models.loading import load_model_config, load_tokenizer
-from preftune.models.quantization import read_quantization, write_quantization
+from preftune.models.quantization import QUANTIZATION_FILE, read_quantization
 from preftune.models.saving import save_model_files
 
 ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -34,7 +35,7 @@ UNSAFE = (
 """Fields of an adapter whose update is not that product alone."""
 
 
-def check_weights(count: int, weights: Sequence[float] | None) -> list[float]:
+def shares_of(count: int, weights: Sequence[float] | None) -> list[float]:
     """The weight of each model: equal ones unless given.
 
     Raises:
@@ -56,7 +57,7 @@ def average_models(folders: Sequence[Path], weights: Sequence[float], output: Pa
 
     Args:
         folders: of saved models, all whole or all adapters.
-        weights: of each, see `check_weights`.
+        weights: of each, see `shares_of`.
         output: an empty folder for model and tokenizer.
 
     Raises:
@@ -183,7 +184,8 @@ def _average_adapters(folders: Sequence[Path], weights: Sequence[float], output:
     quantizations = [read_quantization(folder) for folder in folders]
     if any(own != quantizations[0] for own in quantizations):
         raise InputError(f"{', '.join(map(str, folders))} were trained on bases quantised in other ways")
-    write_quantization(quantizations[0], output)
+    if quantizations[0] is not None:
+        shutil.copy2(folders[0] / QUANTIZATION_FILE, output)
     merged = settings[0] | {"r": rank, "lora_alpha": rank, "use_rslora": False}
     save_file(averaged, output / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (output / ADAPTER_FILE).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,8 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from preftune.errors import InputError
+from preftune.training.configuration import RunConfig
+from preftune.training.given import Given
 from preftune.training.stochastic_rounding import StochasticAdamW
 
 logger = logging.getLogger(__name__)
@@ -61,23 +63,16 @@ TYPICAL_WEIGHT = 0.02
 """The size of a weight in a language model, for a word about rounding."""
 
 
-def check_optimizer(
-    arguments: TrainingArguments, *, is_given: bool, is_sharded: bool, is_rounded: bool
-) -> None:
+def check_optimizer(arguments: TrainingArguments, config: RunConfig, given: Given) -> None:
     """Refuse an optimizer that would train wrongly, before weights load.
 
-    Args:
-        arguments: of the run.
-        is_given: whether the caller's own optimizer is used.
-        is_sharded: whether weights are sharded.
-        is_rounded: whether updates are rounded stochastically.
-
     Raises:
-        InputError: the optimizer cannot be used.
+        InputError: the optimizer cannot be used, or an option does not fit it.
     """
-    if is_given:
-        if is_rounded:
-            raise InputError("stochastic_rounding=true with an optimizer of your own: remove one of the two")
+    if given.optimizers[0] is not None:
+        for key in ("learning_rates", "stochastic_rounding"):
+            if value := getattr(config, key):
+                raise InputError(f"{key}={value!r} with an optimizer of your own: remove one of the two")
         return
     name = OptimizerNames(arguments.optim).value
     if name in REFUSED:
@@ -88,12 +83,12 @@ def check_optimizer(
             f"training.optim={name} needs CUDA, and the run is on {arguments.device}: set "
             f"training.optim={name.removesuffix('_8bit')}"
         )
-    if is_sharded and name not in SHARDED:
+    if config.fully_sharded and name not in SHARDED:
         raise InputError(
             f"training.optim={name} with fully_sharded=true: it is not tested on sharded weights; set one of "
             f"{', '.join(sorted(SHARDED))}"
         )
-    if is_rounded and name not in ROUNDED:
+    if config.stochastic_rounding and name not in ROUNDED:
         raise InputError(
             f"stochastic_rounding=true rounds the steps of AdamW, and training.optim={name}: set "
             "training.optim=adamw_torch, or stochastic_rounding=false"

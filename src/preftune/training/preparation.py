@@ -194,15 +194,7 @@ def prepare(
     else:
         arguments = own_arguments(given.arguments)
         check_own_rate(arguments.learning_rate, config, given)
-    is_given = given.optimizers[0] is not None
-    check_optimizer(
-        arguments,
-        is_given=is_given,
-        is_sharded=config.fully_sharded,
-        is_rounded=config.stochastic_rounding,
-    )
-    if config.learning_rates and is_given:
-        raise InputError("learning_rates with an optimizer of your own: give its groups their rates")
+    check_optimizer(arguments, config, given)
     check_arguments(arguments, given)
     _check_precision(config, arguments)
     check_repository(arguments)
