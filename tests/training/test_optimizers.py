@@ -47,7 +47,7 @@ OTHERS = (
         "lion_8bit",
         "lion_32bit",
     ),
-    *("paged_adamw_32bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "paged_lion_32bit"),
+    *("paged_adamw_32bit", "paged_lion_32bit"),
     *("paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
 )
 """More that run on a CPU with what the tests have."""
@@ -152,6 +152,7 @@ def test_a_rate_of_zero_leaves_weights_as_they_are(config: dict[str, Any], train
         (["stochastic_rounding=true", "training.optim=sgd"], "rounds the steps of AdamW"),
         (["fully_sharded=true", "training.optim=adafactor"], "is not tested on sharded weights"),
         (["training.optim=lomo"], "training.optim=lomo is refused"),
+        (["training.optim=paged_ademamix_8bit"], "needs CUDA"),
         (["training.optim=galore_adamw"], "training.optim=galore_adamw needs the layers"),
         (["ema.decay=1"], "ema.decay=1: Input should be less than 1"),
         (["ema.keep=best"], "'average' or 'last'"),

@@ -50,8 +50,12 @@ INSTEAD: dict[str, str] = {
 UNSAVED = frozenset({"galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw"})
 """Optimizers that train, and whose state transformers refuses to read from a checkpoint."""
 
-NEEDS_CUDA = frozenset({"galore_adamw_8bit"})
-"""Optimizers that were seen to fail elsewhere."""
+NEEDS_CUDA: dict[str, str] = {
+    "galore_adamw_8bit": "galore_adamw",
+    "paged_ademamix_32bit": "ademamix",
+    "paged_ademamix_8bit": "ademamix_8bit",
+}
+"""Optimizers that were seen to fail elsewhere, and what stands in for them."""
 
 SHARDED = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad"})
 """Optimizers that update a part of a weight as they update the whole."""
@@ -81,7 +85,7 @@ def check_optimizer(arguments: TrainingArguments, config: RunConfig, given: Give
     if name in NEEDS_CUDA and arguments.device.type != "cuda":
         raise InputError(
             f"training.optim={name} needs CUDA, and the run is on {arguments.device}: set "
-            f"training.optim={name.removesuffix('_8bit')}"
+            f"training.optim={NEEDS_CUDA[name]}"
         )
     if config.fully_sharded and name not in SHARDED:
         raise InputError(
