@@ -61,7 +61,9 @@ def show(cells: Sequence[Cell], sizes: Sizes, processes: int) -> None:
     expected = expected_seconds(cells, sizes)
     for cell in cells:
         state = "done" if result_path(cell, sizes).exists() else "to run"
-        print(f"{cell.shard(processes) + 1}/{processes}  {expected[cell] / 60:6.1f} min  {state:6}  {cell.name}")
+        print(
+            f"{cell.shard(processes) + 1}/{processes}  {expected[cell] / 60:6.1f} min  {state:6}  {cell.name}"
+        )
     open_cells = [cell for cell in cells if not result_path(cell, sizes).exists()]
     shares = [
         sum(expected[cell] for cell in open_cells if cell.shard(processes) == number) / 60

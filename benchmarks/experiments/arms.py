@@ -63,9 +63,7 @@ HPO_WEIGHTS = (0.3, 1, 3)
 
 def _with_auxiliary(base: str, rewards: Mapping[str, Mapping[str, Any]], weight: float) -> Arm:
     auxiliary = {"weight": weight, "temperature": 1}
-    return Arm(
-        {"method": base, "auxiliary": auxiliary}, rewards=rewards, tuned_as=base, compared_with=base
-    )
+    return Arm({"method": base, "auxiliary": auxiliary}, rewards=rewards, tuned_as=base, compared_with=base)
 
 
 HARMLESSNESS: dict[str, Arm] = {

@@ -132,8 +132,13 @@ def _of_table(setting: Setting, table: Table, sizes: Sizes) -> Iterator[Cell]:
     if setting.data == "b":
         yield Cell("b", "judge")
     seeds = range(sizes.seeds)
-    if not setting.name.startswith("d-"):
+    if setting.name.startswith("d-"):
+        yield from (Cell(setting.tuned_in, "start", seed=seed) for seed in seeds)
+    else:
         yield from (Cell(setting.name, "start", seed=seed) for seed in seeds)
+    for name in dict.fromkeys(setting.root(arm)[0] for arm in chosen):
+        searching = range(SEARCH_SEED, SEARCH_SEED + sizes.search_seeds)
+        yield from (Cell(name, "start", seed=seed) for seed in searching if SETTINGS[name].data != "c")
     for root in dict.fromkeys(map(setting.root, chosen)):
         yield from search_cells(*root, sizes)
     phase: Phase = "rounds" if setting.name.startswith("d-") else "test"
@@ -201,9 +206,7 @@ def estimated_seconds(cell: Cell, sizes: Sizes) -> float:
     return LOADING_SECONDS + seconds / (ON_CUDA if sizes.name.startswith("cuda") else 1)
 
 
-def _phase_seconds(
-    cell: Cell, sizes: Sizes, pair: int, prompt: int, sample: int, *, judged: bool
-) -> float:
+def _phase_seconds(cell: Cell, sizes: Sizes, pair: int, prompt: int, sample: int, *, judged: bool) -> float:
     drawn = sizes.test_prompts * sizes.test_samples
     reading = (drawn * sample + sizes.test_prompts * prompt) / READING_TOKENS
     point = drawn * sample / SAMPLING_TOKENS + (2 if judged else 1) * reading
@@ -239,11 +242,6 @@ def expected_seconds(cells: Sequence[Cell], sizes: Sizes) -> dict[Cell, float]:
         alike = kinds.get((cell.setting, cell.phase))
         found[cell] = own.get(cell) or (fmean(alike) if alike else estimated_seconds(cell, sizes))
     return found
-
-
-def base_of(cell: Cell) -> str:
-    """The arm that a cell's arm is compared with."""
-    return cell.definition.compared_with if cell.arm else BASE
 
 
 def kept_of(cell: Cell, sizes: Sizes) -> tuple[float, int] | None:

@@ -9,16 +9,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from experiments.rows import Group
+from experiments.sizes import Sizes
+from experiments.variations import NEAR_TIE
 from preftune import score, train
 from preftune.measuring.statistics import mean_interval, named_interval
 from preftune.models import load_tokenizer
 from preftune.rewards.instructions import instruction_score
 from preftune.rewards.measures.reading import reading_grade
 from preftune.rewards.measures.toxicity import toxicity_words
-
-from experiments.rows import Group
-from experiments.sizes import Sizes
-from experiments.variations import NEAR_TIE
 
 Figures = dict[str, list[list[float]]]
 """Numbers of each response to each prompt, by name; `reward` is what arms are compared by."""
@@ -49,9 +48,7 @@ def _grade(text: str) -> float:
     return min(LARGEST_GRADE, max(0.0, reading_grade(text)))
 
 
-def _of_each(
-    measure: Callable[[str], float], responses: Sequence[Sequence[str]]
-) -> list[list[float]]:
+def _of_each(measure: Callable[[str], float], responses: Sequence[Sequence[str]]) -> list[list[float]]:
     return [[float(measure(text)) for text in texts] for texts in responses]
 
 
@@ -146,7 +143,9 @@ def accuracy_of(judge: Judge, groups: Sequence[Group], model: str, sizes: Sizes)
     rewards = judge(groups, texts)["reward"]
     found: dict[str, Any] = {}
     for name, smallest in {"all pairs": 0.0, f"gap of {NEAR_TIE} or more": NEAR_TIE}.items():
-        shares = [ranked_right(group["scores"], row, smallest) for group, row in zip(groups, rewards, strict=True)]
+        shares = [
+            ranked_right(group["scores"], row, smallest) for group, row in zip(groups, rewards, strict=True)
+        ]
         kept = [share for share in shares if share is not None]
         interval = named_interval(mean_interval(kept)) if len(kept) > 1 else None
         found[name] = {"prompts": len(kept), "accuracy": interval}

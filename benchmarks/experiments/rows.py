@@ -9,11 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from preftune.demo.data import demo_rows
-from preftune.errors import InputError
-
 from experiments.sizes import Sizes
 from experiments.variations import PairRow, best_and_worst_of
+from preftune.demo.data import demo_rows
+from preftune.errors import InputError
 
 GRADED, HARMLESS = "alpaca_graded.jsonl.gz", "hh_harmless_test.jsonl.gz"
 LONGEST_PROMPT = 300

@@ -12,15 +12,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from preftune import iterate, train
-from preftune.measuring.held_out import HeldOut, PolicySamples, load_policy, measure_policy
-from preftune.models import generation_device, generation_dtype, has_fast_bfloat16, load_tokenizer
-from preftune.sampling.sampler import sample_responses
-from preftune.sampling.settings import SamplingSettings
-from preftune.storage.files import read_lines, write_json
-
 from experiments.arms import Arm
-from experiments.cells import SETTINGS, Cell, kept_of, result_path
+from experiments.cells import SEARCH_SEED, SETTINGS, Cell, kept_of, result_path
 from experiments.judges import (
     Judge,
     accuracy_of,
@@ -32,6 +25,12 @@ from experiments.judges import (
 from experiments.rows import Group, Splits, as_log_odds, pairs_of, splits_of
 from experiments.sizes import Sizes
 from experiments.variations import EPOCH_PAIRS, VARIATIONS, PairRow
+from preftune import iterate, train
+from preftune.measuring.held_out import HeldOut, PolicySamples, load_policy, measure_policy
+from preftune.models import generation_device, generation_dtype, has_fast_bfloat16, load_tokenizer
+from preftune.sampling.sampler import sample_responses
+from preftune.sampling.settings import SamplingSettings
+from preftune.storage.files import read_lines, write_json
 
 PROGRAM_REWARD = "preftune.rewards.instructions:instructions_kept"
 ROWS_AT_ONCE = 128
@@ -101,7 +100,9 @@ def _judge(cell: Cell, place: Place) -> dict[str, Any]:
 # --- samples ---
 
 
-def _held_out(groups: Sequence[Group], place: Place, tokenizer: PreTrainedTokenizerBase, seed: int) -> HeldOut:
+def _held_out(
+    groups: Sequence[Group], place: Place, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> HeldOut:
     device = generation_device()
     settings = SamplingSettings(
         n=place.sizes.test_samples, max_new_tokens=place.sizes.max_new_tokens, seed=seed
@@ -146,6 +147,8 @@ def distinct(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _start(cell: Cell, place: Place) -> dict[str, Any]:
+    if cell.seed >= SEARCH_SEED:
+        return {"worth": _worth(place.model, cell, place)}
     return {"points": {"start": _measured(place.model, cell, place)}}
 
 
@@ -230,22 +233,25 @@ def _search(cell: Cell, place: Place) -> dict[str, Any]:
     if by_accuracy:
         lines = _evaluations(folder)
         return {"worth": {str(steps): [lines[steps]["eval_rewards/accuracies"]] for steps in sizes.steps}}
-    judge, worth = place.judge(cell), {}
+    checkpoints = {steps: _checkpoint(folder, steps) for steps in sizes.steps}
+    return {"worth": {str(steps): _worth(policy, cell, place) for steps, policy in checkpoints.items()}}
+
+
+def _worth(policy: str, cell: Cell, place: Place) -> list[float]:
+    """Mean reward of a policy's samples for each validation prompt."""
+    groups = place.splits(cell).validation
     held_out = _held_out(groups, place, load_tokenizer(place.model), cell.seed)
-    for steps in sizes.steps:
-        policy = load_policy(_checkpoint(folder, steps), place.model, held_out)
-        sampled = sample_responses(
-            policy,
-            held_out.tokenizer,
-            [row["prompt"] for row in held_out.prompts],
-            n=sizes.validation_samples,
-            max_new_tokens=sizes.max_new_tokens,
-            seed=cell.seed,
-            rows=ROWS_AT_ONCE,
-        )
-        rewards = judge(groups, [[response.text for response in row] for row in sampled])["reward"]
-        worth[str(steps)] = [fmean(row) for row in rewards]
-    return {"worth": worth}
+    sampled = sample_responses(
+        load_policy(policy, place.model, held_out),
+        held_out.tokenizer,
+        [row["prompt"] for row in held_out.prompts],
+        n=place.sizes.validation_samples,
+        max_new_tokens=place.sizes.max_new_tokens,
+        seed=cell.seed,
+        rows=ROWS_AT_ONCE,
+    )
+    texts = [[response.text for response in row] for row in sampled]
+    return [fmean(row) for row in place.judge(cell)(groups, texts)["reward"]]
 
 
 def _evaluations(folder: Path) -> dict[int, dict[str, float]]:
@@ -273,7 +279,11 @@ def _test(cell: Cell, place: Place) -> dict[str, Any]:
             "rejected_logp_change": lines[at]["eval_logps/rejected"] - lines[0]["eval_logps/rejected"],
         }
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {"rate": rate, "value_explained_variance": _find(summary, "value_explained_variance"), "points": points}
+    return {
+        "rate": rate,
+        "value_explained_variance": _find(summary, "value_explained_variance"),
+        "points": points,
+    }
 
 
 def _find(tree: dict[str, Any], key: str) -> Any:
