@@ -52,7 +52,8 @@ def write_all(parts: Sequence[str], tables: Sequence[str], sizes: Sizes, pages: 
 def about(sizes: Sizes) -> str:
     """What was run."""
     return (
-        f"Written by `make experiments`, by the [protocol](protocol.md): {sizes.pairs_per_step} pairs a step, "
+        "Written by `make experiments`, by the [protocol](protocol.md): "
+        f"{sizes.pairs_per_step} pairs a step, "
         f"learning rates {', '.join(f'{rate:g}' for rate in sizes.rates)}, "
         f"{', '.join(map(str, sizes.steps))} steps, {sizes.seeds} test seeds, "
         f"{sizes.test_samples} samples a prompt. Intervals are 95%, over prompts and seeds."
@@ -66,7 +67,8 @@ def missing_line(found: Json) -> str:
         return f"All {found['cells']} cells are finished."
     shown = ", ".join(f"`{name}`" for name in missing[:MISSING_SHOWN])
     more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
-    return f"**{len(missing)} of {found['cells']} cells are missing**: {shown}{more}. Comparisons need all of theirs."
+    share = f"{len(missing)} of {found['cells']} cells are missing"
+    return f"**{share}**: {shown}{more}. Comparisons need all of theirs."
 
 
 def judge_line(accuracy: Json) -> str:

@@ -232,7 +232,7 @@ def _phase_seconds(cell: Cell, sizes: Sizes, pair: int, prompt: int, sample: int
 
 
 def expected_seconds(cells: Sequence[Cell], sizes: Sizes) -> dict[Cell, float]:
-    """Each cell's time: its own where it is finished, else the mean of finished ones of its kind, else estimated."""
+    """Each cell's time: its own, else the mean of finished ones of its kind, else an estimate."""
     own = {cell: result["seconds"] for cell in cells if (result := result_of(cell, sizes))}
     kinds: dict[tuple[str, str], list[float]] = {}
     for cell, seconds in own.items():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -125,7 +126,7 @@ def width(gains: Mapping[float, float]) -> Width | None:
 
 def _end(rates: Sequence[float], gains: Mapping[float, float], level: float) -> tuple[float, bool]:
     """Where the gain crosses the level on the way from the best rate outwards; else the last rate."""
-    for inner, outer in zip(rates, rates[1:], strict=False):
+    for inner, outer in pairwise(rates):
         if gains[outer] < level:
             share = (gains[inner] - level) / (gains[inner] - gains[outer])
             crossing = math.log(inner) + share * (math.log(outer) - math.log(inner))

@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 11.0, 4.2
 
 
 def draw(path: Path, found: Json) -> bool:
-    """Gain against learning rate and steps, and the differences on test prompts; False with nothing to draw."""
+    """Gain against learning rate and steps, and differences on test; False with nothing to draw."""
     search, comparisons = found["search"], found["comparisons"].get("as it is", {})
     if not search and not comparisons:
         return False

@@ -39,7 +39,7 @@ def gather(setting: Setting, tables: Sequence[str], parts: Sequence[str], sizes:
     judge = result_of(Cell("b", "judge"), sizes) if setting.data == "b" else None
     if judge is not None:
         found["judge"] = judge["accuracy"]
-    variations = [""] + list(dict.fromkeys(cell.variation for cell in cells if cell.variation))
+    variations = ["", *dict.fromkeys(cell.variation for cell in cells if cell.variation)]
     found["comparisons"] = {
         variation or "as it is": compared(setting, variation, sizes) for variation in variations
     }
@@ -79,7 +79,7 @@ def start_worth(setting: Setting, sizes: Sizes) -> float | None:
     results = [result_of(Cell(setting.name, "start", seed=seed), sizes) for seed in seeds]
     if any(result is None for result in results):
         return None
-    return fmean(fmean(result["worth"]) for result in results if result is not None)
+    return float(np.mean([result["worth"] for result in results if result is not None]))
 
 
 # --- test ---

@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from experiments.arms import Arm
 from experiments.cells import SEARCH_SEED, SETTINGS, Cell, kept_of, result_path
@@ -57,7 +56,7 @@ class Place:
         return splits_of(SETTINGS[cell.setting].data, self.where, self.sizes)
 
     def reward_model(self, kind: str) -> Path:
-        """A reward model on the graded data: the `judge`, or the `reward` of rounds; trained where it lacks."""
+        """A reward model on the graded data, the `judge` or the `reward` of rounds; kept once trained."""
         splits = splits_of("b", self.where, self.sizes)
         groups = splits.judge if kind == "judge" else splits.train[: self.sizes.judge_prompts]
         output = self.sizes.folder / "b" / f"{kind}-model"
@@ -100,21 +99,20 @@ def _judge(cell: Cell, place: Place) -> dict[str, Any]:
 # --- samples ---
 
 
-def _held_out(
-    groups: Sequence[Group], place: Place, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> HeldOut:
+def _held_out(groups: Sequence[Group], place: Place, seed: int) -> HeldOut:
     device = generation_device()
     settings = SamplingSettings(
         n=place.sizes.test_samples, max_new_tokens=place.sizes.max_new_tokens, seed=seed
     )
     rows = [{"prompt": group["prompt"]} for group in groups]
+    tokenizer = load_tokenizer(place.model)
     return HeldOut(rows, tokenizer, settings, generation_dtype(device), device, rows=ROWS_AT_ONCE)
 
 
 def _measured(policy: str, cell: Cell, place: Place) -> dict[str, Any]:
     """A policy's samples on the test prompts, in numbers: a list for each prompt, and figures of all."""
     groups = place.splits(cell).test
-    held_out = _held_out(groups, place, load_tokenizer(place.model), cell.seed)
+    held_out = _held_out(groups, place, cell.seed)
     samples = measure_policy(policy, place.model, held_out)
     texts = [row["responses"] for row in samples.rows]
     judged = place.judge(cell)(groups, texts)
@@ -240,7 +238,7 @@ def _search(cell: Cell, place: Place) -> dict[str, Any]:
 def _worth(policy: str, cell: Cell, place: Place) -> list[float]:
     """Mean reward of a policy's samples for each validation prompt."""
     groups = place.splits(cell).validation
-    held_out = _held_out(groups, place, load_tokenizer(place.model), cell.seed)
+    held_out = _held_out(groups, place, cell.seed)
     sampled = sample_responses(
         load_policy(policy, place.model, held_out),
         held_out.tokenizer,
