@@ -135,7 +135,7 @@ def smallest_of(setting: Setting, starts: Sequence[Json]) -> float:
     if setting.data == "c":
         return 0.0
     rewards = [value for start in starts for row in start["points"]["start"]["rewards"] for value in row]
-    return SMALLEST_IN_DEVIATIONS * stdev(rewards)
+    return SMALLEST_IN_DEVIATIONS * float(stdev(rewards))
 
 
 def figures_of(results: Sequence[Json], starts: Sequence[Json], point: str, data: str) -> Json:
