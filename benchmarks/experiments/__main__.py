@@ -8,7 +8,16 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cells import PARTS, TABLES, Cell, cells_of, expected_seconds, result_path
+from experiments.cells import (
+    PARTS,
+    PROCESSES_ON_CUDA,
+    TABLES,
+    Cell,
+    cells_of,
+    expected_seconds,
+    result_path,
+    share_of,
+)
 from experiments.sizes import TINY, Sizes, sizes_of
 
 
@@ -38,14 +47,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--times", type=float, default=1, help="how many times as large")
     parser.add_argument("--model", help="the starting policy; the demo's unless given")
     parser.add_argument("--shard", type=_shard, help="I/K: this process's share, counted from 1")
-    parser.add_argument("--processes", type=int, help="a process for each core unless given; one on cuda")
+    parser.add_argument("--processes", type=int, help="a process for each core unless given; eight on cuda")
     parser.add_argument("--list", action="store_true", help="say what there is to run, and how long it takes")
     parser.add_argument("--analyse", action="store_true", help="only write the pages, from what is there")
     parser.add_argument("--pages", type=Path, default=Path("docs/experiments"), help="where they go")
     parser.add_argument("--tiny", action="store_true", help="try the runner out; figures mean nothing")
     asked = parser.parse_args()
     if asked.processes is None:
-        asked.processes = 1 if asked.device == "cuda" else os.cpu_count() or 1
+        asked.processes = PROCESSES_ON_CUDA if asked.device == "cuda" else os.cpu_count() or 1
     return asked
 
 
@@ -61,17 +70,15 @@ def show(cells: Sequence[Cell], sizes: Sizes, processes: int) -> None:
     expected = expected_seconds(cells, sizes)
     for cell in cells:
         state = "done" if result_path(cell, sizes).exists() else "to run"
-        print(
-            f"{cell.shard(processes) + 1}/{processes}  {expected[cell] / 60:6.1f} min  {state:6}  {cell.name}"
-        )
-    open_cells = [cell for cell in cells if not result_path(cell, sizes).exists()]
+        print(f"{expected[cell] / 60:6.1f} min  {state:6}  {cell.name}")
+    to_run = [cell for cell in cells if not result_path(cell, sizes).exists()]
     shares = [
-        sum(expected[cell] for cell in open_cells if cell.shard(processes) == number) / 60
-        for number in range(processes)
+        sum(expected[cell] for cell in share_of(to_run, number, processes)) / 60
+        for number in range(1, processes + 1)
     ]
     print(
-        f"{len(cells)} cells, {len(open_cells)} to run; by process "
-        f"{', '.join(f'{share:.0f}' for share in shares)} minutes; done in about {max(shares):.0f}"
+        f"{len(cells)} cells, {len(to_run)} to run; {sum(shares):.0f} minutes, "
+        f"in {processes} processes about {max(shares):.0f}"
     )
 
 
@@ -106,7 +113,7 @@ def run_shard(cells: Sequence[Cell], sizes: Sizes, asked: argparse.Namespace, nu
         print("--device cuda: there is no GPU here; give --device cpu", file=sys.stderr)
         return 2
     place = Place(asked.model or str(demo_model_dir()), asked.where, sizes)
-    share = [cell for cell in cells if cell.shard(count) == number - 1]
+    share = share_of(cells, number, count)
     failed = 0
     for place_in_share, cell in enumerate(share, 1):
         path = result_path(cell, sizes)

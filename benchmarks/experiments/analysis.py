@@ -68,7 +68,7 @@ def missing_line(found: Json) -> str:
     shown = ", ".join(f"`{name}`" for name in missing[:MISSING_SHOWN])
     more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
     share = f"{len(missing)} of {found['cells']} cells are missing"
-    return f"**{share}**: {shown}{more}. Comparisons need all of theirs."
+    return f"**{share}**: {shown}{more}. A comparison takes the seeds that both methods have, two or more."
 
 
 def judge_line(accuracy: Json) -> str:
@@ -111,7 +111,16 @@ def search_table(rows: Json) -> str:
 def test_table(rows: Json) -> str:
     """Every arm with its difference to its counterpart."""
     titles = (
-        *("method", "reward", "difference", "p, Holm", "verdict", "win rate against the start", "KL, nats"),
+        *(
+            "method",
+            "seeds",
+            "reward",
+            "difference",
+            "p, Holm",
+            "verdict",
+            "win rate against the start",
+            "KL, nats",
+        ),
         *("log p of chosen", "accuracy", "tokens", "distinct 1, 2", "grade", "toxicity", "gain left"),
     )
     return _without_empty(titles, [_test_row(arm, row) for arm, row in rows.items()])
@@ -122,6 +131,7 @@ def _test_row(arm: str, row: Json) -> list[str]:
     left = row.get("share_left")
     return [
         arm,
+        str(len(row["reward"]["by_seed"])),
         interval(row["reward"], 3),
         f"{interval(difference, 3, '+')} to {difference['to']}" if difference else "",
         f"{difference['p_holm']:.3f} ({difference['p']:.3f} alone)" if difference else "",

@@ -78,6 +78,9 @@ HARMLESSNESS: dict[str, Arm] = {
 }
 """Of part c, on people's pairs."""
 
+VALUED = ("dpo+both x 1",)
+"""Trained on every pair once, to see what the value head explains."""
+
 ALL_OR_PAIR: dict[str, Arm] = {
     f"dpo+grade x {weight:g}, {responses}": Arm(
         {"method": "dpo", "auxiliary": {"weight": weight, "temperature": 1}},

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from experiments.arms import ALL_OR_PAIR, BASE, HARMLESSNESS, PLAIN_AND_SCORED, ROUNDS, VARIED, Arm
+from experiments.arms import ALL_OR_PAIR, BASE, HARMLESSNESS, PLAIN_AND_SCORED, ROUNDS, VALUED, VARIED, Arm
 from experiments.sizes import Sizes
-from experiments.variations import EPOCH_PAIRS, VARIATIONS
+from experiments.variations import EVERY, OF_VALUES, VARIATIONS, Variation
 
 Phase = Literal["judge", "start", "search", "test", "rounds"]
 Table = Literal["main", "rest", "varied"]
@@ -50,7 +50,7 @@ class Setting:
 
 DEMO, GRADED, HARMLESS = (150, 61, 45), (337, 55, 60), (330, 100, 50)
 MAIN_OF_DEMO = tuple(PLAIN_AND_SCORED)[:12]
-MAIN_OF_GRADED = (BASE, "dpo+prior", "dpo+nll", "dpo+prior, bradley_terry", "mmpo", "scaled_dpo")
+MAIN_OF_GRADED = (BASE, "dpo+prior", "dpo+nll", "scaled_dpo", "dpo+prior, bradley_terry", "mmpo")
 SETTINGS = {
     setting.name: setting
     for setting in (
@@ -61,6 +61,11 @@ SETTINGS = {
         Setting("d-a", "a", ROUNDS, tuple(ROUNDS), "a", DEMO),
         Setting("d-b", "b", ROUNDS, tuple(ROUNDS), "b", GRADED),
     )
+}
+VARIED_IN: Mapping[str, tuple[tuple[str, ...], Mapping[str, Variation]]] = {
+    "a": (VARIED, VARIATIONS),
+    "b": (VARIED, VARIATIONS),
+    "c": (VALUED, OF_VALUES),
 }
 SETTINGS_OF = {"a": ("a",), "b": ("b",), "c": ("c", "c-groups"), "d": ("d-a", "d-b")}
 
@@ -97,14 +102,6 @@ class Cell:
         """What is trained."""
         return SETTINGS[self.setting].arms[self.arm] if self.arm else CONTROL
 
-    def shard(self, count: int) -> int:
-        """The process that runs it: the one that runs the search it depends on."""
-        if not self.arm:
-            return self.seed % count
-        name, arm = SETTINGS[self.setting].root(self.arm)
-        setting = SETTINGS[name]
-        return [*dict.fromkeys([*setting.main, *setting.arms])].index(arm) % count
-
 
 def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "+._" else "-" for letter in name)
@@ -122,10 +119,11 @@ def cells_of(parts: Sequence[str], tables: Sequence[str], sizes: Sizes) -> list[
 
 def _of_table(setting: Setting, table: Table, sizes: Sizes) -> Iterator[Cell]:
     names = list(setting.arms)
+    varied, variations = VARIED_IN.get(setting.name, ((), {}))
     chosen = {
         "main": list(setting.main),
         "rest": [name for name in names if name not in setting.main],
-        "varied": [name for name in VARIED if name in setting.arms] if setting.name in ("a", "b") else [],
+        "varied": list(varied),
     }[table]
     if not chosen:
         return
@@ -143,7 +141,7 @@ def _of_table(setting: Setting, table: Table, sizes: Sizes) -> Iterator[Cell]:
         yield from search_cells(*root, sizes)
     phase: Phase = "rounds" if setting.name.startswith("d-") else "test"
     for seed in seeds:
-        for variation in VARIATIONS if table == "varied" else ("",):
+        for variation in variations if table == "varied" else ("",):
             yield from (Cell(setting.name, phase, arm, seed, variation=variation) for arm in chosen)
 
 
@@ -151,6 +149,18 @@ def search_cells(setting: str, arm: str, sizes: Sizes) -> list[Cell]:
     """The grid of an arm; all its steps are in one cell."""
     seeds = range(SEARCH_SEED, SEARCH_SEED + sizes.search_seeds)
     return [Cell(setting, "search", arm, seed, rate) for seed in seeds for rate in sizes.rates]
+
+
+def needed_by(cell: Cell, sizes: Sizes) -> list[Cell]:
+    """The search that decides a cell's point."""
+    if cell.phase not in ("test", "rounds"):
+        return []
+    return search_cells(*SETTINGS[cell.setting].root(cell.arm), sizes)
+
+
+def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
+    """Every `count`-th cell, from the `number`-th on, counted from 1."""
+    return list(cells[number - 1 :: count])
 
 
 # --- what is finished ---
@@ -194,41 +204,52 @@ def kept_point(grid: Grid) -> tuple[float, int]:
 TRAINING_TOKENS, SAMPLING_TOKENS, READING_TOKENS = 170.0, 156.0, 450.0
 """A second on one core without AMX; `docs/experiments/protocol.md` says where they come from."""
 LOADING_SECONDS = 12.0
-ON_CUDA = 40.0
-"""Times as fast as one such core: a guess until cells have run."""
+LOADING_ON_CUDA, ON_CUDA = 4.0, 40.0
+"""Seconds, and times as fast as one such core for each of PROCESSES_ON_CUDA: guesses until cells have run."""
+PROCESSES_ON_CUDA = 8
+"""Small models leave most of a GPU idle."""
 
 
 def estimated_seconds(cell: Cell, sizes: Sizes) -> float:
     """From measured rates of one core."""
-    setting = SETTINGS[cell.setting]
+    seconds = _phase_seconds(cell, sizes, SETTINGS[cell.setting])
+    if sizes.name.startswith("cuda"):
+        return LOADING_ON_CUDA + seconds / ON_CUDA
+    return LOADING_SECONDS + seconds
+
+
+def _phase_seconds(cell: Cell, sizes: Sizes, setting: Setting) -> float:
     pair, prompt, sample = setting.tokens
-    seconds = _phase_seconds(cell, sizes, pair, prompt, sample, judged=setting.data == "b")
-    return LOADING_SECONDS + seconds / (ON_CUDA if sizes.name.startswith("cuda") else 1)
-
-
-def _phase_seconds(cell: Cell, sizes: Sizes, pair: int, prompt: int, sample: int, *, judged: bool) -> float:
-    drawn = sizes.test_prompts * sizes.test_samples
-    reading = (drawn * sample + sizes.test_prompts * prompt) / READING_TOKENS
-    point = drawn * sample / SAMPLING_TOKENS + (2 if judged else 1) * reading
     step = sizes.pairs_per_step * pair / TRAINING_TOKENS
-    middle = sizes.steps[len(sizes.steps) // 2]
+    point = _samples_seconds(sizes.test_prompts, sizes.test_samples, setting, readers=1)
+    tried = _samples_seconds(sizes.validation_prompts, sizes.validation_samples, setting, readers=0)
+    if setting.data == "c":
+        tried = sizes.validation_prompts * pair / READING_TOKENS
     if cell.phase == "judge":
         # All weights are trained: a third more work than with adapters.
         return 4 / 3 * sizes.judge_prompts * (prompt + 4 * sizes.max_new_tokens) / TRAINING_TOKENS
     if cell.phase == "start":
-        return point
+        return tried if cell.seed >= SEARCH_SEED else point
     if cell.phase == "search":
-        tried = sizes.validation_prompts * sizes.validation_samples
-        read = (tried * sample + sizes.validation_prompts * prompt) / READING_TOKENS if judged else 0
-        return max(sizes.steps) * step + len(sizes.steps) * (tried * sample / SAMPLING_TOKENS + read)
+        return max(sizes.steps) * step + len(sizes.steps) * tried
     if cell.phase == "rounds":
         prompts = sizes.rounds * sizes.round_prompts
         return prompts * (8 * sample / SAMPLING_TOKENS + pair / TRAINING_TOKENS) + (sizes.rounds + 1) * point
-    evaluations = 5 * sizes.evaluation_pairs * pair / READING_TOKENS
-    epochs = VARIATIONS[cell.variation].epochs if cell.variation else None
-    if epochs:
-        return EPOCH_PAIRS / sizes.pairs_per_step * epochs * step + point + evaluations * 2 / 5
-    return sizes.too_long * middle * step + 2 * point + evaluations
+    read = sizes.test_prompts if setting.data == "c" else sizes.evaluation_pairs
+    evaluation = read * pair / READING_TOKENS
+    varied = EVERY.get(cell.variation)
+    if varied and varied.epochs:
+        return varied.pairs * varied.epochs / sizes.pairs_per_step * step + point + 2 * evaluation
+    middle = sizes.steps[len(sizes.steps) // 2]
+    return sizes.too_long * middle * step + 2 * point + (sizes.too_long + 1) * evaluation
+
+
+def _samples_seconds(prompts: int, samples: int, setting: Setting, readers: int) -> float:
+    """Samples drawn, and read by so many models and by the judge where it is one."""
+    _, prompt, sample = setting.tokens
+    drawn = prompts * samples * sample
+    models = readers + (setting.data == "b")
+    return drawn / SAMPLING_TOKENS + models * (drawn + prompts * prompt) / READING_TOKENS
 
 
 def expected_seconds(cells: Sequence[Cell], sizes: Sizes) -> dict[Cell, float]:

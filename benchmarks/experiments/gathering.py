@@ -25,6 +25,8 @@ from experiments.sizes import Sizes
 from preftune.measuring.held_out import win_rate
 
 Json = dict[str, Any]
+BySeed = dict[int, Json]
+FEWEST_SEEDS = 2
 SMALLEST_OF_PROGRAM = 0.03
 SMALLEST_IN_DEVIATIONS = 0.1
 MOST_ACCURACY_LOST = 0.02
@@ -85,19 +87,22 @@ def start_worth(setting: Setting, sizes: Sizes) -> float | None:
 # --- test ---
 
 
-def results_of(setting: Setting, arm: str, variation: str, sizes: Sizes) -> list[Json] | None:
-    """An arm's results by seed; None until all are there."""
+def results_of(setting: Setting, arm: str, variation: str, sizes: Sizes) -> BySeed:
+    """An arm's results that are there."""
     phase: Phase = "rounds" if setting.name.startswith("d-") else "test"
-    cells = [Cell(setting.name, phase, arm, seed, variation=variation) for seed in range(sizes.seeds)]
-    results = [result_of(cell, sizes) for cell in cells]
-    return None if any(result is None for result in results) else [result for result in results if result]
+    return _finished(
+        sizes, [Cell(setting.name, phase, arm, seed, variation=variation) for seed in range(sizes.seeds)]
+    )
 
 
-def starts_of(setting: Setting, sizes: Sizes) -> list[Json] | None:
-    """The start's samples by seed; None until all are there."""
+def starts_of(setting: Setting, sizes: Sizes) -> BySeed:
+    """The start's samples that are there."""
     name = setting.name.removeprefix("d-")
-    results = [result_of(Cell(name, "start", seed=seed), sizes) for seed in range(sizes.seeds)]
-    return None if any(result is None for result in results) else [result for result in results if result]
+    return _finished(sizes, [Cell(name, "start", seed=seed) for seed in range(sizes.seeds)])
+
+
+def _finished(sizes: Sizes, cells: Sequence[Cell]) -> BySeed:
+    return {cell.seed: result for cell in cells if (result := result_of(cell, sizes)) is not None}
 
 
 def table_of(results: Sequence[Json], point: str, figure: str) -> Table:
@@ -109,16 +114,21 @@ def compared(setting: Setting, variation: str, sizes: Sizes) -> dict[str, Json]:
     """Every arm that is there, and its difference to the one it is compared with, by point."""
     starts = starts_of(setting, sizes)
     own = {arm: results_of(setting, arm, variation, sizes) for arm in setting.arms}
-    there = {arm: results for arm, results in own.items() if results is not None}
-    if starts is None or not there:
+    # Without the start there is no gain; a single seed says nothing of seeds.
+    own = {arm: {seed: by[seed] for seed in by if seed in starts} for arm, by in own.items()}
+    there = {arm: by for arm, by in own.items() if len(by) >= FEWEST_SEEDS}
+    if not there:
         return {}
-    smallest = smallest_of(setting, starts)
+    smallest = smallest_of(setting, list(starts.values()))
     found: dict[str, Json] = {}
     for point in ("kept", "long"):
-        arms = {arm: results for arm, results in there.items() if point in results[0]["points"]}
+        arms = {
+            arm: by for arm, by in there.items() if all(point in result["points"] for result in by.values())
+        }
         if arms:
             found[point] = {
-                arm: figures_of(results, starts, point, setting.data) for arm, results in arms.items()
+                arm: figures_of(list(by.values()), [starts[seed] for seed in by], point)
+                for arm, by in arms.items()
             }
             add_differences(found[point], arms, setting.arms, point, smallest)
     if {"kept", "long"} <= found.keys():
@@ -138,7 +148,7 @@ def smallest_of(setting: Setting, starts: Sequence[Json]) -> float:
     return SMALLEST_IN_DEVIATIONS * float(stdev(rewards))
 
 
-def figures_of(results: Sequence[Json], starts: Sequence[Json], point: str, data: str) -> Json:
+def figures_of(results: Sequence[Json], starts: Sequence[Json], point: str) -> Json:
     """Means with their intervals, and the figures that a seed has one of."""
     figures: Json = {
         name: asdict(effect(table_of(results, point, name)))
@@ -166,7 +176,7 @@ def figures_of(results: Sequence[Json], starts: Sequence[Json], point: str, data
 
 def add_differences(
     rows: dict[str, Json],
-    results: Mapping[str, Sequence[Json]],
+    results: Mapping[str, BySeed],
     arms: Mapping[str, Arm],
     point: str,
     smallest: float,
@@ -175,8 +185,13 @@ def add_differences(
     differences: dict[str, Effect] = {}
     for arm in rows:
         base = arms[arm].compared_with
-        if base != arm and base in rows:
-            own, other = (table_of(results[name], point, "reward") for name in (arm, base))
+        if base == arm or base not in rows:
+            continue
+        shared = [seed for seed in results[arm] if seed in results[base]]
+        if len(shared) >= FEWEST_SEEDS:
+            own, other = (
+                table_of([results[name][seed] for seed in shared], point, "reward") for name in (arm, base)
+            )
             differences[arm] = effect(own - other)
     adjusted = holm([difference.p for difference in differences.values()])
     for (arm, difference), p in zip(differences.items(), adjusted, strict=True):
@@ -188,6 +203,7 @@ def add_differences(
         rows[arm]["difference"] = {
             **asdict(difference),
             "to": base,
+            "seeds": len(difference.by_seed),
             "p_holm": p,
             "smallest": smallest,
             "verdict": said,

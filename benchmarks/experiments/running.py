@@ -12,18 +12,19 @@ from typing import Any
 import torch
 
 from experiments.arms import Arm
-from experiments.cells import SEARCH_SEED, SETTINGS, Cell, kept_of, result_path
+from experiments.cells import SEARCH_SEED, SETTINGS, Cell, kept_of, needed_by, result_path
 from experiments.judges import (
     Judge,
     accuracy_of,
     by_measures,
     by_program,
     by_reward_model,
+    one_at_a_time,
     train_reward_model,
 )
 from experiments.rows import Group, Splits, as_log_odds, pairs_of, splits_of
 from experiments.sizes import Sizes
-from experiments.variations import EPOCH_PAIRS, VARIATIONS, PairRow
+from experiments.variations import EVERY, PairRow
 from preftune import iterate, train
 from preftune.measuring.held_out import HeldOut, PolicySamples, load_policy, measure_policy
 from preftune.models import generation_device, generation_dtype, has_fast_bfloat16, load_tokenizer
@@ -76,10 +77,22 @@ def computing() -> dict[str, Any]:
 
 
 def run_cell(cell: Cell, place: Place) -> None:
-    """Run it and leave its result; a killed one goes on at its last checkpoint."""
-    began = time.perf_counter()
+    """Run it and leave its result, and first the search that it needs; what is finished is left alone.
+
+    A cell that another process is at is waited for; a killed one goes on at its last checkpoint.
+    """
     path = result_path(cell, place.sizes)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return
+    for needed in needed_by(cell, place.sizes):
+        run_cell(needed, place)
+    with one_at_a_time(path.parent):
+        if not path.exists():
+            _run(cell, place, path)
+
+
+def _run(cell: Cell, place: Place, path: Path) -> None:
+    began = time.perf_counter()
     work = {"judge": _judge, "start": _start, "search": _search, "test": _test, "rounds": _rounds}
     result = work[cell.phase](cell, place)
     # What a killed call had done is not in it.
@@ -160,9 +173,9 @@ def training_rows(cell: Cell, place: Place) -> list[dict[str, Any]]:
         return [{key: group[key] for key in ("prompt", "responses", "scores")} for group in groups]
     if not cell.variation:
         return _as_rows(pairs_of(groups), arm, cell)
-    variation = VARIATIONS[cell.variation]
+    variation = EVERY[cell.variation]
     pairs = variation.change(pairs_of(groups, variation.responses))
-    return _as_rows(pairs[:EPOCH_PAIRS] if variation.epochs else pairs, arm, cell)
+    return _as_rows(pairs[: variation.pairs] if variation.epochs else pairs, arm, cell)
 
 
 def _as_rows(pairs: list[PairRow], arm: Arm, cell: Cell) -> list[dict[str, Any]]:
@@ -181,7 +194,10 @@ def _trained(cell: Cell, place: Place, rate: float, steps: int, every: int, held
     prior: dict[str, Any] = {"calibration": arm.calibration} if reads_gaps else {}
     if prior and cell.variation:
         prior["negative_gap"] = "clip"
-    evaluated = _as_rows(pairs_of(held_out), arm, cell)[: place.sizes.evaluation_pairs]
+    evaluated = _as_rows(pairs_of(held_out), arm, cell)
+    if SETTINGS[cell.setting].data != "c":
+        # Accuracy decides nothing there, and reading takes time.
+        evaluated = evaluated[: place.sizes.evaluation_pairs]
     evaluation: dict[str, Any] = {"eval_strategy": "no", "eval_on_start": False}
     if evaluated:
         evaluation = {"eval_strategy": "steps", "eval_steps": every, "eval_on_start": True}
@@ -262,9 +278,9 @@ def _test(cell: Cell, place: Place) -> dict[str, Any]:
     kept = kept_of(cell, place.sizes)
     assert kept is not None, f"{cell.name}: its search has not ended"
     rate, steps = kept
-    epochs = VARIATIONS[cell.variation].epochs if cell.variation else None
+    epochs = EVERY[cell.variation].epochs if cell.variation else None
     if epochs:
-        steps = max(1, EPOCH_PAIRS * epochs // place.sizes.pairs_per_step)
+        steps = max(1, len(training_rows(cell, place)) * epochs // place.sizes.pairs_per_step)
     most = steps if epochs else steps * place.sizes.too_long
     folder = _trained(cell, place, rate, most, steps, place.splits(cell).test)
     lines = _evaluations(folder)

@@ -80,12 +80,14 @@ class Variation:
     Attributes:
         change: from pairs to pairs.
         responses: of each prompt that pairs are made from.
-        epochs: over EPOCH_PAIRS pairs, in place of the kept steps.
+        epochs: over the first pairs, in place of the kept steps.
+        pairs: their number.
     """
 
     change: Callable[[Rows], list[PairRow]] = list
     responses: int = 8
     epochs: int | None = None
+    pairs: int = EPOCH_PAIRS
 
 
 VARIATIONS: Mapping[str, Variation] = {
@@ -97,3 +99,7 @@ VARIATIONS: Mapping[str, Variation] = {
     "best of 2": Variation(responses=2),
     **{f"{epochs} epochs": Variation(epochs=epochs) for epochs in (1, 2, 4, 8)},
 }
+ALL_ONCE = "every pair once"
+OF_VALUES: Mapping[str, Variation] = {ALL_ONCE: Variation(epochs=1, pairs=800)}
+"""Enough prompts for the value head to learn from."""
+EVERY = {**VARIATIONS, **OF_VALUES}

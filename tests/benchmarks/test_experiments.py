@@ -135,16 +135,21 @@ def test_a_cut_off_run_leaves_whole_comparisons(parts: dict[str, Any]) -> None:
     assert seeds == [0] * 12 + [1] * 12
 
 
-def test_an_arm_is_tested_where_it_is_searched(parts: dict[str, Any]) -> None:
-    """No process waits for another's search, in any part and table."""
-    cells = parts["cells"]
-    everything = cells.cells_of(cells.PARTS, cells.TABLES, parts["sizes"].TINY)
+def test_every_test_has_its_search_before_it(parts: dict[str, Any]) -> None:
+    """In any part and table, the cells that decide a cell's point are in the list, and come first."""
+    cells, sizes = parts["cells"], parts["sizes"].TINY
+    everything = cells.cells_of(cells.PARTS, cells.TABLES, sizes)
     assert len(everything) == len({cell.name for cell in everything})
-    searched = {(cell.setting, cell.arm): cell.shard(2) for cell in everything if cell.phase == "search"}
-    tested = [cell for cell in everything if cell.phase in ("test", "rounds")]
-    assert tested
-    for cell in tested:
-        assert cell.shard(2) == searched[cells.SETTINGS[cell.setting].root(cell.arm)]
+    place = {cell: number for number, cell in enumerate(everything)}
+    needed = [(one, cell) for cell in everything for one in cells.needed_by(cell, sizes)]
+    assert needed
+    assert all(place[one] < place[cell] for one, cell in needed)
+
+
+def test_shares_are_all_cells_once(parts: dict[str, Any]) -> None:
+    """Two processes take the odd and the even places."""
+    share = parts["cells"].share_of
+    assert (share("abcde", 1, 2), share("abcde", 2, 2)) == (["a", "c", "e"], ["b", "d"])
 
 
 def test_the_main_tables_take_three_hours_on_two_cores(parts: dict[str, Any]) -> None:
@@ -152,8 +157,8 @@ def test_the_main_tables_take_three_hours_on_two_cores(parts: dict[str, Any]) ->
     cells, sizes = parts["cells"], parts["sizes"].sizes_of("cpu", 1)
     found = cells.cells_of(["a", "b"], ["main"], sizes)
     shares = [
-        sum(cells.estimated_seconds(cell, sizes) for cell in found if cell.shard(2) == number)
-        for number in (0, 1)
+        sum(cells.estimated_seconds(cell, sizes) for cell in cells.share_of(found, number, 2))
+        for number in (1, 2)
     ]
     assert 120 * 60 < max(shares) < 180 * 60
     assert min(shares) > 0.9 * max(shares)
@@ -226,8 +231,13 @@ def test_a_cell_runs_once_and_leaves_its_result_alone(
     monkeypatch.chdir(tmp_path)
     sizes = parts["sizes"].TINY
     cell = parts["cells"].Cell("a", "search", "dpo+prior", 1000, 1e-3)
-    parts["running"].run_cell(cell, parts["running"].Place(str(tiny_model_dir), None, sizes))
-    result = json.loads((sizes.folder / cell.name / "result.json").read_text(encoding="utf-8"))
+    place = parts["running"].Place(str(tiny_model_dir), None, sizes)
+    parts["running"].run_cell(cell, place)
+    path = sizes.folder / cell.name / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
     assert result["worth"].keys() == {"1", "2"}
     assert all(len(row) == 2 and all(0 <= value <= 1 for value in row) for row in result["worth"].values())
-    assert [path.name for path in (sizes.folder / cell.name).iterdir()] == ["result.json"]
+    assert {kept.name for kept in path.parent.iterdir()} == {"result.json", ".turn"}
+    path.write_text("{}", encoding="utf-8")
+    parts["running"].run_cell(cell, place)
+    assert path.read_text(encoding="utf-8") == "{}"
