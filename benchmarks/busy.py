@@ -1,4 +1,4 @@
-"""How a training step fares beside other programs, by how its threads wait for one another: `make bench-busy`.
+"""How a step fares beside other programs, by how its threads wait for one another: `make bench-busy`.
 
 A step on the CPU is thousands of small parallel regions, and at the end of each the threads wait for the
 last. One that spins while it waits holds a core that the awaited thread needs, where other programs have the
@@ -97,7 +97,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     def cell(name: str, count: int) -> str:
         value = f"{middle[name, count]:.1f} s"
-        return value if count == others[0] else f"{value} ({middle[name, count] / middle[name, others[0]]:.1f}x)"
+        return (
+            value if count == others[0] else f"{value} ({middle[name, count] / middle[name, others[0]]:.1f}x)"
+        )
 
     titles = ["Threads wait", *(f"Beside {count} other programs" for count in others)]
     return markdown_table(titles, [[name, *(cell(name, count) for count in others)] for name in settings])

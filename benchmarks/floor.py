@@ -60,7 +60,7 @@ def multiply_adds(shapes: Shapes, groups: Sequence[TokenizedGroup], lora: bool, 
     if not trains:
         return tokens * body + responses * head + 2 * attention
     passes = 2 if lora else 3
-    adapters = LoraSection().rank * sum(a + b for a, b in shapes.body) if lora else 0
+    adapters = (LoraSection().rank or 0) * sum(a + b for a, b in shapes.body) if lora else 0
     return passes * (tokens * body + responses * head) + 3 * tokens * adapters + 6 * attention
 
 

@@ -30,6 +30,7 @@ from preftune.data import Pair, TokenizedGroup
 from preftune.demo.model import demo_model_dir
 
 from .forks import Forks
+from .hub import Hub, loopback_hub
 from .scripted_server import ScriptedServer, scripted_server
 
 # How long an example takes says how busy the machine is.
@@ -313,4 +314,11 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     """A running scripted server that the environment names."""
     with scripted_server(monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running hub that huggingface_hub uses."""
+    with loopback_hub(monkeypatch) as running:
         yield running

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from preftune.api.inspect import inspect as inspect
     from preftune.api.iterate import iterate as iterate
     from preftune.api.iterate import plan_rounds as plan_rounds
+    from preftune.api.push import push as push
     from preftune.api.run import Run as Run
     from preftune.api.sample import sample as sample
     from preftune.api.score import score as score
@@ -36,6 +37,7 @@ _PLACES = {
     "inspect": "preftune.api.inspect",
     "iterate": "preftune.api.iterate",
     "plan_rounds": "preftune.api.iterate",
+    "push": "preftune.api.push",
     "rescore": "preftune.api.evaluate",
     "sample": "preftune.api.sample",
     "sample_file": "preftune.sampling.sample_file",
@@ -52,6 +54,7 @@ __all__ = [
     "inspect",
     "iterate",
     "plan_rounds",
+    "push",
     "rescore",
     "sample",
     "sample_file",

@@ -11,3 +11,11 @@ class InputError(ValueError):
 
 class NothingLeftError(InputError):
     """No row is left, or none that can be used."""
+
+
+class NotFiniteError(RuntimeError):
+    """Training met losses, gradients or weights that are NaN or infinite, and has ended.
+
+    What was finite before is kept; the message says what, and what to change. The command line prints it
+    without a traceback and exits with code 1.
+    """

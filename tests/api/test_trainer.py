@@ -21,7 +21,7 @@ from transformers import (
 )
 from trl import DPOConfig
 
-from preftune import InputError, PreferenceTrainer, sample
+from preftune import InputError, PreferenceTrainer, check, sample
 from preftune.objectives import Logistic, Margin, Objective, ScoredResponses, Term, log_ratio
 
 from ..conftest import rows, write_rows
@@ -264,7 +264,8 @@ def test_a_model_by_name_brings_its_tokenizer(make: Make, tiny_model_dir: Path, 
         ({"data": {"max_lenght": 5}}, r"unknown key .*max_lenght.*did you mean .max_length."),
         ({"data": {"max_length": 1}}, r'data={"max_length": 1}'),
         ({"args": {"learning_rat": 1}}, "unknown key 'args.learning_rat': did you mean 'learning_rate'"),
-        ({"args": {"output_dir": "x"}}, "args.output_dir is set by preftune"),
+        ({"args": {"output_dir": 3}}, "args.output_dir=3 must be a path: give the run folder"),
+        ({"args": {"fsdp": "full_shard"}}, "args.fsdp is set by preftune: .* by fully_sharded=true"),
         ({"model": "no/such/folder"}, "model=no/such/folder is not a folder"),
     ],
 )
@@ -272,6 +273,18 @@ def test_errors_speak_of_keywords(make: Make, changed: dict[str, Any], message: 
     """What a caller gives wrongly is named by the keyword it was given by."""
     with pytest.raises(InputError, match=message):
         make(**changed)
+
+
+def test_a_mapping_of_arguments_names_the_run_folder(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """`output_dir` is the run folder, of a trainer and of `train`; a second name for it is refused."""
+    keywords: dict[str, Any] = {"model": str(tiny_model_dir), "train_dataset": rows(16, seed=1)}
+    arguments = {"output_dir": str(tmp_path / "run"), "max_steps": 1}
+    trainer = PreferenceTrainer(**keywords, args=arguments, cache=tmp_path / "cache")
+    assert Path(trainer.args.output_dir) == tmp_path / "run" / "checkpoints"
+    checked = check(**keywords, args=arguments)
+    assert (checked.config.output, checked.config.training["max_steps"]) == (str(tmp_path / "run"), 1)
+    with pytest.raises(InputError, match=r"output=a and args\.output_dir=\S+ both name the run folder"):
+        check(**keywords, args=arguments, output="a")
 
 
 WRONG_TYPES = """

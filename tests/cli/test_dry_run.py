@@ -62,7 +62,7 @@ def test_it_says_what_would_happen_and_shows_one_example(dry_run: DryRun, config
         "beta 0.3",
         "prompt: `prompt`; responses: `chosen`, `rejected`; scores: ",
         "; not used: id",
-        "4 rows read, 2 kept; duplicate_row: 1 rows kept; equal_responses: 2 rows dropped",
+        "4 rows read, 2 kept; duplicate_row: 1 row kept; equal_responses: 2 rows dropped",
         "response_too_long: 2 responses truncated",
         "2 pairs, ",
         "the longest 250 (data.max_length=250)",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +11,20 @@ from preftune.cli import app
 from preftune.objectives import METHODS, PRIORS, Margin, Method, log_ratio, options_of, overview
 from preftune.objectives.links import Hinge
 from preftune.objectives.options import POSITIVE, option
+
+OWN = """
+from dataclasses import dataclass
+from preftune.objectives import Logistic, Margin, Method, log_ratio
+from preftune.objectives.options import POSITIVE, option
+
+@dataclass(frozen=True)
+class Mine(Method):
+    beta: float = option(0.5, POSITIVE, "scale")
+    learning_rate = 3e-6
+    def parts(self, prior, _):
+        return (Margin(log_ratio, Logistic(self.beta), prior),)
+"""
+"""A method of the user's own, in a module."""
 
 
 def printed(*arguments: str) -> str:
@@ -61,6 +76,38 @@ def test_one_method_with_its_options() -> None:
     assert all(len(line) <= 80 for line in said.splitlines())
     done = CliRunner().invoke(app, ["methods", "simpoo"])
     assert "did you mean 'simpo'?" in str(done.exception)
+
+
+def test_a_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`module:Class` is shown with its options, as a run takes it; a class that is not there is named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shown_method.py").write_text(OWN, encoding="utf-8")
+    said = printed("shown_method:Mine")
+    assert "shown_method:Mine: a method of your own, without a summary\nsource: not given\n" in said
+    assert "learns from: pairs\n" in said
+    assert "learning rate of all weights unless given: 3e-06" in said
+    assert "beta: scale (0.5); a finite number > 0" in said
+    (shown,) = json.loads(printed("shown_method:Mine", "--json"))
+    assert (shown["name"], list(shown["options"])) == ("shown_method:Mine", ["beta"])
+    done = CliRunner().invoke(app, ["methods", "shown_method:Mime"])
+    assert "has no method 'Mime' (did you mean 'Mine'?)" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("sigmoid", "did you mean 'dpo'?"),
+        ("slic", "did you mean 'hinge'?"),
+        ("cdpo", "dpo with label_smoothing"),
+        ("aot_unpaired", "is not offered: it sorts the log-ratios of a whole batch"),
+        ("TR-DPO", "is not offered: its reference follows the policy"),
+    ],
+)
+def test_names_elsewhere_are_answered(name: str, meant: str) -> None:
+    """As a run answers them: what TRL and papers call a method, with its name here."""
+    done = CliRunner().invoke(app, ["methods", name])
+    assert meant in str(done.exception)
 
 
 def test_methods_for_own_samples_stand_apart() -> None:

@@ -76,6 +76,30 @@ def test_where_nothing_is_learned_from_pairs_a_weight_has_no_place() -> None:
     assert weights(load({**PAIR, "weight": 2.0}, **asked)) == [[None]]
 
 
+def test_a_column_of_that_name_may_be_left_out() -> None:
+    """`data.columns.weight=unused`: no pair has a weight, also where rows are joined, or of labels."""
+    left_out: dict[str, Any] = {"mapping": {"weight": "unused"}}
+    loaded = load({**PAIR, "weight": "heavy"}, **left_out)
+    assert (weights(loaded), loaded.unused_columns) == ([[None]], ("weight",))
+    single = {"prompt": "p", "completion": "a", "label": True, "weight": 2.0}
+    assert load(single, needs_pairs=False, needs_labels=True, **left_out).unused_columns == ("weight",)
+    ranked = [
+        {"prompt": "p", "response": text, "helpfulness": score, "weight": 2.0}
+        for score, text in enumerate("ab")
+    ]
+    with pytest.raises(InputError, match=r"Set data\.columns\.weight=unused"):
+        load(*ranked)
+    assert weights(load(*ranked, **left_out)) == [[None]]
+
+
+def test_other_columns_that_are_read_by_name_may_be_left_out() -> None:
+    """`tools` beside prompts of plain text is an error that names the way out."""
+    row = {**PAIR, "tools": [{"name": "add"}]}
+    with pytest.raises(InputError, match=r"leave the column out: data\.columns\.tools=unused"):
+        load(row)
+    assert load(row, mapping={"tools": "unused"}).unused_columns == ("tools",)
+
+
 def tokenized(*pairs: Pair) -> TokenizedGroup:
     """Two responses to a prompt."""
     prompt, first, second = (np.array(ids, dtype=np.int32) for ids in ([5, 6], [7], [8, 9]))

@@ -200,7 +200,7 @@ def test_nothing_but_unreadable_lines(tmp_path: Path) -> None:
     """Where no line can be read the run stops and says so, and does not ask for columns."""
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(b"{cut\n")
-    with pytest.raises(InputError, match=r"No row is left.*\n  unreadable_line: 1 rows dropped"):
+    with pytest.raises(InputError, match=r"No row is left.*\n  unreadable_line: 1 row dropped"):
         load_groups(path, rules=RowRules({"unreadable_line": "drop"}))
 
 
@@ -222,7 +222,7 @@ def test_groups_without_a_pair_where_none_is_needed(tmp_path: Path) -> None:
 def test_no_row_left(tmp_path: Path) -> None:
     """When every row was dropped the run stops, and says which rules took them."""
     with pytest.raises(
-        InputError, match=r"No row is left.*1 rows read, 0 kept\n  empty_prompt: 1 rows dropped"
+        InputError, match=r"No row is left.*1 row read, 0 kept\n  empty_prompt: 1 row dropped"
     ):
         load(tmp_path, [{**GOOD, "prompt": ""}], empty_prompt="drop")
 

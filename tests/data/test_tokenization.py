@@ -398,7 +398,7 @@ def test_long_response_error() -> None:
 
 def test_all_groups_too_long() -> None:
     """Where the limits drop every group, the run stops and says which rule did it."""
-    with pytest.raises(InputError, match=r"No row is left.*\n  prompt_too_long: 1 rows dropped"):
+    with pytest.raises(InputError, match=r"No row is left.*\n  prompt_too_long: 1 row dropped"):
         tokenize_groups(
             LONG[:1], plain_tokenizer(), LengthLimits(10, 5), RowRules({"prompt_too_long": "drop"})
         )

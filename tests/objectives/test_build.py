@@ -465,3 +465,27 @@ def test_parts_have_names_of_their_own() -> None:
     for parts in [(), (part, part)]:
         with pytest.raises(ValueError, match="distinct names"):
             Objective(parts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ({"method": "f_dpo", "alpha": 0.3}, "alpha = 0.3 .*f_divergence_type = 'alpha_divergence'"),
+        ({"mix": {"f_dpo": {"alpha": 0.3}, "dpo": 1}}, r"mix\.f_dpo: alpha = 0.3 .*f_divergence_type"),
+        ({"method": "mmpo", "label": "linear", "reward_scale": 2.0}, "reward_scale = 2.0 .*label = 'linear'"),
+        ({"method": "alol", "reference_free": True, "clip": 0.5}, "clip = 0.5 .*reference_free = True"),
+        ({"method": "dpo", "credit_temperature": 2.0}, "credit_temperature = 2.0 .*'token_reward_gap'"),
+        (
+            {"method": "dpo", "prior": "reward_gap", "credit_temperature": 2.0},
+            "credit_temperature = 2.0 .*prior is 'reward_gap'",
+        ),
+    ],
+)
+def test_options_that_leave_each_other_without_effect_are_refused(
+    settings: dict[str, Any], keys: str
+) -> None:
+    """Where words are resolved already, with both keys; a resolved objective has defaults of both."""
+    with pytest.raises(ValueError, match=keys):
+        resolve(settings)
+    plain = resolve({"method": "mmpo", "label": "linear"})
+    assert resolve(plain) == plain

@@ -231,6 +231,27 @@ def test_warning_at_either_end(gap: float, fragment: str | None) -> None:
         assert fragment in report.warning
 
 
+@pytest.mark.parametrize(
+    ("kind", "advised"),
+    [
+        ("sigmoid", {"minmax", "identity", "quantile", "a lower prior.temperature"}),
+        ("minmax", {"quantile"}),
+        ("identity", {"quantile"}),
+        ("quantile", {"data.pair_rule=best_worst"}),
+    ],
+)
+def test_what_is_in_use_is_not_advised(kind: str, advised: set[str]) -> None:
+    """Pairs that hardly differ beside one that does: the way out is another calibration, or other pairs."""
+    groups = [duel(place / 1000 + 2.0, place / 1000 + 1.999) for place in range(40)] + [duel(9.0, -9.0)]
+    if kind == "identity":
+        groups = [duel(0.5, 0.49), duel(0.5, 0.49), duel(0.9, 0.1)]
+    _, report = apply_prior(groups, fit_calibration(kind, 1.0, groups), "error")
+    assert report.warning is not None
+    named = {"minmax", "identity", "quantile", "a lower prior.temperature", "data.pair_rule=best_worst"}
+    own = {kind} if kind == "quantile" else set()
+    assert {word for word in named if word in report.warning} == advised | own
+
+
 def apply(kind: str, group: Group, negative_gap: str = "error") -> object:
     """Fit on TRAIN and apply to one group."""
     return apply_prior([group], fit_calibration(kind, 1.0, TRAIN), negative_gap)

@@ -11,11 +11,12 @@ import numpy as np
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.data import Pair, TokenizedGroup
 from preftune.data.packing import pack
-from preftune.models import Policy, ReferenceCache, reference_identity
+from preftune.models import Policy, ReferenceCache, reference, reference_identity
 
 Train = Callable[..., Path]
 
@@ -49,7 +50,7 @@ def test_hits_when_the_reference_stays_the_same(
     change: str, config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
 ) -> None:
     """Learning rate, seed, objective, adapter and output folder are no part of the key."""
-    config["training"]["max_steps"] = 1
+    config["training"]["max_steps"] = 2
     train(config)
     assert groups_found(logs) == ["0 of 16", "0 of 5"]
     train(config, change, f"output={tmp_path / 'other'}")
@@ -86,7 +87,7 @@ def test_misses_when_the_model_folder_changes(
     logs: pytest.LogCaptureFixture,
 ) -> None:
     """One changed weight, number of the configuration or word of the template is another reference."""
-    config["training"]["max_steps"] = 1
+    config["training"]["max_steps"] = 2
     train(config)
     groups_found(logs)
     copy = tmp_path / "model-copy"
@@ -100,7 +101,7 @@ def test_misses_when_precision_changes(
     config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
 ) -> None:
     """bf16 log-probabilities are not fp32's."""
-    config["training"]["max_steps"] = 1
+    config["training"]["max_steps"] = 2
     train(config)
     groups_found(logs)
     train(config, "training.bf16=true", f"output={tmp_path / 'other'}")
@@ -111,7 +112,7 @@ def test_misses_when_truncation_changes(
     config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
 ) -> None:
     """A limit that cuts every response is another key for every response."""
-    config["training"]["max_steps"] = 1
+    config["training"]["max_steps"] = 2
     train(config)
     groups_found(logs)
     limits = ["data.max_prompt_length=30", "data.max_length=32", "data.rules.prompt_too_long=truncate"]
@@ -123,7 +124,7 @@ def test_misses_only_the_rows_that_changed(
     config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
 ) -> None:
     """One edited response is computed again, the other rows are found."""
-    config["training"]["max_steps"] = 1
+    config["training"]["max_steps"] = 2
     train(config)
     groups_found(logs)
     lines = Path(config["data"]["train"]).read_text(encoding="utf-8").splitlines()
@@ -207,3 +208,40 @@ def test_a_response_without_a_pair_has_no_reference(
     policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir))
     (filled,) = ReferenceCache(tmp_path, "id").fill(policy, [group])
     assert np.isnan(filled.per_response["reference_logps"]).tolist() == [False, True, False]
+
+
+def test_only_what_the_steps_visit_is_computed(
+    config: dict[str, Any], train: Train, tmp_path: Path, logs: pytest.LogCaptureFixture
+) -> None:
+    """A run of a step asks for its eight groups, and what it trains on is what a whole epoch's pass gives."""
+    config["cache"] = str(tmp_path / "few")
+    few = train(config, "training.max_steps=1", f"output={tmp_path / 'one'}")
+    assert groups_found(logs) == ["0 of 8", "0 of 5"]
+    train(config, f"cache={tmp_path / 'all'}", f"output={tmp_path / 'whole'}")
+    assert groups_found(logs) == ["0 of 16", "0 of 5"]
+    again = train(config, "training.max_steps=1", f"cache={tmp_path / 'all'}", f"output={tmp_path / 'again'}")
+    weights = [load_file(run / "model" / "model.safetensors") for run in (few, again)]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+@pytest.mark.parametrize("only", [set(), {1}, {0, 2}])
+def test_the_wanted_numbers_are_those_of_all(
+    only: set[int], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, since rows stay as they are; other groups stay without."""
+    monkeypatch.setattr(reference, "TOKENS_PER_ROW", 40)
+    random = np.random.default_rng(0)
+
+    def tokens(count: int) -> np.ndarray:
+        return random.integers(3, 200, size=count, dtype=np.int32)
+
+    groups = [TokenizedGroup(tokens(4 + place), (tokens(5), tokens(9)), (Pair(0, 1),)) for place in range(4)]
+    policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_dir)).eval()
+    whole = ReferenceCache(tmp_path / "whole", "model").fill(policy, groups)
+    part = ReferenceCache(tmp_path / "part", "model").fill(policy, groups, only=only)
+    for place, (expected, found) in enumerate(zip(whole, part, strict=True)):
+        if place in only:
+            logps = [group.per_response["reference_logps"] for group in (expected, found)]
+            np.testing.assert_array_equal(*logps)
+        else:
+            assert found is groups[place]

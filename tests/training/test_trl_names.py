@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, ModelConfig, RewardConfig, RewardTrainer
 from trl import ScriptArguments as Script
@@ -20,7 +21,7 @@ from preftune.errors import InputError
 from preftune.objectives import resolve
 from preftune.online.configuration import check_iterate_config
 from preftune.training import RunConfig, check_config, trl_names
-from preftune.training.configuration import _SECTIONS, read_tree, unknown_key
+from preftune.training.configuration import _SECTIONS, TRAINING_OWNED, read_tree, unknown_key
 from preftune.training.preparation import with_defaults
 
 CLASSES = (DPOConfig, KTOConfig, CPOConfig, ORPOConfig, RewardConfig, ModelConfig, Script)
@@ -51,7 +52,11 @@ def test_every_field_has_an_answer_at_the_top_of_a_file(name: str) -> None:
         check_config({**TREE, name: 1})
     said = str(refused.value)
     if name in OF_TRANSFORMERS and name not in trl_names.TRL_KEYS | trl_names.TRL_ANSWERS:
-        assert f"write 'training.{name}'" in said
+        is_owned = name in TRAINING_OWNED
+        assert (f"write 'training.{name}'" in said) is not is_owned
+        assert ("it is set by preftune: " in said) is is_owned
+    elif name in TRAINING_OWNED and name not in trl_names.TRL_KEYS:
+        assert "it is set by preftune: " in said
     else:
         assert re.search(f"what TRL calls {name} is '|TRL's {name} has no key here: .", said)
 
@@ -67,16 +72,17 @@ def test_every_keyword_of_a_trainer_is_taken_or_answered(name: str) -> None:
         api_train(model="m", train_dataset=[], **{name: 1})
 
 
-@pytest.mark.parametrize("name", trl_names.TRL_KEYS)
+@pytest.mark.parametrize("name", [*trl_names.TRL_KEYS, *trl_names.SHORT_NAMES])
 def test_every_key_that_is_named_exists(name: str) -> None:
     """The key is one of a section, of the arguments or of an objective; else the answer names none."""
-    section, _, key = trl_names.TRL_KEYS[name].rpartition(".")
+    section, _, key = (trl_names.TRL_KEYS | trl_names.SHORT_NAMES)[name].rpartition(".")
     known = {
         "": set(RunConfig.model_fields),
         "training": trl_names.training_fields(),
         "objective": trl_names.option_names() | trl_names.OBJECTIVE_KEYS,
         **{own: set(found.model_fields) for own, found in _SECTIONS.items()},
     }
+    known["lora"] |= {field.name for field in fields(LoraConfig)}
     said = trl_names.answer(name) or ""
     assert key in known[section] or (section == "objective" and "has no key here" in said)
 
@@ -86,6 +92,16 @@ def test_every_key_that_is_named_exists(name: str) -> None:
     [
         ("lora_r", "what TRL calls lora_r is 'lora.rank' here"),
         ("lora.lora_r", "what TRL calls lora_r is 'lora.rank' here"),
+        ("lora.r", "what TRL calls lora_r is 'lora.rank' here"),
+        ("lora.dropout", "in Python set it in the LoraConfig of peft_config"),
+        ("lora.bias", "in Python set it in the LoraConfig of peft_config"),
+        ("bnb_4bit_compute_dtype", "weights are not quantized"),
+        ("deepspeed", "shard the model over them by fully_sharded=true"),
+        ("lr", "write 'training.learning_rate'"),
+        ("training.batch_size", "write 'training.per_device_train_batch_size'"),
+        ("epochs", "write 'training.num_train_epochs'"),
+        ("method", "write 'objective.method'"),
+        ("num_generations", "preftune iterate has sampling.n"),
         ("beta", "what TRL calls beta is 'objective.beta' here"),
         ("training.beta", "what TRL calls beta is 'objective.beta' here"),
         ("load_in_4bit", "weights are not quantized"),

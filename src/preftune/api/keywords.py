@@ -46,11 +46,13 @@ class Keywords:
     args: TrainingArguments | Mapping[str, Any] | None = None
     processing_class: PreTrainedTokenizerBase | None = None
     peft_config: "PeftConfig | Mapping[str, Any] | None" = None
+    lora_start: str | None = None
     callbacks: Sequence[TrainerCallback] | None = None
     optimizers: tuple[Any, Any] = (None, None)
     fully_sharded: bool = False
     output: str | Path | None = None
     cache: str | Path | None = None
+    stop: Mapping[str, Any] | None = None
 
     def resolve(self) -> tuple[RunConfig, Given]:
         """The run's configuration, and the objects that stand in for names in it.
@@ -60,11 +62,12 @@ class Keywords:
         """
         if self.train_dataset is None:
             raise InputError("train_dataset is missing: give rows, a datasets.Dataset, a path or a hub name")
-        _check_model(self.model, self.peft_config)
-        tree = {
+        _check_model(self.model, self.peft_config, self.lora_start)
+        tree: dict[str, Any] = {
             "model": _named(self.model),
             "reference": None if self.reference is None else _named(self.reference),
             "fully_sharded": self.fully_sharded,
+            "lora": self._lora(),
             "data": {
                 **_options(
                     "data", self.data, reserved={"train": "train_dataset", "evaluation": "eval_dataset"}
@@ -79,10 +82,12 @@ class Keywords:
             "reward_sum": _options("reward_sum", self.reward_sum),
             "value_head": _options("value_head", self.value_head),
             "training": dict(self.args) if isinstance(self.args, Mapping) else {},
+            "stop": _options("stop", self.stop),
             "cache": self.cache and str(self.cache),
         }
-        if self.output is not None:
-            tree["output"] = str(self.output)
+        output = _output(self.output, tree["training"])
+        if output is not None:
+            tree["output"] = str(output)
         given = Given(
             model=self.model if isinstance(self.model, nn.Module) else None,
             tokenizer=self._tokenizer(),
@@ -97,10 +102,33 @@ class Keywords:
         )
         return check_config(tree), given
 
+    def _lora(self) -> dict[str, Any] | None:
+        """The section of a start; a new adapter is an object, and without one all weights are trained."""
+        if self.lora_start is None:
+            return None
+        whole = {"rank": None} if self.lora_start == "merge" else {}
+        return {"start": self.lora_start, **whole}
+
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         if isinstance(self.model, nn.Module):
             return loaded_tokenizer(self.model, self.processing_class)
         return self.processing_class
+
+
+def _output(output: str | Path | None, training: dict[str, Any]) -> str | Path | None:
+    """The run folder, which is `output_dir` in a mapping of arguments; that is taken out of it.
+
+    Raises:
+        InputError: both are given, or it is no path.
+    """
+    if "output_dir" not in training:
+        return output
+    named = training.pop("output_dir")
+    if output is not None:
+        raise InputError(f"output={output} and args.output_dir={named} both name the run folder: remove one")
+    if not isinstance(named, str | Path):
+        raise InputError(f"args.output_dir={named!r} must be a path: give the run folder, or remove it")
+    return named
 
 
 def loaded_tokenizer(
@@ -121,14 +149,14 @@ def loaded_tokenizer(
     return load_tokenizer(_name_of(model))
 
 
-def _check_model(model: object, peft_config: object) -> None:
+def _check_model(model: object, peft_config: object, lora_start: str | None) -> None:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    if isinstance(model, PeftModel) and peft_config is not None:
+    if isinstance(model, PeftModel) and peft_config is not None and lora_start != "merge":
         raise InputError(
             "model is a PeftModel with an adapter, and peft_config asks for another: remove peft_config to "
-            "continue with its adapter, or merge it first (model.merge_and_unload())"
+            'continue with its adapter, or merge it first (lora_start="merge")'
         )
     if not isinstance(model, str | Path | PeftModel | PreTrainedModel):
         raise InputError(
@@ -249,11 +277,14 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 _KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
-_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum"
+_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|stop"
 _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),
     (rf"{_KEY}training\.(\w+)", r"args.\1"),
+    (rf"{_KEY}lora\.start=(continue|merge)\b", r'lora_start="\1"'),
+    (rf"{_KEY}lora\.start{_END}", "lora_start"),
+    (rf"{_KEY}lora\.rank=null{_END}", "no peft_config"),
     (rf"{_KEY}lora\.rank{_END}", "peft_config.r"),
     (rf"{_KEY}lora\.alpha{_END}", "peft_config.lora_alpha"),
     (rf"{_KEY}lora\.(\w+)", r"peft_config.\1"),

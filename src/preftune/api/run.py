@@ -56,6 +56,33 @@ class Run:
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return pd.DataFrame([json.loads(line) for line in lines])
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to a repository on the hub, and return its address; see `preftune.push`."""
+        from preftune.api.push import push
+
+        return push(
+            self.folder,
+            repository,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            token=token,
+        )
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """Why training ended before its last step: `by` (the key), `step`, `value`, `limit`, `message`."""
+        found: dict[str, Any] | None = self.summary.get("stopped")
+        return found
+
     @property
     def report(self) -> Path:
         """The run's page."""

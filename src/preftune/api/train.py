@@ -35,8 +35,8 @@ def train(
         resume: continue the run in the output folder.
         overwrite: replace the run in the output folder.
         progress: show bars.
-        **keywords: those of `PreferenceTrainer`, and `output`: the run folder, `args.output_dir` unless
-            given.
+        **keywords: those of `PreferenceTrainer`, and `output`: the run folder, the `output_dir` of `args`
+            unless given.
 
     Raises:
         InputError: something is wrong with the configuration or the data, before any weights load; what

@@ -1,7 +1,10 @@
 """`PreferenceTrainer`: the trainer for people who have their own model, data and loop."""
 
+import logging
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +19,12 @@ from preftune.api.keywords import (
     unknown_keyword,
 )
 from preftune.data import TokenizedGroup
-from preftune.errors import InputError
+from preftune.errors import InputError, NotFiniteError
 from preftune.models import Policy
 from preftune.objectives import Objective
+from preftune.report.card import write_card
+from preftune.report.folders import RunRecord
+from preftune.storage.cards import check_card
 from preftune.training.inspection import Inspection, inspect_run
 from preftune.training.policy import (
     GroupsByName,
@@ -28,12 +34,24 @@ from preftune.training.policy import (
     with_reference_logps,
 )
 from preftune.training.preparation import EVALUATION, PreparedRun, prepare
+from preftune.training.pushing import (
+    NOT_OF_MODEL,
+    make_repository,
+    push_in_background,
+    repository_of,
+)
+from preftune.training.recording import environment, is_evaluation
 from preftune.training.rows import RowDataset
 from preftune.training.splits import PreparedData
+from preftune.training.stopping import describe_ending, early_stopping
 from preftune.training.trainer import PackedTrainer
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from peft import PeftConfig
+
+logger = logging.getLogger(__name__)
 
 
 class PreferenceTrainer(PackedTrainer):
@@ -58,6 +76,7 @@ class PreferenceTrainer(PackedTrainer):
         eval_dataset: NamedOrRows | Mapping[str, NamedOrRows] = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: "PeftConfig | Mapping[str, Any] | None" = None,
+        lora_start: str | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         rewards: Mapping[str, RewardOptions] | None = None,
@@ -69,20 +88,25 @@ class PreferenceTrainer(PackedTrainer):
         data: Mapping[str, Any] | None = None,
         fully_sharded: bool = False,
         cache: str | Path | None = None,
+        stop: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> None:
         """Read the data, check everything, and load the model.
 
         Args:
-            model: a name, a folder, a loaded transformers model, or a `PeftModel`, whose adapter is trained.
+            model: a name, a folder, a loaded transformers model, an adapter's folder, or a `PeftModel`.
             objective: a method's name, its options (`{"method": "dpo", "prior": "reward_gap"}`, or of several
                 methods `{"mix": {"dpo": 0.8, "hinge": 0.2}}`, see `preftune.objectives.build`), or an
                 `Objective` of your own. DPO unless given.
-            args: transformers' `TrainingArguments`, or a mapping of some of its fields.
+            args: transformers' `TrainingArguments`, or a mapping of some of its fields, whose `output_dir`
+                is the run folder: checkpoints are in `checkpoints` inside.
             train_dataset: preference data: a `datasets.Dataset`, a list of rows, a path or a hub name.
             eval_dataset: the same, held out; or several by name, which have metrics `eval_NAME_...`.
             processing_class: the model's tokenizer; loaded by the model's name unless given.
             peft_config: an adapter to put on the model and train, or fields of peft's LoraConfig.
+            lora_start: of a model that is an adapter: "continue" trains it further (a `PeftModel` unless
+                given), "merge" merges it into its base model, on which `peft_config` puts a new one; without
+                that all weights are trained.
             callbacks: as transformers takes them.
             optimizers: an optimizer and a scheduler in place of those that `args` describe.
             rewards: auxiliary rewards by name: options, or a function (prompts, completions, **columns) ->
@@ -95,6 +119,7 @@ class PreferenceTrainer(PackedTrainer):
             data: options of the data: `{"max_length": ..., "pair_rule": ..., "rules": {...}}`.
             fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
             cache: where reference log-probabilities are kept.
+            stop: when training ends by itself: `{"not_finite": ..., "chosen_logp_change_below": ...}`.
             **others: refused, with what TRL's name for it is here.
 
         Raises:
@@ -117,13 +142,17 @@ class PreferenceTrainer(PackedTrainer):
             args=args,
             processing_class=processing_class,
             peft_config=peft_config,
+            optimizers=optimizers,
+            lora_start=lora_start,
             fully_sharded=fully_sharded,
             cache=cache,
+            stop=stop,
         )
         with errors_name_keywords():
             config, given = keywords.resolve()
             self.prepared = prepared = prepare(config, given=given)
             show = not prepared.arguments.disable_tqdm
+            make_repository(prepared.arguments)
             # Before the policy loads, so that one model is in memory at a time.
             scored = by_other_reference(prepared, show) if has_other_reference(prepared) else None
             # Adapters start at random numbers, which the seed decides too.
@@ -138,11 +167,12 @@ class PreferenceTrainer(PackedTrainer):
                 groups["train"],
                 prepared.held_out_groups(groups),
                 prepared.tokenizer,
-                callbacks or (),
+                [*early_stopping(config), *(callbacks or ())],
                 batches=config.batches,
                 value_head=config.value_head,
                 fully_sharded=fully_sharded and prepared.arguments.world_size > 1,
                 optimizers=optimizers,
+                stop=config.stop,
             )
         finally:
             # Until training begins the model is the caller's, and where there will be none it stays so.
@@ -150,9 +180,19 @@ class PreferenceTrainer(PackedTrainer):
         self._lacks_reference = scored is None and "reference" in prepared.objective.needs
 
     def train(self, *arguments: Any, **named: Any) -> Any:
-        """Train; see `transformers.Trainer.train`."""
+        """Train; see `transformers.Trainer.train`.
+
+        Raises:
+            NotFiniteError: training met NaN or infinity and has ended; the model has the weights of the
+                newest checkpoint from before, where there is one.
+        """
         self._score_reference()
-        return super().train(*arguments, **named)
+        output = super().train(*arguments, **named)
+        if stopped := describe_ending(self, self.prepared.config).get("stopped"):
+            if stopped["is_failure"]:
+                raise NotFiniteError(stopped["message"])
+            logger.warning("%s", stopped["message"])
+        return output
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -183,11 +223,28 @@ class PreferenceTrainer(PackedTrainer):
         """
         raise InputError("predict is not offered: call evaluate(), or trainer.model.generate(...)")
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the tuned model and its tokenizer, and the value head beside them where there is one."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            self.save_value_head(Path(output_dir or self.args.output_dir))
+    def save_model(
+        self, output_dir: str | None = None, _internal_call: bool = False, max_shard_size: str | None = None
+    ) -> None:
+        """Save the tuned model with tokenizer, card and, where there is one, the value head.
+
+        With `args.push_to_hub` the folder is then uploaded, as the Trainer does it.
+
+        Args:
+            output_dir: the folder; `args.output_dir` unless given.
+            _internal_call: whether it is a checkpoint.
+            max_shard_size: of a file of weights, such as 5GB; transformers' own unless given.
+
+        Raises:
+            InputError: the folder has a model card of the user's, or the hub refuses.
+        """
+        if _internal_call:
+            super().save_model(output_dir, _internal_call, max_shard_size)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        self._save_with_card(folder, max_shard_size)
+        if self.args.push_to_hub and self.is_world_process_zero():
+            repository_of(self.args).upload(folder, "Model save", leave_out=NOT_OF_MODEL, kept=folder)
 
     def push_to_hub(
         self,
@@ -195,29 +252,70 @@ class PreferenceTrainer(PackedTrainer):
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
-        **_: Any,
-    ) -> str | None:
+        private: bool | None = None,
+        max_shard_size: str | None = None,
+        **metadata: Any,
+    ) -> "str | Future[str] | None":
         """Upload what `save_model` saves, to `args.hub_model_id` or a repository of the output folder's name.
 
-        Returns:
-            The address of the repository; None in processes that are not the main one.
-        """
-        from huggingface_hub import HfApi
+        Args:
+            commit_message: of the commit.
+            blocking: whether to return only when it is uploaded.
+            token: of the hub; HF_TOKEN, or what `hf auth login` has stored, unless given.
+            revision: the branch; `args.hub_revision` unless given.
+            private: whether a new repository is private; `args.hub_private_repo` unless given.
+            max_shard_size: of a file of weights, such as 5GB.
+            **metadata: fields of the card's metadata, such as `license`, `language` or `tags`.
 
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_model(folder)
-            if not self.is_world_process_zero():
-                return None
-            api = HfApi(token=token or self.args.hub_token)
-            name = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
-            repository = api.create_repo(name, private=self.args.hub_private_repo, exist_ok=True)
-            api.upload_folder(
-                repo_id=repository.repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                revision=revision,
-            )
-            return str(repository)
+        Returns:
+            The address of the repository, or what will have it; None in processes that are not the main one.
+
+        Raises:
+            InputError: the name or token is not valid, or the hub refuses or cannot be reached.
+        """
+        repository = repository_of(self.args, token=token, private=private)
+        if revision:
+            repository = replace(repository, revision=revision)
+        if self.is_world_process_zero():
+            repository = repository.checked()
+            repository.create()
+        aside = Path(tempfile.mkdtemp())
+        self._save_with_card(aside / "model", max_shard_size, metadata, repository.name.rpartition("/")[2])
+        if not self.is_world_process_zero():
+            shutil.rmtree(aside)
+            return None
+        upload = push_in_background(repository, aside, "model", commit_message or "End of training")
+        return upload.result() if blocking else upload
+
+    def _save_with_card(
+        self,
+        folder: Path,
+        max_shard_size: str | None,
+        metadata: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        check_card(folder, "output_dir")
+        super().save_model(str(folder), max_shard_size=max_shard_size)
+        self.save_value_head(folder)
+        if self.is_world_process_zero():
+            write_card(folder, self._record(name or folder.absolute().name), metadata)
+
+    def _record(self, name: str) -> RunRecord:
+        """What a run folder would say of this trainer."""
+        evaluations = [line for line in self.state.log_history if is_evaluation(line)]
+        figures = (
+            {"evaluation_start": evaluations[0], "evaluation_end": evaluations[-1]} if evaluations else {}
+        )
+        return RunRecord(
+            name=name,
+            index=0,
+            config=self.prepared.config.model_dump(mode="json"),
+            config_text="",
+            summary=self.prepared.summary() | figures | {"steps": self.state.global_step},
+            environment=environment(self.args, self.prepared.fingerprints),
+            metrics=self.state.log_history,
+            date="",
+        )
 
     def _score_reference(self) -> None:
         """Fill in the log-probabilities of the model as it is before its first step."""
@@ -253,7 +351,7 @@ class PreferenceTrainer(PackedTrainer):
             scored = by_other_reference(prepared, splits=splits)
             assert scored is not None
             return scored[EVALUATION]
-        if self.state.global_step and not prepared.has_new_adapter:
+        if self.state.global_step and not prepared.reference_is_base:
             raise InputError(
                 "eval_dataset: the reference is the model before training, whose weights are gone by now: "
                 'give the data to PreferenceTrainer (eval_dataset={"NAME": ...}), or name the model as '

@@ -19,11 +19,12 @@ from preftune.cli.evaluate import app as evaluate
 from preftune.cli.inspect import inspect
 from preftune.cli.iterate import iterate, score_samples
 from preftune.cli.methods import methods
+from preftune.cli.push import push
 from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
 from preftune.cli.train import train
-from preftune.errors import InputError
+from preftune.errors import InputError, NotFiniteError
 from preftune.storage.processes import leave_processes
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command()(sweep)
 app.command()(iterate)
 app.command(hidden=True)(score_samples)
 app.add_typer(evaluate, name="evaluate")
+app.command()(push)
 app.command()(demo)
 
 
@@ -59,7 +61,7 @@ PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirect
 
 
 def main() -> None:
-    """Run a verb; what the user can fix is one message and exit code 2."""
+    """Run a verb; bad input is one message and exit code 2, training that lost its numbers exit code 1."""
     errors = Console(stderr=True)
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
@@ -69,6 +71,9 @@ def main() -> None:
     except InputError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
+    except NotFiniteError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
     except PATH_ERRORS as error:
         if error.filename is None:
             raise

@@ -20,7 +20,8 @@ objective.auxiliary. `preftune methods NAME` shows one with its options."""
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Show this one, with its options.", show_default=False)
+        str | None,
+        typer.Argument(help="Show this one, or your own module:Class, with its options.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -31,15 +32,12 @@ def methods(
     import json
 
     from preftune.errors import InputError
-    from preftune.objectives import METHODS, overview
-    from preftune.objectives.options import nearest
+    from preftune.objectives import overview, overview_of
 
-    if name is not None and name not in METHODS:
-        raise InputError(
-            f"method {name!r} is unknown; there are {', '.join(METHODS)}: "
-            f"{nearest(name, METHODS) or 'choose one of them'}"
-        )
-    chosen = [each for each in overview() if name in (None, each.name)]
+    try:
+        chosen = overview() if name is None else [overview_of(name)]
+    except ValueError as error:
+        raise InputError(str(error)) from None
     if as_json:
         typer.echo(json.dumps([_as_dict(each) for each in chosen], indent=2))
     elif name:
@@ -79,8 +77,8 @@ def _listed(data: "Sequence[str]") -> str:
 def details(method: "MethodOverview") -> str:
     """Everything about a method, in lines no longer than a terminal is wide."""
     figures = {
-        method.name: method.summary,
-        "source": method.source,
+        method.name: method.summary or "a method of your own, without a summary",
+        "source": method.source or "not given",
         "learns from": _listed(method.data),
         "responses": OWN_SAMPLES if method.on_policy else "of anyone",
         "reference policy": "yes" if method.needs_reference else "no",

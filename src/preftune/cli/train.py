@@ -101,7 +101,8 @@ def train(
         return
     run = preftune.train(config, overrides or (), resume=resume, overwrite=overwrite, progress=is_main)
     if is_main:
-        typer.echo(f"Done: {run.folder}/summary.json, {run.folder}/model")
+        ended = "Stopped early" if run.stopped else "Done"
+        typer.echo(f"{ended}: {run.folder}/summary.json, {run.folder}/model")
 
 
 def _print_dry_run(found: "Inspection") -> None:

@@ -6,7 +6,7 @@ from preftune.data.groups import Group, Message, Pair, Response, Text, Tokenized
 from preftune.data.mismatch import mismatched
 from preftune.data.mixture import MixtureSource, hold_out, load_mixture
 from preftune.data.pairing import PAIR_RULES, Pairing
-from preftune.data.rules import RULES, RowReport, RowRules
+from preftune.data.rules import RULES, RowReport, RowRules, counted
 from preftune.data.shapes import LoadedGroups, fingerprint_rows, load_groups
 from preftune.data.sources import read_rows
 from preftune.data.template import ChatTemplate
@@ -38,6 +38,7 @@ __all__ = [
     "RowRules",
     "Text",
     "TokenizedGroup",
+    "counted",
     "encode_prompt",
     "end_tokens",
     "fingerprint_groups",

@@ -53,7 +53,10 @@ SHARED_BEGINNING = "shared_beginning"
 """In place of a prompt's column: the prompt is what chosen and rejected begin with."""
 
 UNUSED = "unused"
-"""In place of a system's column: its text is no part of the prompt."""
+"""In place of a column that would be read by its name alone: it is left out."""
+
+LEFT_OUT = ("system", "tools", "weight")
+"""Names that may be UNUSED."""
 
 PROMPT_NAMES = frozenset(
     {
@@ -105,10 +108,15 @@ def map_columns(row: Row, mapping: Mapping[str, str | Sequence[str]]) -> Row:
     renamed = {}
     for name, source in mapping.items():
         if isinstance(source, str):
-            renamed[name] = None if (name, source) == ("system", UNUSED) else row.get(source)
+            renamed[name] = None if is_unused(name, source) else row.get(source)
         else:
             renamed[name] = _joined_cells(name, [row.get(each) for each in source])
     return {**row, **renamed}
+
+
+def is_unused(name: str, source: str | Sequence[str] | None) -> bool:
+    """Whether a mapping leaves a column out."""
+    return source == UNUSED and name in LEFT_OUT
 
 
 def _joined_cells(name: str, parts: list[Any]) -> Any:
@@ -135,7 +143,7 @@ def check_mapping(mapping: Mapping[str, str | Sequence[str]], found: Sequence[st
                 f"data.columns.{name}={source}: there is no such name{suggest(name, list(MAPPED))}. "
                 f"Names: {', '.join(MAPPED)}."
             )
-        if (name, source) in (("prompt", SHARED_BEGINNING), ("system", UNUSED)):
+        if (name, source) == ("prompt", SHARED_BEGINNING) or is_unused(name, source):
             continue
         for each in [source] if isinstance(source, str) else source:
             if each not in found:
@@ -172,10 +180,10 @@ def detect_columns(found: Sequence[str], asked: Asked | None = None, peek: Peek 
             weight = (asked.mapping or {}).get("weight", "weight")
             raise InputError(
                 f"The column {weight!r} holds a weight for every row, and rows with the same prompt are "
-                "joined here: a weight is of one pair. Rename or remove the column."
+                f"joined here: a weight is of one pair. Set data.columns.weight={UNUSED}, or remove it."
             )
         columns = replace(columns, weight="weight")
-    elif source := (asked.mapping or {}).get("weight"):
+    elif (source := (asked.mapping or {}).get("weight")) and not is_unused("weight", source):
         raise InputError(
             f"data.columns.weight={source}: a weight is of a row's pair, and nothing here is learned from "
             "pairs. Remove it, or choose a method that learns from pairs."

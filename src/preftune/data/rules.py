@@ -70,6 +70,11 @@ def shorten(value: object, width: int = 80) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 row`, or `2,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class RowRules:
     """The action for every rule: `RowRules({"equal_responses": "drop"})[rule]`.
@@ -166,7 +171,7 @@ class RowReport:
     def _complaint(self, rule: str, found: Sequence[str]) -> str:
         shown = [text for text in found if text]
         more = f"\n  and {len(found) - len(shown):,} more" if len(found) > len(shown) else ""
-        rows = f"{len(found):,} of {self.rows:,} rows" if self.rows > 1 else "the row"
+        rows = f"{len(found):,} of {counted(self.rows, 'row')}" if self.rows > 1 else "the row"
         settings = " or ".join(
             f"data.rules.{rule}={action} ({COST[action].format(rows=f'{len(found):,}')})"
             for action in RULES[rule].actions
@@ -194,13 +199,13 @@ class RowReport:
 
     def summary(self) -> str:
         """One line for the rows, and one for each rule that was applied."""
-        lines = [f"{self.rows:,} rows read, {self.rows - self.dropped:,} kept"]
+        lines = [f"{counted(self.rows, 'row')} read, {self.rows - self.dropped:,} kept"]
         for (rule, action), count in sorted(self.counts.items()):
-            unit = "responses" if (rule, action) == ("response_too_long", "truncate") else "rows"
-            lines.append(f"  {rule}: {count:,} {unit} {PAST[action]} ({RULES[rule].what})")
+            unit = "response" if (rule, action) == ("response_too_long", "truncate") else "row"
+            lines.append(f"  {rule}: {counted(count, unit)} {PAST[action]} ({RULES[rule].what})")
         lines += [f"  {note}: {count:,}" for note, count in self.notes.items()]
         lines += [
-            f"  {name}: {counts['rows']:,} rows, {counts['groups']:,} groups"
+            f"  {name}: {counted(counts['rows'], 'row')}, {counted(counts['groups'], 'group')}"
             for name, counts in self.sources.items()
         ]
         return "\n".join(lines)

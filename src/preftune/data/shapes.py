@@ -18,6 +18,7 @@ from preftune.data.columns import (
     Asked,
     check_mapping,
     detect_columns,
+    is_unused,
     map_columns,
 )
 from preftune.data.groups import Group, Message, Pair, Response, Text, text_key
@@ -67,7 +68,7 @@ SYSTEM_BESIDE_TEXT = (
 
 TOOLS_BESIDE_TEXT = (
     "the column `{}` has tools, the prompt is plain text, and only a chat template writes tools. Write the "
-    "prompt as messages, or rename or remove the column."
+    f"prompt as messages, or leave the column out: data.columns.tools={UNUSED}."
 )
 """What is wrong, and how to mend it."""
 
@@ -138,9 +139,10 @@ def load_groups(
     report.require_rows(len(rows) - len(rows.unreadable))
     check_mapping(mapping, rows.columns)
     is_shared = mapping.pop("prompt", None) if mapping.get("prompt") == SHARED_BEGINNING else None
-    left_out = {"prompt"} if is_shared else set()
+    left_out = {name for name, each in mapping.items() if is_unused(name, each)}
+    left_out |= {"prompt"} if is_shared else set()
     taken = {each for name, every in sources.items() if name != "system" for each in every}
-    if mapping.get("system", "system" in taken and UNUSED) == UNUSED:
+    if "system" in taken and "system" not in mapping:
         left_out.add("system")
     found = [name for name in rows.columns if name not in left_out]
     columns = detect_columns(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftune.measuring.statistics import mean_interval, named_interval
 from preftune.models import Policy, load_language_model, logps_of_tokens
+from preftune.models.adapters import base_of, is_adapter
 from preftune.models.allocator import free_memory
 from preftune.sampling.sampler import prompt_tokens, sample_responses
 from preftune.sampling.settings import SamplingSettings
@@ -150,10 +150,12 @@ def measure_policy(
 def load_policy(model: str, start: str, held_out: HeldOut) -> nn.Module:
     """Whole weights, or the start with an adapter, ready to be sampled from."""
     dtype = held_out.dtype
-    if model != start and (Path(model) / "adapter_config.json").is_file():
+    if is_adapter(model):
         from peft import PeftModel
 
-        adapted = PeftModel.from_pretrained(load_language_model(start, dtype), model)
+        # What an adapter was trained on is the start, unless that is an adapter itself.
+        base = base_of(model) if is_adapter(start) else start
+        adapted = PeftModel.from_pretrained(load_language_model(base, dtype), model)
         # A sixth faster; 16 bits would round most of a small update away.
         loaded: nn.Module = adapted.merge_and_unload() if dtype == torch.float32 else adapted
     else:

@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
+from preftune.models.adapters import trained_copy
+
 LOGITS_PER_CHUNK = 2**24
 """Logits held at a time, in the precision of their product: many enough for fast matrix products."""
 LOGITS_PER_STRIP = 2**20
@@ -55,6 +57,7 @@ def response_token_logps(
         targets: token ids.
     """
     transforms, chunk = _plan(config)
+    head = trained_copy(head)
     if _is_plain(head):
         score: Callable[..., Tensor] = _ChunkedLogps.apply
         return score(hidden, head.weight, head.bias, targets, transforms, chunk)
@@ -67,8 +70,8 @@ def response_token_logps(
 
     return torch.cat(
         [
-            # Nothing in a chunk is random, so there is no generator state to keep.
-            checkpoint(chunk_logps, rows, ids, use_reentrant=False, preserve_rng_state=False)
+            # Without dropout nothing in a chunk is random, and there is no generator state to keep.
+            checkpoint(chunk_logps, rows, ids, use_reentrant=False, preserve_rng_state=_has_dropout(head))
             for rows, ids in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
         ]
     )
@@ -114,6 +117,10 @@ def _plan(config: PretrainedConfig) -> tuple[list[tuple[Transform, float]], int]
 def _is_plain(head: nn.Module) -> bool:
     hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
     return type(head) is nn.Linear and not any(hooks) and not isinstance(head.weight, DTensor)
+
+
+def _has_dropout(head: nn.Module) -> bool:
+    return head.training and any(isinstance(part, nn.Dropout) and part.p > 0 for part in head.modules())
 
 
 def _target_logps(logits: Logits, targets: Int64[Tensor, "tokens"]) -> Float32[Tensor, "tokens"]:

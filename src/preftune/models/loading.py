@@ -83,7 +83,11 @@ def load_tuned_model(folder: str) -> "PreTrainedModel | PeftModel":
 
         is_reward_model = PeftConfig.from_pretrained(folder).task_type == "SEQ_CLS"
         kind = AutoPeftModelForSequenceClassification if is_reward_model else AutoPeftModelForCausalLM
-        return kind.from_pretrained(folder)
+        config = PeftConfig.from_pretrained(folder)
+        if (Path(folder) / "base").is_dir():
+            # The folder may have moved since its base model's place was written down.
+            config.base_model_name_or_path = str(Path(folder) / "base")
+        return kind.from_pretrained(folder, config=config)
     config = load_model_config(folder)
     if any("SequenceClassification" in name for name in config.architectures or ()):
         return AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")

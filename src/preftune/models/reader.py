@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from preftune.data.groups import Pair, TokenizedGroup
 from preftune.data.packing import PackedBatch, pack
+from preftune.models.adapters import adapter_parts
 from preftune.models.attention import IMPLEMENTATIONS, implementations
 from preftune.models.value_head import ValueHead
 
@@ -283,10 +284,14 @@ def _wants_window(config: PretrainedConfig) -> bool:
 def _noise(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
     """Every module's attribute that makes noise in training, with its value.
 
-    It is set to 0: two policies are compared, and noise in one of them is an error.
+    It is set to 0: two policies are compared, and noise in one of them is an error. An adapter's dropout
+    stays, which was asked for; it is on in training alone.
     """
     found: list[tuple[nn.Module, str, float]] = []
+    adapters = {part for module in model.modules() for part in adapter_parts(module)}
     for module in model.modules():
+        if module in adapters:
+            continue
         if isinstance(module, nn.Dropout):
             found.append((module, "p", module.p))
         for name, value in vars(module).items():

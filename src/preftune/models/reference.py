@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import repeat
@@ -30,6 +30,8 @@ TOKENS_PER_ROW = 4096
 """Tokens per forward pass: long rows keep the matrix products large."""
 SECONDS_BETWEEN_SAVES = 60
 """A pass that is killed loses at most this much."""
+SECONDS_BETWEEN_LINES = 30
+"""Of the log, which says how far a long pass has come."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class ReferenceCache:
         autocast: AbstractContextManager[object] | None = None,
         progress: bool = False,
         adapters: bool = False,
+        only: Set[int] | None = None,
     ) -> list[TokenizedGroup]:
         """The same groups, and what is mismatched to them, with `reference_logps`; what lacks is computed.
 
@@ -92,19 +95,22 @@ class ReferenceCache:
             autocast: the precision context of training.
             progress: show a bar.
             adapters: leave the model's adapters on.
+            only: places of the groups that are wanted, others stay as they are; None wants all. Their numbers
+                are bit for bit those of all, since whole rows of all are computed.
         """
         state = PartialState()
         # They may have read the file at different moments, and must agree on what lacks.
         (self._kept,) = broadcast_object_list([self._kept])
         every = _with_mismatched(groups)
-        missing = [group for group in every if not self._has(group)]
-        logger.info(
-            "Reference: %d of %d groups found in %s", len(every) - len(missing), len(every), self._file
-        )
+        wanted = every if only is None else _with_mismatched([groups[place] for place in sorted(only)])
+        missing = [group for group in wanted if not self._has(group)]
+        found = len(wanted) - len(missing)
+        logger.info("Reference: %d of %d groups found in %s", found, len(wanted), self._file)
         if missing:
             # Rows of all groups, found or not: what stands together in a row decides its rounding, and is
             # the same for a pass that resumes a killed one.
-            rows = [row for row in _rows(every) if not all(map(self._has, row))]
+            lacking = {key for group in missing for key in _keys(group)}
+            rows = [row for row in _rows(every) if any(not lacking.isdisjoint(_keys(group)) for group in row)]
             share = rows[state.process_index :: state.num_processes]
             with _as_reference(policy, autocast or nullcontext(), adapters):
                 self._compute(policy, share, progress)
@@ -113,7 +119,10 @@ class ReferenceCache:
                 self._kept = self._kept | found
             if state.is_main_process:
                 self._save()
-        return [_completed(group, self._kept) for group in groups]
+        places = range(len(groups)) if only is None else only
+        return [
+            _completed(group, self._kept) if place in places else group for place, group in enumerate(groups)
+        ]
 
     def _has(self, group: TokenizedGroup) -> bool:
         return self._kept.sums.keys() >= set(_keys(group))
@@ -124,12 +133,19 @@ class ReferenceCache:
         rows: list[list[TokenizedGroup]],
         progress: bool,
     ) -> None:
-        saved = time.monotonic()
-        for row in track(rows, "Reference log-probabilities", disable=not progress, transient=True):
+        started = saved = said = time.monotonic()
+        bar = track(rows, "Reference log-probabilities", disable=not progress, transient=True)
+        for done, row in enumerate(bar, 1):
             self._kept.add(_read(policy, row, self._keeps_tokens))
-            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+            now = time.monotonic()
+            if now - saved > SECONDS_BETWEEN_SAVES:
                 self._save()
-                saved = time.monotonic()
+                saved = now
+            # A bar is drawn on a terminal alone.
+            if progress and now - said > SECONDS_BETWEEN_LINES:
+                left = (now - started) / done * (len(rows) - done)
+                logger.info("Reference: %d of %d rows, about %.0f seconds left", done, len(rows), left)
+                said = now
 
     def _stored(self) -> KeptLogps:
         if not self._file.exists():

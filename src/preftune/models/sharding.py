@@ -104,6 +104,7 @@ def saved_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
 
 def _in_adapter_file(name: str) -> str:
     """What peft calls a weight where it saves it, without the adapter's name."""
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
     return name.replace(".modules_to_save.default.", ".").replace(".default.", ".").removesuffix(".default")
 
 

@@ -48,7 +48,7 @@ from preftune.objectives.groups import (
 from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.links import Hinge, Link, Logistic, Square
 from preftune.objectives.methods import METHODS, Auxiliary, Method, OfPairs, published
-from preftune.objectives.mixing import methods_of
+from preftune.objectives.mixing import methods_of, plain_methods
 from preftune.objectives.naming import method_named
 from preftune.objectives.needs import needing, needs_of
 from preftune.objectives.objective import (
@@ -57,6 +57,7 @@ from preftune.objectives.objective import (
     build,
     label_balance,
     methods_of_labels,
+    metric_names,
     predicted_factors,
     resolve,
 )
@@ -70,7 +71,7 @@ from preftune.objectives.offline_rl import (
     importance_ratio,
 )
 from preftune.objectives.options import Option, options_of
-from preftune.objectives.overview import MethodOverview, overview
+from preftune.objectives.overview import MethodOverview, overview, overview_of
 from preftune.objectives.parts import Centring, ChosenLikelihood, Margin, MixedPart, Part
 from preftune.objectives.priors import PRIORS, Prior, prior
 from preftune.objectives.responses import (
@@ -195,10 +196,13 @@ __all__ = [
     "method_named",
     "methods_of",
     "methods_of_labels",
+    "metric_names",
     "needing",
     "needs_of",
     "options_of",
     "overview",
+    "overview_of",
+    "plain_methods",
     "predicted_factors",
     "prior",
     "published",

@@ -68,7 +68,12 @@ def _resolve_entry(label: object, entry: object) -> dict[str, Value]:
         if other in settings and other not in options_of(method):
             raise ValueError(f"{key}.{other} is for all methods of the mix: set {other} beside mix")
     options = {"weight": _WEIGHT, **options_of(method)}
-    return {"method": name, **resolve_options(settings, options, f"{name} in a mix", f"{key}.")}
+    found: dict[str, Any] = resolve_options(settings, options, f"{name} in a mix", f"{key}.")
+    try:
+        method(**{option: value for option, value in found.items() if option != "weight"})
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    return {"method": name, **found}
 
 
 def mixed_parts(
@@ -91,6 +96,15 @@ def mixed_parts(
             plain = method(**options).parts(own, standardization)
             parts += [MixedPart(part, weight, label, is_first=not parts) for part in plain]
     return tuple(parts)
+
+
+def plain_methods(settings: Mapping[str, Any]) -> list[str]:
+    """Names in a resolved mix of the methods with a weight that do not take its prior; none without a mix."""
+    return [
+        label
+        for label, entry in settings.get("mix", {}).items()
+        if entry["weight"] and settings["prior"] not in method_named(entry["method"]).priors
+    ]
 
 
 def methods_of(settings: Mapping[str, Any]) -> list[type[Method]]:

@@ -35,6 +35,17 @@ _NAMES_ELSEWHERE = {
 }
 """What other libraries and papers call things, by our names."""
 
+_OF_A_BATCH = "it sorts the log-ratios of a whole batch, which micro-batches and processes do not have"
+LEFT_OUT = {
+    "aot": _OF_A_BATCH,
+    "aot_pair": _OF_A_BATCH,
+    "aot_unpaired": _OF_A_BATCH,
+    "tdpo": "it sums over the vocabulary under the reference, of which a token's own log-probability is kept",
+    "beta_dpo": "its beta follows a running mean over all steps so far, a state beside the weights",
+    "tr_dpo": "its reference follows the policy; preftune iterate has reference=previous, anew each round",
+}
+"""Published methods that there are not, each with the reason."""
+
 MIX_EXAMPLE = "mix: {dpo: 0.8, hinge: {weight: 0.2, beta: 0.05}}"
 """A mix as a configuration has it."""
 
@@ -66,6 +77,8 @@ def method_named(name: object, key: str = "method") -> type[Method]:
         raise ValueError(f"{key} = {name!r} is a list: for several losses write {MIX_EXAMPLE}")
     if isinstance(name, str) and REFERENCE.fullmatch(name):
         return import_method(name)
+    if reason := LEFT_OUT.get(str(name).lower().replace("-", "_")):
+        raise ValueError(f"{key} = {name!r} is not offered: {reason}; `preftune methods` lists the others")
     if name not in METHODS and (meant := SETTINGS_ELSEWHERE.get(str(name))):
         raise ValueError(f"{key} = {name!r}: what others call {name} is {meant} here")
     return METHODS[one_named(key, name, METHODS)]

@@ -59,7 +59,7 @@ def check_part(part: Callable[[ScoredResponses], object], name: str, needs: froz
     """
     _known(needs, f"part {name!r}")
     try:
-        part(_example(needs, len(getattr(part, "bounds", ())) or 1))
+        part(example(needs, len(getattr(part, "bounds", ())) or 1))
     except Exception as error:
         declared = ", ".join(sorted(needs)) or "nothing"
         raise ValueError(
@@ -68,9 +68,9 @@ def check_part(part: Callable[[ScoredResponses], object], name: str, needs: froz
         ) from error
 
 
-def _example(needs: frozenset[Need], bounds: int) -> ScoredResponses:
-    """A pair of responses of one token, with numbers as registered."""
-    sizes = {"response": (2,), "pair": (1,), "token": (2,), "batch": (), "bound": (bounds,)}
+def example(needs: frozenset[Need], bounds: int, pairs: int = 1) -> ScoredResponses:
+    """Two responses of one token, a pair unless there are to be none, with numbers as registered."""
+    sizes = {"response": (2,), "pair": (pairs,), "token": (2,), "batch": (), "bound": (bounds,)}
     sizes["response and bound"] = (2, bounds)
     given = {NEEDS[need] for need in needs} | (set() if "score" in needs else {"logps"})
     numbers: dict[str, Any] = {"logps": None}
@@ -78,7 +78,7 @@ def _example(needs: frozenset[Need], bounds: int) -> ScoredResponses:
         number = FIELDS[name]
         values = torch.full(sizes[number.per], 0.5)
         numbers[name] = values > 0 if number.dtype == "bool" else values.to(getattr(torch, number.dtype))
-    indices = {"chosen": torch.tensor([0]), "rejected": torch.tensor([1])}
+    indices = {"chosen": torch.tensor([0])[:pairs], "rejected": torch.tensor([1])[:pairs]}
     return ScoredResponses(lengths=torch.tensor([1, 1]), **indices, **numbers)
 
 

@@ -14,7 +14,7 @@ from preftune.objectives.kto import LabelBalance, ProspectUtility
 from preftune.objectives.methods import METHODS, Auxiliary, Method, OfEveryMethod, OfPairs
 from preftune.objectives.mixing import MixSettings, methods_of, mixed_parts, resolve_mix
 from preftune.objectives.naming import SETTINGS_ELSEWHERE, method_named, one_named
-from preftune.objectives.needs import check_part
+from preftune.objectives.needs import check_part, example
 from preftune.objectives.options import Value, options_of, resolve_options
 from preftune.objectives.parts import MixedPart, Part, displacement
 from preftune.objectives.priors import PRIORS
@@ -100,6 +100,24 @@ class Objective:
         return Losses(terms, {name: _metric(values) for name, values in metrics.items()}, weighted_means)
 
 
+def metric_names(objective: Objective, *, has_pairs: bool = True) -> list[str]:
+    """Names of what is logged of an objective: `loss`, its terms as `loss/NAME`, and its metrics.
+
+    Args:
+        objective: the objective.
+        has_pairs: whether there are pairs; without them, metrics of pairs are left out.
+    """
+    bounds = max(len(getattr(part, "bounds", ())) for part in objective.parts) or 1
+    losses = objective(example(objective.needs, bounds))
+    names = ["loss", *losses.metrics, *losses.weighted_means]
+    if not has_pairs:
+        alone = objective(example(objective.needs, bounds, pairs=0)).metrics
+        names = [
+            name for name in names if name not in alone or len(alone[name]) or not len(losses.metrics[name])
+        ]
+    return names
+
+
 def label_balance(objective: Objective, desirable: int, undesirable: int) -> LabelBalance | None:
     """How a data set's labels weigh in an objective; None if it does not learn from labels.
 
@@ -151,10 +169,19 @@ def resolve(settings: Mapping[str, object]) -> Settings:
     for key, value in own.items():
         if key in SETTINGS_ELSEWHERE and key not in options:
             raise ValueError(f"{key} = {value!r}: what others call {key} is {SETTINGS_ELSEWHERE[key]} here")
+        owners = [name for name, other in PRIORS.items() if key in options_of(*other.options)]
+        if owners and prior not in owners and key not in options:
+            raise ValueError(
+                f"{key} = {value!r} is read with prior = {' or '.join(map(repr, owners))}, and prior is "
+                f"{prior!r}: set that prior, or remove {key}"
+            )
     of_pairs = options_of(OfPairs) if _takes_likelihood(resolved) else {}
     options = {**options, **of_pairs, **options_of(OfEveryMethod, *PRIORS[prior].options)}
     resolved |= resolve_options(own, options, f"{owner} (and prior, auxiliary)", others=_BESIDE_OPTIONS)
     OfPairs(**_chosen(resolved, of_pairs))
+    if "mix" not in resolved:
+        # What options say of each other is checked where they meet.
+        methods[0](**_chosen(resolved, options_of(methods[0])))
     if settings.get("auxiliary") is not None:
         resolved["auxiliary"] = _resolve_auxiliary(settings["auxiliary"], methods)
     return resolved

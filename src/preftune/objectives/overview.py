@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from preftune.objectives.methods import METHODS
+from preftune.objectives.naming import method_named
 from preftune.objectives.objective import build
 from preftune.objectives.options import Option, options_of
 from preftune.objectives.priors import PRIORS
@@ -15,8 +16,8 @@ class MethodOverview:
 
     Attributes:
         name: by which a configuration names it.
-        summary: one line for people.
-        source: the paper, and the equation.
+        summary: one line for people; empty for one of the user's own without it.
+        source: the paper, and the equation; likewise.
         data: what the data must have, as names in NEEDS.
         needs_reference: whether it compares the policy with a reference.
         priors: names of the priors that it takes, `none` left out.
@@ -47,17 +48,22 @@ class MethodOverview:
 
 def overview() -> list[MethodOverview]:
     """Every method, in the order of METHODS."""
-    return [_overview(name) for name in METHODS]
+    return [overview_of(name) for name in METHODS]
 
 
-def _overview(name: str) -> MethodOverview:
-    method, needs = METHODS[name], build({"method": name}).needs
+def overview_of(name: str) -> MethodOverview:
+    """One method, published or of the user's own as `module:Class`.
+
+    Raises:
+        ValueError: there is none of this name; the message names what is near.
+    """
+    method, needs = method_named(name), build({"method": name}).needs
     # What is not read from the data, the model computes.
     of_data = [need for need, field in NEEDS.items() if need == "pairs" or FIELDS[field].of]
     return MethodOverview(
         name=name,
-        summary=method.summary,
-        source=method.source,
+        summary=getattr(method, "summary", ""),
+        source=getattr(method, "source", ""),
         data=tuple(need for need in of_data if need in needs),
         needs_reference="reference" in needs,
         priors=tuple(prior for prior in PRIORS if prior in method.priors and prior != "none"),

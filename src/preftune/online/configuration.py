@@ -78,6 +78,7 @@ DECIDED: Mapping[str, str] = {
     "data.pair_rule": "set `pair_rule` at the top level",
     "data.chat_template_kwargs": "sampling does not pass them on",
     "training.seed": "set `seed` at the top level",
+    "training.push_to_hub": "push a round's model by `preftune push FOLDER REPOSITORY`",
     "training.load_best_model_at_end": "a round ends in its last step",
 }
 """Keys of a training run that the rounds decide, with what to do instead."""

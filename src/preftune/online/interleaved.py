@@ -260,6 +260,7 @@ class InterleavedTrainer(PackedTrainer):
             prepared.tokenizer,
             callbacks,
             value_head=prepared.config.value_head,
+            stop=prepared.config.stop,
         )
         self.train_dataset = _PromptNumbers(prompts)
         self._steps = StepSampler(
@@ -298,7 +299,7 @@ def _reference(prepared: PreparedRun, policy: Policy) -> Policy | None:
     config = prepared.config
     if "reference" not in prepared.objective.needs:
         return None
-    if config.lora and not config.reference:
+    if prepared.reference_is_base and not config.reference:
         return policy
     model = load_language_model(config.reference or config.model, getattr(torch, config.model_dtype))
     return Policy(model.to(prepared.arguments.device)).eval()

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 import yaml
 
+from preftune.errors import InputError, NotFiniteError
 from preftune.models import load_language_model, load_tokenizer
 from preftune.models.allocator import free_memory
+from preftune.online.guards import GuardStop
 from preftune.storage.files import MODEL_FOLDER, write_json, write_whole
 from preftune.storage.manifest import Figures
 from preftune.storage.processes import run_verb
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.preparation import CHECKPOINT_FOLDER, with_defaults
-from preftune.training.run import LiveData, last_checkpoint, run_training
+from preftune.training.run import LiveData, failure_of, last_checkpoint, run_training
 
 logger = logging.getLogger(__name__)
 
@@ -55,23 +57,35 @@ def train_round(
 
     Raises:
         InputError: training failed.
+        GuardStop: training met numbers that are not finite.
     """
     config = with_defaults(config)
     run = Path(config.output)
     if not _is_finished(config, run):
         resume = _can_resume(config, run, launch)
         write_json(run.with_name(LAUNCH_FILE), list(launch))
-        if launch:
-            file, log = run.with_name(CONFIG_FILE), run.with_name(LOG_FILE)
-            write_whole(file, dump_yaml(config.model_dump(mode="json")))
-            run_verb(launch, ["train", str(file), "--resume" if resume else "--overwrite"], log)
-        else:
-            run_training(config, resume=resume, overwrite=not resume, live=live, write_page=write_page)
-            free_memory()
+        try:
+            if launch:
+                file, log = run.with_name(CONFIG_FILE), run.with_name(LOG_FILE)
+                write_whole(file, dump_yaml(config.model_dump(mode="json")))
+                run_verb(launch, ["train", str(file), "--resume" if resume else "--overwrite"], log)
+            else:
+                run_training(config, resume=resume, overwrite=not resume, live=live, write_page=write_page)
+                free_memory()
+        except (InputError, NotFiniteError):
+            _guard(run)
+            raise
+    _guard(run)
     _place_model(config, run / MODEL_FOLDER, target)
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     prior = summary["train"]["prior"]
     return {**{key: summary[key] for key in FIGURES}, "prior_gap": prior and prior["mean_gap"]}
+
+
+def _guard(run: Path) -> None:
+    """End the rounds where training in this round has lost its numbers."""
+    if (failure := failure_of(run)) is not None:
+        raise GuardStop(f"training: {failure['message']}")
 
 
 def steps_taken(run: Path) -> int:

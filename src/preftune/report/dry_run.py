@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from preftune.data import counted
 from preftune.report.inspection import format_size, rules_applied
 from preftune.training.inspection import Inspection, SplitFigures
 from preftune.training.preparation import PreparedRun
@@ -73,14 +74,15 @@ def _unused(columns: tuple[str, ...]) -> str:
 def _rows(split: SplitFigures) -> str:
     report = split.data.rows
     notes = [f"{note}: {count:,}" for note, count in report.notes.items()]
-    kept = f"{report.rows:,} rows read, {report.rows - report.dropped:,} kept"
+    kept = f"{counted(report.rows, 'row')} read, {report.rows - report.dropped:,} kept"
     return "; ".join([kept, *rules_applied(report), *notes])
 
 
 def _trained_on(split: SplitFigures, max_length: int) -> str:
     data = split.data
     what = f"{_pairs_or_responses(data)}, {data.tokens:,} tokens, the longest {data.longest:,}"
-    shared = f"; {len(split.in_training):,} prompts are trained on too" * bool(split.in_training)
+    both = counted(len(split.in_training), "prompt")
+    shared = f"; trained on too: {both}" * bool(split.in_training)
     return f"{what} (data.max_length={max_length}){shared}"
 
 
@@ -88,7 +90,7 @@ def _pairs_or_responses(data: PreparedData) -> str:
     if data.labels:
         return ", ".join(f"{count:,} {label}" for label, count in data.labels.items()) + " responses"
     pairs = sum(len(group.pairs) for group in data.groups)
-    return f"{pairs:,} pairs" if pairs else f"{sum(len(group.packed) for group in data.groups):,} responses"
+    return counted(pairs, "pair") if pairs else counted(sum(len(g.packed) for g in data.groups), "response")
 
 
 def _steps(prepared: PreparedRun) -> str:

@@ -1,6 +1,7 @@
 """Reading what a run left in its folder."""
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +38,9 @@ class RunRecord:
     date: str
 
     def series(self, metric: str) -> Series:
-        """A metric over the steps; empty if it was not logged."""
-        return [(line["step"], float(line[metric])) for line in self.metrics if metric in line]
+        """A metric over the steps, NaN where it was not finite; empty if it was not logged."""
+        logged = [(line["step"], line[metric]) for line in self.metrics if metric in line]
+        return [(step, math.nan if value is None else float(value)) for step, value in logged]
 
     @property
     def training_pairs(self) -> int | None:

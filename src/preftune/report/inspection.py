@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from preftune.data.examples import MEANINGS
 from preftune.data.inspection import LEVELS
-from preftune.data.rules import PAST, RowReport
+from preftune.data.rules import PAST, RowReport, counted
 from preftune.measuring.formatting import format_number
 from preftune.report.rendering import render_page
 from preftune.rewards.calibration import PriorReport
@@ -110,13 +110,13 @@ def _sources(name: str, split: SplitFigures) -> InspectionTable:
 def rules_applied(report: RowReport) -> list[str]:
     """Each rule that was applied, and to how many rows or responses."""
     return [
-        f"{rule}: {count:,} {_unit(rule, action)} {PAST[action]}"
+        f"{rule}: {counted(count, _noun(rule, action))} {PAST[action]}"
         for (rule, action), count in sorted(report.counts.items())
     ]
 
 
-def _unit(rule: str, action: str) -> str:
-    return "responses" if (rule, action) == ("response_too_long", "truncate") else "rows"
+def _noun(rule: str, action: str) -> str:
+    return "response" if (rule, action) == ("response_too_long", "truncate") else "row"
 
 
 def _lengths(name: str, split: SplitFigures) -> InspectionTable:

@@ -9,6 +9,7 @@ from preftune.measuring.comparison import ModelComparison, Pages
 from preftune.measuring.formatting import NOT_MEASURED, format_number
 from preftune.measuring.samples import SampleRewards, SideBySide
 from preftune.measuring.tradeoff import START, SweepPoint
+from preftune.report.card import write_run_card
 from preftune.report.evaluation import Evaluated, read_evaluations
 from preftune.report.folders import RunRecord, read_run
 from preftune.report.rendering import render_page
@@ -57,12 +58,13 @@ def write_report(
 
 
 def write_run_page(folder: Path) -> None:
-    """The page of one run, in its folder.
+    """The page of one run, in its folder, and the card of its model.
 
     Raises:
         InputError: the folder lacks a file.
     """
     write_report(folder / REPORT_FILE, f"Run {folder.name}", {folder.name: folder})
+    write_run_card(folder)
 
 
 def write_comparison(path: Path, comparison: ModelComparison) -> None:
@@ -173,6 +175,10 @@ def _table_rows(
         ("Rejected log-prob, change", measured("rejected_logp_change", 1, signed=True)),
         ("Held-out accuracy", measured("accuracy", 2)),
     ]
+    if any(record.summary.get("kept") for record in records):
+        rows.append(("Weights of step", [_kept(record) for record in records]))
+    if any(record.summary.get("stopped") for record in records):
+        rows.append(("Ended by", [_ended(record) for record in records]))
     if any(record.prior for record in records):
         rows.append(("Mean prior gap", [_mean_gap(record) for record in records]))
     if any(record.summary.get("value_explained_variance") is not None for record in records):
@@ -187,6 +193,24 @@ def _table_rows(
         ("Tokens per second", measured("tokens_per_second", 1)),
         ("Peak memory", [_memory(record.summary.get("peak_rss_mb")) for record in records]),
     ]
+
+
+def _kept(record: RunRecord) -> str:
+    """The step whose weights are the model, and the figure that it was kept for."""
+    kept = record.summary.get("kept")
+    if not kept:
+        return "last"
+    if kept["step"] is None:
+        return "none"
+    value = kept["value"]
+    return (
+        f"{kept['step']}" if value is None else f"{kept['step']} ({kept['metric']} {format_number(value, 3)})"
+    )
+
+
+def _ended(record: RunRecord) -> str:
+    stopped = record.summary.get("stopped")
+    return f"{stopped['by']} at step {stopped['step']}" if stopped else "its last step"
 
 
 def _mean_gap(record: RunRecord) -> str:

@@ -338,7 +338,9 @@ def apply_prior(
             f"{negative_gap!r}): check that the chosen column is right and that a higher score is better"
         )
     against_labels = reliability(np.array(given, dtype=np.float64))
-    report = _report(gaps, negative_gap, negative, len(groups) - len(stored), against_labels)
+    report = _report(
+        gaps, calibration.kind, negative_gap, negative, len(groups) - len(stored), against_labels
+    )
     squeezed = _squeezed(groups, calibration, report.mean_gap)
     return stored, replace(report, warning=squeezed or report.warning)
 
@@ -413,6 +415,7 @@ _NEGATIVE_GAP: Mapping[str, Callable[[Pair, Group, float], Pair | None]] = {
 
 def _report(
     gaps: Float64[np.ndarray, "pairs"],
+    kind: str,
     negative_gap: str,
     negative: int,
     dropped_groups: int,
@@ -432,7 +435,7 @@ def _report(
         histogram=tuple(counts.tolist()),
         share_below_05=float((gaps < 0.05).mean()),
         share_above_95=float((gaps > 0.95).mean()),
-        warning=_warning(mean, float((gaps < 0.05).mean())),
+        warning=_warning(kind, mean, float((gaps < 0.05).mean())),
         reliability=against_labels,
     )
 
@@ -457,26 +460,49 @@ def _squeezed(groups: Sequence[Group], calibration: Calibration, mean_gap: float
     )
 
 
-def _warning(mean_gap: float, share_below_05: float) -> str | None:
+def _warning(kind: str, mean_gap: float, share_below_05: float) -> str | None:
     """Warn if gaps are near 0 or 1: the prior then has no effect, and the loss is another method's."""
     if mean_gap > 0.95:
         return (
             f"the mean reward gap is {mean_gap:.3f}: with gaps near 1 the prior has no effect and the loss "
-            "equals the base method; use a softer calibration (sigmoid with a higher temperature)"
+            f"equals the base method; use a softer calibration ({_softer(kind)})"
         )
     if mean_gap < 0.05:
         return (
             f"the mean reward gap is {mean_gap:.3f}: with gaps near 0 the rejected responses have no effect "
-            "and only the chosen ones are trained on; use a sharper calibration (quantile, or a lower "
-            "temperature)"
+            f"and only the chosen ones are trained on; {_sharper(kind)}"
         )
     if share_below_05 > 0.3:
         return (
             f"{share_below_05:.0%} of the reward gaps are below 0.05: on this scale the scores hardly "
-            "differ, and the rejected responses have almost no effect; set prior.calibration to fit the "
-            "range of the scores (minmax or quantile for grades, identity for scores in [0, 1])"
+            f"differ, and the rejected responses have almost no effect; {_sharper(kind)}"
         )
     return None
+
+
+def _softer(kind: str) -> str:
+    return "a higher prior.temperature" if kind_named(kind).has_temperature else "sigmoid, with a temperature"
+
+
+_SHARPER = {
+    "minmax": "minmax for scores of a fixed range",
+    "identity": "identity for scores in [0, 1]",
+    "quantile": "quantile where the order alone counts",
+}
+"""Calibrations that spread scores, each with what it is for."""
+
+
+def _sharper(kind: str) -> str:
+    """What spreads gaps that are near 0, where a calibration is in use that does not."""
+    if kind == "quantile":
+        return (
+            "quantile spreads scores already, and the pairs' own are close: choose pairs that lie further "
+            "apart (data.pair_rule=best_worst), or train without the prior"
+        )
+    # A few extreme scores take the range for themselves: no other fixed range helps.
+    found = [why for name, why in _SHARPER.items() if name == "quantile" or kind not in _SHARPER]
+    found += ["a lower prior.temperature"] * kind_named(kind).has_temperature
+    return f"set prior.calibration to what spreads the scores ({', or '.join(found)})"
 
 
 def _useless_temperature(kind: str, temperature: float | Literal["fit"]) -> InputError:

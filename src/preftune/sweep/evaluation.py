@@ -16,7 +16,8 @@ from preftune.data.groups import as_answer
 from preftune.errors import InputError
 from preftune.measuring.held_out import HeldOut, measure_policy
 from preftune.measuring.statistics import Interval, mean_interval, named_interval
-from preftune.models import load_model_config, load_tokenizer
+from preftune.models import load_tokenizer
+from preftune.models.adapters import base_config, tokenizer_source
 from preftune.rewards import AuxiliaryReward, auxiliary_rewards, combine, measure_groups
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.manifest import Figures
@@ -63,7 +64,7 @@ def read_held_out(
     """
     if not isinstance(config.data.evaluation, str):
         raise InputError("a sweep compares its points on one held-out set: set data.evaluation=FILE")
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(tokenizer_source(config.model))
     set_control(tokenizer, control)
     rewards = _of_any_response(auxiliary_rewards(config.rewards, tokenizer))
     loaded = load_groups(
@@ -174,7 +175,7 @@ def _of_any_response(rewards: Sequence[AuxiliaryReward]) -> tuple[AuxiliaryRewar
 
 
 def _check_context(config: RunConfig, longest: int, settings: SamplingSettings) -> None:
-    context = getattr(load_model_config(config.model).get_text_config(), "max_position_embeddings", None)
+    context = getattr(base_config(config.model).get_text_config(), "max_position_embeddings", None)
     if context and longest + settings.max_new_tokens > context:
         raise InputError(
             f"--max-new-tokens {settings.max_new_tokens}: the longest held-out prompt has {longest} tokens, "

@@ -31,7 +31,8 @@ from preftune.sweep.front import front_names
 from preftune.sweep.points import Point, Shard, sweep_points
 from preftune.training.configuration import RunConfig, dump_yaml, read_run_config
 from preftune.training.preparation import CHECKPOINT_FOLDER, PreparedRun, prepare
-from preftune.training.run import last_checkpoint
+from preftune.training.replacing import OWN_NAMES
+from preftune.training.run import failure_of, last_checkpoint
 
 START_FOLDER = "start"
 EVALUATION_FILE = "evaluation.json"
@@ -39,8 +40,13 @@ SAMPLES_FILE = "samples.jsonl"
 POINTS_ACROSS = 4
 """Of a table, in a terminal of 80 columns."""
 
-Status = Literal["finished", "unfinished", "new"]
-WHAT_HAPPENS: dict[Status, str] = {"finished": "kept", "unfinished": "resumed", "new": "trained"}
+Status = Literal["finished", "unfinished", "failed", "new"]
+WHAT_HAPPENS: dict[Status, str] = {
+    "finished": "kept",
+    "unfinished": "resumed",
+    "failed": "kept as failed",
+    "new": "trained",
+}
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,9 @@ def run_sweep(
         return None
     for place, run in enumerate(planned, 1):
         console.rule(f"{place} of {len(planned)}: {run.point.name} is {WHAT_HAPPENS[run.status]}")
-        if run.status != "finished":
+        if run.status in ("unfinished", "new"):
             _train(run)
+    planned, failed = _without_failed(planned, console)
     console.rule(f"Measuring on {len(asked.groups)} held-out prompts")
     # Hashed once: weights are large, and every point started from the same.
     started = model_content(planned[0].config.model)
@@ -132,7 +139,7 @@ def run_sweep(
         _sweep_point(name, record, mean_rewards(samples[name], asked.rewards, names))
         for name, record in {START: start, **records}.items()
     ]
-    _write(output, planned, measured, start, records, settings, samples, pages)
+    _write(output, planned, failed, measured, start, records, settings, samples, pages)
     for table in _tables(measured):
         console.print(table)
     console.print(f"{output / REPORT_FILE} shows it", soft_wrap=True)
@@ -147,6 +154,11 @@ def _plan_all(file: Path, overrides: Sequence[str], shard: Shard | None, overwri
         raise InputError("preftune sweep is one process, which starts the others; leave torchrun out")
     points = sweep_points(overrides)
     configs = [(point, read_run_config(file, list(point.overrides))) for point in points]
+    if any(config.training.get("push_to_hub") for _, config in configs):
+        raise InputError(
+            "training.push_to_hub=true: every point would be pushed to one repository; remove it, and push "
+            "the point that you choose by `preftune push OUTPUT/POINT REPOSITORY`"
+        )
     _check_distinct(configs)
     # Other shards' folders are not looked at: they may be writing them.
     share = shard.of(configs) if shard else configs
@@ -175,7 +187,8 @@ def _status(prepared: PreparedRun, overwrite: bool) -> Status:
     """What the folder of a point holds already."""
     folder = Path(prepared.config.output)
     if not (folder / "config.yaml").exists():
-        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        found = {path.name for path in folder.iterdir()} - OWN_NAMES if folder.is_dir() else set()
+        if folder.is_file() or found:
             raise InputError(
                 f"{folder} is not empty and has no run, and the sweep needs it for one: move it away"
             )
@@ -188,6 +201,8 @@ def _status(prepared: PreparedRun, overwrite: bool) -> Status:
         )
     if changed:
         return "new"
+    if failure_of(folder):
+        return "failed"
     if (folder / "summary.json").exists():
         if not (folder / MODEL_FOLDER).is_dir():
             raise InputError(
@@ -241,10 +256,30 @@ def _train(run: PlannedRun) -> None:
         (run.folder / name).unlink(missing_ok=True)
     flag = "--resume" if run.status == "unfinished" else "--overwrite"
     command = [sys.executable, "-m", "preftune", "train", str(file), flag]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False).returncode and not failure_of(run.folder):
         raise InputError(
             f"training of {run.point.name} failed, see its message above; run the same sweep again to resume"
         )
+
+
+def _without_failed(
+    planned: Sequence[PlannedRun], console: Console
+) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """Runs that have a model to measure, and those whose training met numbers that are not finite.
+
+    Raises:
+        InputError: there is none of the former.
+    """
+    trained, failed = [], []
+    for run in planned:
+        if failure := failure_of(run.folder):
+            console.print(f"{run.point.label} is left out: {failure['message']}", markup=False)
+            failed.append(run)
+        else:
+            trained.append(run)
+    if not trained:
+        raise InputError("every run of the sweep has failed, see its message above; change what they share")
+    return trained, failed
 
 
 def _evaluate_trained(
@@ -316,6 +351,7 @@ def _sweep_point(name: str, record: dict[str, Any], rewards: dict[str, Interval]
 def _write(
     output: Path,
     planned: Sequence[PlannedRun],
+    failed: Sequence[PlannedRun],
     points: Sequence[SweepPoint],
     start: dict[str, Any],
     records: dict[str, dict[str, Any]],
@@ -342,6 +378,10 @@ def _write(
             for run in planned
         },
     }
+    if failed:
+        summary["failed"] = {
+            run.point.name: {"values": run.point.values, "stopped": failure_of(run.folder)} for run in failed
+        }
     if front := reward_front(points):
         summary["front"] = {
             "rewards": list(front.names),
@@ -363,6 +403,7 @@ def _write(
             f"Runs are named by {', '.join(keys)}.",
             f"{settings.n} responses of at most {settings.max_new_tokens} tokens were sampled to each of "
             f"{start['prompts']} held-out prompts, at temperature 1.",
+            *(f"{run.point.label} has failed and is left out." for run in failed),
         ),
         points=points,
     )

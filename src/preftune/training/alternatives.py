@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from preftune.errors import InputError
+from preftune.models.adapters import base_of
+from preftune.training.adapters import puts_adapter
 from preftune.training.configuration import LoraSection
 from preftune.training.footprint import (
     MeasuredStep,
@@ -74,9 +76,12 @@ def alternatives(prepared: PreparedRun) -> tuple[Alternative, ...]:
 def _with_lora(prepared: PreparedRun, base: nn.Module, head: int) -> tuple[Alternative, ...]:
     """LoRA as the run has it, or by default, and the same on 4 bits; nothing where it does not fit."""
     config, states = prepared.config, optimizer_states(prepared)
-    lora = config.lora or LoraSection()
+    # A start that is trained further, or wholly, is compared with a new adapter of the usual rank.
+    lora = config.lora if config.lora and puts_adapter(config, NOTHING_GIVEN) else LoraSection()
     try:
-        model = adapted_shapes(prepared, config.model_copy(update={"lora": lora}), NOTHING_GIVEN)
+        model = adapted_shapes(
+            prepared, config.model_copy(update={"model": base_of(config.model), "lora": lora}), NOTHING_GIVEN
+        )
     except InputError:
         return ()
     trained = bytes_of(weight for weight in model.parameters() if weight.requires_grad) + head
@@ -90,7 +95,7 @@ def _with_lora(prepared: PreparedRun, base: nn.Module, head: int) -> tuple[Alter
 
 def seconds_of(prepared: PreparedRun, measured: MeasuredStep, way: Alternative) -> float:
     """Seconds of all steps in a way, by the operations of the measured step, which was the run's own."""
-    own = FROZEN_WORK if prepared.has_new_adapter else 1.0
+    own = FROZEN_WORK if prepared.trains_adapter else 1.0
     return seconds_of_run(prepared, measured) * way.work / own
 
 

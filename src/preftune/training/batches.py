@@ -157,12 +157,15 @@ def _longest_first(costs: Int64[np.ndarray, "groups"]) -> RowIndices:
 
 
 def plan_steps(
-    groups: Sequence[TokenizedGroup], arguments: TrainingArguments, batches: BatchesSection | None
+    groups: Sequence[TokenizedGroup],
+    arguments: TrainingArguments,
+    batches: BatchesSection | None,
+    process: int | None = None,
 ) -> StepSampler:
-    """This process's steps: by tokens where `batches` is given, else by `per_device_train_batch_size`.
+    """A process's steps: by tokens where `batches` is given, else by `per_device_train_batch_size`.
 
     Counted in groups, a step here is one micro-batch of every process, and the Trainer accumulates
-    `gradient_accumulation_steps` of them.
+    `gradient_accumulation_steps` of them. The process is this one unless `process` is given.
     """
     if batches:
         size = StepSize(batches.tokens_per_step, batches.tokens_per_row, in_tokens=True)
@@ -173,7 +176,7 @@ def plan_steps(
         [group.row_tokens for group in groups],
         size,
         seed=arguments.seed if arguments.data_seed is None else arguments.data_seed,
-        rank=arguments.process_index,
+        rank=arguments.process_index if process is None else process,
         processes=arguments.world_size,
         drop_last=arguments.dataloader_drop_last,
     )

@@ -3,9 +3,10 @@
 import difflib
 import math
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 import yaml
 from pydantic import (
@@ -14,10 +15,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     field_serializer,
+    model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from preftune.data.pairing import COUNTED_RULES
 from preftune.data.sources import READERS
@@ -66,12 +70,91 @@ def _identity(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-class LoraSection(_Section):
-    """Low-rank adapters instead of full fine-tuning."""
+DECIDED_LORA_FIELDS = {
+    "r": "write lora.rank",
+    "lora_alpha": "write lora.alpha",
+    **dict.fromkeys(
+        ("task_type", "peft_type", "auto_mapping"), "it follows from objective.method: remove it"
+    ),
+    **dict.fromkeys(("base_model_name_or_path", "revision"), "set model"),
+    **dict.fromkeys(("inference_mode", "peft_version", "runtime_config"), "preftune sets it: remove it"),
+}
+"""Fields of peft's LoraConfig that are no keys of `lora`, with what to do instead."""
 
-    rank: int = Field(default=16, gt=0)
+
+class LoraSection(_Section):
+    """Low-rank adapters instead of full fine-tuning; beside these keys, any field of peft's LoraConfig."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    start: Literal["continue", "merge"] | None = Field(
+        default=None, description="what becomes of the adapter that model names: trained further, or merged"
+    )
+    rank: int | None = Field(default=16, gt=0, description="null, with start=merge, trains all weights")
     alpha: float = Field(default=32, gt=0)
     target_modules: str | list[str] = "all-linear"
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """Fields of peft's LoraConfig beside those that are keys here."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _are_fields_of_peft(self) -> "LoraSection":
+        if self.more:
+            from peft import LoraConfig
+
+            hints = get_type_hints(LoraConfig)
+        for key, value in self.more.items():
+            if key in DECIDED_LORA_FIELDS:
+                raise _said(f"lora.{key} is no key: {DECIDED_LORA_FIELDS[key]}")
+            if key not in hints:
+                raise _said(unknown_key(f"lora.{key}", [*type(self).model_fields, *hints]))
+            # Its hint has the names, of which pissa_niter_N are many.
+            hint: Any = bool | str if key == "init_lora_weights" else hints[key]
+            try:
+                TypeAdapter(hint).validate_python(value)
+            except ValidationError as error:
+                reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
+                raise _said(f"lora.{key}={value!r}: {reasons}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _starts_in_one_way(self) -> "LoraSection":
+        others = sorted(self.model_fields_set - {"start"})
+        if self.start == "continue" and others:
+            raise _said(
+                f"lora.start=continue trains the start's adapter as it is, and lora.{others[0]} describes a "
+                "new one: remove that, or set lora.start=merge to merge the start's and train a new one"
+            )
+        if self.start == "merge" and not others:
+            raise _said(
+                "lora.start=merge does not say what is trained on the merged model: set lora.rank=16 for a "
+                "new adapter, or lora.rank=null for all its weights"
+            )
+        if self.rank is None and (self.start != "merge" or others != ["rank"]):
+            raise _said(
+                "lora.rank=null trains all weights of a merged start: set lora.start=merge with it and no "
+                "other key of lora, or remove it"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_read(
+        self, serialize: Callable[["LoraSection"], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """A resumed run reads it back."""
+        found = serialize(self)
+        if self.start == "continue":
+            return {"start": self.start}
+        if self.rank is None:
+            return {"start": self.start, "rank": None}
+        return {key: value for key, value in found.items() if key != "start" or value}
+
+
+def _said(message: str) -> PydanticCustomError:
+    """An error whose message is all that is said."""
+    return PydanticCustomError("said", "{message}", {"message": message})
 
 
 class ControlSection(_Section):
@@ -242,6 +325,30 @@ class RewardSumSection(_Section):
     )
 
 
+class StopSection(_Section):
+    """When training ends before its last step; what is kept is then the newest checkpoint from before."""
+
+    not_finite: int | None = Field(
+        default=3,
+        gt=0,
+        description="steps on end whose loss or gradient norm is NaN or infinite; null for never",
+    )
+    chosen_logp_change_below: float | None = Field(
+        default=None,
+        lt=0,
+        allow_inf_nan=False,
+        description="change of log-probability of held-out chosen responses since the start, in nats per "
+        "response",
+    )
+    divergence_above: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="held-out estimate of KL(policy || reference), in nats per response; of methods that "
+        "have one",
+    )
+
+
 class RunConfig(_Section):
     """Everything a run depends on.
 
@@ -254,7 +361,10 @@ class RunConfig(_Section):
         objective: options of `preftune.objectives.build`.
         rewards: options of `preftune.rewards.auxiliary_rewards` by name, for objectives that learn from them.
         reward_sum: how they become one.
-        training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`.
+        training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`, and
+            `EARLY_STOPPING`.
+        stop: when training ends before its last step.
+        max_shard_size: of a file of the saved model's weights, such as 5GB; None for transformers' own.
         output: the run folder.
         cache: where reference log-probabilities are kept; None for `$PREFTUNE_CACHE` or `~/.cache/preftune`.
     """
@@ -272,6 +382,8 @@ class RunConfig(_Section):
     reward_sum: RewardSumSection = RewardSumSection()
     value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
+    stop: StopSection = StopSection()
+    max_shard_size: str | None = Field(None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]B$")
     output: LocalOrHub = "runs/train"
     cache: LocalOrHub | None = None
 
@@ -298,10 +410,15 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 }
 """What differs from transformers' own defaults; the learning rate goes by what is trained."""
 
+EARLY_STOPPING: dict[str, Any] = {
+    "early_stopping_patience": Annotated[int, Field(gt=0)],
+    "early_stopping_threshold": Annotated[float, Field(ge=0, allow_inf_nan=False)],
+}
+"""Keys of `training` that are options of transformers' EarlyStoppingCallback."""
+
 _PACKED = "batches are packed rows without labels or columns"
 _DEALT = "preftune deals groups to processes itself"
 _WHOLE = "start several processes with torchrun, and shard the model over them by fully_sharded=true"
-_NOT_PUSHED = "it is about pushing checkpoints; run `hf upload NAME OUTPUT/model` once the run has ended"
 _SECRET = "a token must not stand in a configuration; run `hf auth login`, or set HF_TOKEN"
 
 MOST_KEYS_TO_LIST = 20
@@ -315,8 +432,8 @@ TRAINING_OWNED: dict[str, str] = {
     "accelerator_config": _DEALT,
     "fsdp": _WHOLE,
     "deepspeed": _WHOLE,
-    "resume_from_checkpoint": "pass --resume",
-    "load_best_model_at_end": "pick a checkpoint of the run folder instead",
+    "resume_from_checkpoint": "continue a run by --resume, or in Python by "
+    "trainer.train(resume_from_checkpoint=True)",
     "remove_unused_columns": _PACKED,
     "label_names": _PACKED,
     "label_smoothing_factor": _PACKED,
@@ -329,12 +446,6 @@ TRAINING_OWNED: dict[str, str] = {
     "dataloader_pin_memory": "memory is pinned where there is a device",
     "logging_nan_inf_filter": "it would read the loss back from the device after every micro-batch",
     "disable_tqdm": "the command line draws its own bar",
-    "push_to_hub": _NOT_PUSHED,
-    "hub_model_id": _NOT_PUSHED,
-    "hub_strategy": _NOT_PUSHED,
-    "hub_private_repo": _NOT_PUSHED,
-    "hub_always_push": _NOT_PUSHED,
-    "hub_revision": _NOT_PUSHED,
     "hub_token": _SECRET,
     "push_to_hub_token": _SECRET,
 }
@@ -433,6 +544,8 @@ def _explain(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return unknown_key(path, _keys_beside(problem["loc"]))
+    if problem["type"] == "said":
+        return str(problem["msg"])
     if problem["type"] == "missing":
         return f"the configuration has no '{path}': add it to the file, or pass {path}=VALUE"
     if problem["type"] in ("model_type", "dict_type"):
@@ -452,12 +565,22 @@ _SECTIONS: dict[str, type[_Section]] = {
     "prior": PriorSection,
     "reward_sum": RewardSumSection,
     "value_head": ValueHeadSection,
+    "stop": StopSection,
 }
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     section = _SECTIONS.get(".".join(map(str, location[:-1])), RunConfig)
     return list(section.model_fields)
+
+
+def _elsewhere(path: str, under: str, known: list[str]) -> str | None:
+    """What a key is that others have, or None; in the section lora those of peft's LoraConfig."""
+    section, _, key = path.rpartition(".")
+    if key in TRAINING_OWNED.keys() & trl_names.training_fields() - trl_names.TRL_KEYS.keys():
+        return f"it is set by preftune: {TRAINING_OWNED[key]}"
+    of_peft = trl_names.answer(f"lora_{key}", under, known) if section == "lora" else None
+    return of_peft or trl_names.answer(key, under, known)
 
 
 def unknown_key(path: str, known: list[str], under: str = "") -> str:
@@ -472,7 +595,7 @@ def unknown_key(path: str, known: list[str], under: str = "") -> str:
     near = difflib.get_close_matches(key, known, n=1)
     if under and path in RunConfig.model_fields:
         meant = f"it is a key of the training run: write '{under}{path}'"
-    elif said := trl_names.answer(key, under, known):
+    elif said := _elsewhere(path, under, known):
         meant = said
     elif near:
         meant = f"did you mean '{near[0]}'?"

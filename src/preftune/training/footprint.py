@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     TrainerCallback,
     set_seed,
 )
@@ -24,6 +22,8 @@ from transformers.training_args import OptimizerNames
 from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.models import Policy
+from preftune.models.adapters import shapes_of
+from preftune.training.adapters import FORMS, adapter_shapes, start_of
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import RunConfig
 from preftune.training.given import Given
@@ -32,7 +32,6 @@ from preftune.training.policy import (
     by_other_reference,
     has_other_reference,
     new_value_head,
-    with_adapter,
     with_reference_logps,
 )
 from preftune.training.preparation import PreparedRun
@@ -179,22 +178,24 @@ def _shapes(prepared: PreparedRun) -> Sequence[nn.Parameter]:
     """The run's weights, of which those that need not exist yet are shapes without content."""
     given = prepared.given
     model = given.model
-    if model is None or given.adapter is not None:
+    if model is None or given.adapter is not None or start_of(prepared.config, given) == "merge":
         model = adapted_shapes(prepared, prepared.config, given)
     return [*model.parameters(), *value_head_weights(prepared, model)]
 
 
 def model_shapes(prepared: PreparedRun) -> nn.Module:
     """The model that the run tunes, without content and without an adapter."""
-    given = prepared.given
-    own = copy.deepcopy(given.model_config(prepared.config.model))
-    dtype = given.model.dtype if given.model is not None else getattr(torch, prepared.config.model_dtype)
-    form = AutoModelForCausalLM
-    if "score" in prepared.objective.needs:
-        own.num_labels, form = 1, AutoModelForSequenceClassification
-    with torch.device("meta"):
-        model: nn.Module = form.from_config(own, dtype=dtype)
-    return model
+    task = "SEQ_CLS" if "score" in prepared.objective.needs else "CAUSAL_LM"
+    own = copy.deepcopy(prepared.given.model_config(prepared.config.model))
+    if task == "SEQ_CLS":
+        own.num_labels = 1
+    return shapes_of(own, _dtype(prepared), FORMS[task])
+
+
+def _dtype(prepared: PreparedRun) -> torch.dtype:
+    given = prepared.given.model
+    dtype: torch.dtype = getattr(torch, prepared.config.model_dtype) if given is None else given.dtype
+    return dtype
 
 
 def adapted_shapes(prepared: PreparedRun, config: RunConfig, given: Given) -> nn.Module:
@@ -204,8 +205,8 @@ def adapted_shapes(prepared: PreparedRun, config: RunConfig, given: Given) -> nn
         InputError: the adapter does not fit the model.
     """
     task = "SEQ_CLS" if "score" in prepared.objective.needs else "CAUSAL_LM"
-    with torch.device("meta"):
-        return with_adapter(config, given, model_shapes(prepared), task)
+    own = prepared.given.model_config(config.model)
+    return adapter_shapes(config, given, own, _dtype(prepared), task)
 
 
 def value_head_weights(prepared: PreparedRun, model: nn.Module) -> Sequence[nn.Parameter]:

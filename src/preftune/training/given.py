@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-from preftune.models import load_model_config, load_tokenizer
+from preftune.models.adapters import base_config, tokenizer_of
 from preftune.objectives import Objective
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ class Given:
     optimizers: tuple[Any, Any] = (None, None)
 
     def model_config(self, name: str) -> PretrainedConfig:
-        """The configuration of the model, loaded by `name` where no model is given."""
+        """The configuration of the model, or of an adapter's base, by `name` where no model is given."""
         if self.model is None:
-            return load_model_config(name)
+            return base_config(name)
         config: PretrainedConfig = self.model.config
         return config
 
     def tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
         """The tokenizer, loaded by the model's `name` where none is given."""
-        return self.tokenizer or load_tokenizer(name)
+        return self.tokenizer or tokenizer_of(name)
 
 
 NOTHING_GIVEN = Given()

@@ -17,6 +17,8 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from preftune.models import PackedReader
+from preftune.models.adapters import save_tuned
+from preftune.models.saving import save_model_files
 from preftune.models.sharding import (
     is_sharded,
     load_whole_optimizer_state,
@@ -28,7 +30,9 @@ from preftune.models.sharding import (
 from preftune.models.value_head import load_value_head
 from preftune.training.configuration import ValueHeadSection
 from preftune.training.multipliers import Multipliers
+from preftune.training.pushing import push_checkpoint
 from preftune.training.rows import Batch
+from preftune.training.stopping import Stops
 
 
 class TrainerHooks(Trainer):
@@ -36,12 +40,19 @@ class TrainerHooks(Trainer):
 
     Attributes:
         model: what reads packed rows.
+        stops: what ends training where it goes wrong.
     """
 
     model: PackedReader
     _value_head: ValueHeadSection
     _multipliers: Multipliers | None
     _exports: bool
+    _max_shard_size: str | None
+    stops: Stops
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Take note of the repository, which is checked and made before weights load."""
+        self.hub_model_id, self.push_in_progress = self.args.hub_model_id, None
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
         # Since 5.23. Deferred, a process would hold whole gradients until the last row of a step.
@@ -56,6 +67,7 @@ class TrainerHooks(Trainer):
         # Since 5.10. Called once before every update, whether the gradient is clipped or not: here the
         # value head is clipped.
         norm: float | Tensor = super()._get_grad_norm(self.model.language_model, grad_norm)
+        self.stops.see(norm)
         if self.model.value_head is not None:
             nn.utils.clip_grad_norm_(self.model.value_head.parameters(), self._value_head.max_grad_norm)
         return norm
@@ -73,11 +85,18 @@ class TrainerHooks(Trainer):
             tied = self.model.causal_lm().all_tied_weights_keys
             state_dict = {name: weight for name, weight in whole.items() if name not in tied}
         if self.args.should_save:
-            # Some models' files have other names and shapes than they; a checkpoint is read by the model's.
-            names = {} if self._exports else {"save_original_format": False}
-            language_model: Any = self.model.language_model
-            language_model.save_pretrained(folder, state_dict=state_dict, **names)
+            language_model, path = self.model.language_model, Path(folder)
+            if self._exports:
+                options = {"max_shard_size": self._max_shard_size} if self._max_shard_size else {}
+                save_tuned(language_model, path, state_dict, **options)
+            else:
+                # Some models' files have other names and shapes; a checkpoint is read by the model's own.
+                save_model_files(language_model, path, state_dict=state_dict, save_original_format=False)
             self.processing_class.save_pretrained(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Since 4. A copy of the checkpoint is uploaded in the background, without pickles unless asked for.
+        push_checkpoint(self, Path(checkpoint_folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Since 4. The checkpoint is the language model's; value head and multipliers lie beside it.
@@ -90,6 +109,10 @@ class TrainerHooks(Trainer):
             load_whole_state(self.model.value_head, load_value_head(folder))
         if self._multipliers:
             self._multipliers.load(folder)
+
+    def _load_best_model(self) -> None:
+        # Since 4. The other end of `_save` here too.
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         # Since 4. Of a sharded model the whole state is saved, so that other processes can go on with it.

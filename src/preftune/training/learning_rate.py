@@ -5,6 +5,7 @@ import logging
 from transformers import TrainingArguments
 
 from preftune.objectives import Method, method_named
+from preftune.training.adapters import trains_adapter
 from preftune.training.configuration import RunConfig
 from preftune.training.given import Given
 
@@ -39,9 +40,7 @@ def default_learning_rate(config: RunConfig, given: Given) -> tuple[float, str]:
     # Nothing is known of an objective of the caller's own.
     method = method_named(name) if name and not given.objective else Method
     what = "policy" if method.trains_policy else "reward model"
-    from peft import PeftModel
-
-    if config.lora is not None or given.adapter is not None or isinstance(given.model, PeftModel):
+    if trains_adapter(config, given):
         # A product of 10 would have a digit too many: 10 * 1e-6 is 9.999999999999999e-06.
         return float(f"{ADAPTER_FACTOR * method.learning_rate:.6g}"), f"adapters of a {what}"
     return method.learning_rate, f"all weights of a {what}"

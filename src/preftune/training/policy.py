@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import TrainingArguments
 
 from preftune.data import TokenizedGroup, end_tokens
@@ -26,14 +26,14 @@ from preftune.models import (
     padding_token,
     reference_identity,
 )
+from preftune.models.adapters import base_of
 from preftune.storage.cache import cache_dir
+from preftune.training.adapters import with_adapter
+from preftune.training.batches import plan_steps
 from preftune.training.configuration import RunConfig, ValueHeadSection
 from preftune.training.given import NOTHING_GIVEN, Given
-from preftune.training.preparation import PreparedRun
+from preftune.training.preparation import TRAIN, PreparedRun
 from preftune.training.splits import PreparedData
-
-if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def language_model(config: RunConfig, given: Given = NOTHING_GIVEN) -> Any:
     """
     model = given.model
     if model is None:
-        model = load_language_model(config.model, getattr(torch, config.model_dtype))
+        model = load_language_model(base_of(config.model), getattr(torch, config.model_dtype))
     return with_adapter(config, given, model, "CAUSAL_LM")
 
 
@@ -107,7 +107,7 @@ def _reward_model(prepared: PreparedRun) -> Any:
     model: Any = given.model
     if model is None:
         dtype = getattr(torch, config.model_dtype)
-        model = load_reward_model(config.model, dtype, tokenizer.pad_token_id)
+        model = load_reward_model(base_of(config.model), dtype, tokenizer.pad_token_id)
     elif getattr(model, "score", None) is None or model.config.num_labels != 1:
         raise InputError(
             f"model is a {type(model).__name__}, and the objective trains a reward model: give the name of a "
@@ -135,35 +135,30 @@ def new_value_head(hidden_size: int, section: ValueHeadSection, seed: int) -> Va
     return ValueHead(hidden_size, section.width, seed, section.architecture, section.dropout)
 
 
-def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -> "nn.Module | PeftModel":
-    """The model itself, or with the adapter that is trained; `task` is peft's name of its form."""
-    adapter = given.adapter or _lora(config, task)
-    if adapter is not None:
-        from peft import get_peft_model
-
-        try:
-            return get_peft_model(model, adapter)
-        except ValueError as error:
-            modules = getattr(adapter, "target_modules", None)
-            raise InputError(f"lora.target_modules={modules!r}: {error}") from None
-    if all(weight.dtype == torch.bfloat16 for weight in model.parameters() if weight.requires_grad):
-        logger.warning(
-            "all weights are trained in bfloat16, which loses small updates; prefer "
-            "model_dtype=float32 with training.bf16=true, or lora.rank=16"
-        )
-    return model
-
-
-def _lora(config: RunConfig, task: str) -> "PeftConfig | None":
-    if config.lora is None:
-        return None
-    from peft import LoraConfig
-
-    lora = config.lora
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type=task)
-
-
 # --- the reference ---
+
+
+def visited_groups(prepared: PreparedRun, *, is_live: bool = False) -> dict[str, set[int]]:
+    """Places of the training groups that the run's steps visit; of other splits, and of whole epochs, all.
+
+    Args:
+        prepared: the run.
+        is_live: what is trained on is made later, and nothing of `data.train` is.
+
+    Returns:
+        By the split's name; a split that is not named is visited whole.
+    """
+    if is_live:
+        return {TRAIN: set()}
+    arguments, batches = prepared.arguments, prepared.config.batches
+    if prepared.steps >= prepared.steps_per_epoch:
+        return {}
+    rows = prepared.steps * arguments.gradient_accumulation_steps
+    visited: set[int] = set()
+    for process in range(arguments.world_size):
+        for step in islice(plan_steps(prepared.train.groups, arguments, batches, process), rows):
+            visited.update(*step)
+    return {TRAIN: visited}
 
 
 def has_other_reference(prepared: PreparedRun) -> bool:
@@ -172,7 +167,10 @@ def has_other_reference(prepared: PreparedRun) -> bool:
 
 
 def by_other_reference(
-    prepared: PreparedRun, progress: bool = False, splits: Mapping[str, PreparedData] | None = None
+    prepared: PreparedRun,
+    progress: bool = False,
+    splits: Mapping[str, PreparedData] | None = None,
+    only: Mapping[str, set[int]] | None = None,
 ) -> GroupsByName | None:
     """The groups with log-probabilities of `reference`; a named one is loaded for that and let go.
 
@@ -180,6 +178,7 @@ def by_other_reference(
         prepared: the run.
         progress: show a bar.
         splits: other data than the run's own.
+        only: see `with_reference_logps`.
 
     Returns:
         None if the objective compares with no reference.
@@ -201,7 +200,7 @@ def by_other_reference(
             )
         policy = Policy(given.to(prepared.arguments.device))
         try:
-            return with_reference_logps(prepared, policy, progress, splits)
+            return with_reference_logps(prepared, policy, progress, splits, only)
         finally:
             policy.restore()
     name = str(config.reference)
@@ -212,7 +211,7 @@ def by_other_reference(
             "token by token; give the model that the tuning started from"
         )
     model = load_language_model(name, getattr(torch, config.model_dtype)).to(prepared.arguments.device)
-    return with_reference_logps(prepared, Policy(model), progress, splits)
+    return with_reference_logps(prepared, Policy(model), progress, splits, only)
 
 
 def with_reference_logps(
@@ -220,27 +219,32 @@ def with_reference_logps(
     policy: Policy,
     progress: bool = False,
     splits: Mapping[str, PreparedData] | None = None,
+    only: Mapping[str, set[int]] | None = None,
 ) -> GroupsByName:
     """The groups of every split with the log-probabilities of a policy as it is now.
 
-    An adapter that the run has put on the model is off; one that the given model came with is on.
+    A new adapter is off, unless it has changed the model beneath it; one that the run started from is on.
 
     Args:
         prepared: the run.
         policy: what is compared with.
         progress: show a bar.
         splits: other data than the run's own.
+        only: by the split's name, places of the groups that are wanted, see `ReferenceCache.fill`; a split
+            that is not named is wanted whole.
     """
     arguments = prepared.arguments
     policy.to(arguments.device)
     policy.eval()
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
-    adapters = not prepared.has_new_adapter
+    adapters = not prepared.reference_is_base
     identity = reference_identity(policy.causal_lm(), precision, adapters)
     folder = Path(prepared.config.cache) if prepared.config.cache else cache_dir()
     cache = ReferenceCache(folder, identity, tokens="reference_tokens" in prepared.objective.needs)
     return {
-        name: cache.fill(policy, data.groups, training_precision(arguments), progress, adapters)
+        name: cache.fill(
+            policy, data.groups, training_precision(arguments), progress, adapters, (only or {}).get(name)
+        )
         for name, data in (prepared.splits if splits is None else splits).items()
     }
 

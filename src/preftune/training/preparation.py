@@ -33,17 +33,23 @@ from preftune.rewards import (
     with_sum,
 )
 from preftune.training import trl_names
+from preftune.training.adapters import check_adapters, reference_is_base, trains_adapter
 from preftune.training.batches import plan_steps
+from preftune.training.best import check_best, check_stop, check_strategies
+from preftune.training.checking import check_arguments, check_values
 from preftune.training.configuration import (
+    EARLY_STOPPING,
     TRAINING_DEFAULTS,
     TRAINING_OWNED,
     ControlSection,
     DataSection,
+    PriorSection,
     RunConfig,
     unknown_key,
 )
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
+from preftune.training.pushing import check_repository
 from preftune.training.splits import PreparedData, SplitReader, title_of
 from preftune.training.standardizing import fit_bounds, standardize
 
@@ -118,9 +124,14 @@ class PreparedRun:
         return {name: groups[name] for name in self.held_out}
 
     @property
-    def has_new_adapter(self) -> bool:
-        """Whether the run puts an adapter on the model; without it the model is the reference."""
-        return self.config.lora is not None or self.given.adapter is not None
+    def trains_adapter(self) -> bool:
+        """Whether an adapter is trained in place of all weights."""
+        return trains_adapter(self.config, self.given)
+
+    @property
+    def reference_is_base(self) -> bool:
+        """Whether the model with its adapter off is what the run starts from, whenever that is asked for."""
+        return reference_is_base(self.config, self.given)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -182,8 +193,12 @@ def prepare(
     else:
         arguments = own_arguments(given.arguments)
         check_own_rate(arguments.learning_rate, config, given)
+    check_arguments(arguments, given)
     _check_precision(config, arguments)
+    check_repository(arguments)
+    _note_idle_prior(config, objective, given)
     model_config = given.model_config(config.model)
+    check_adapters(config, given, model_config, "SEQ_CLS" if "score" in objective.needs else "CAUSAL_LM")
     tokenizer = given.tokenizer_of(config.model)
     config = _with_date(config, tokenizer)
     rewards = _rewards(config, objective, tokenizer)
@@ -213,6 +228,7 @@ def prepare(
         given=given,
     )
     _check_sizes(prepared, model_config)
+    _check_endings(prepared)
     if not is_live:
         _check_divergence(prepared)
         _note_foreign_samples(prepared)
@@ -328,8 +344,8 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
     Raises:
         InputError: a field is unknown, has a wrong value, or is preftune's to set.
     """
-    known = [field.name for field in fields(TrainingArguments) if field.init]
-    hints = get_type_hints(TrainingArguments)
+    known = [*(field.name for field in fields(TrainingArguments) if field.init), *EARLY_STOPPING]
+    hints = get_type_hints(TrainingArguments) | EARLY_STOPPING
     chosen = dict(TRAINING_DEFAULTS)
     _check_launcher()
     _check_batches(config)
@@ -343,8 +359,13 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
         except ValidationError as error:
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
             raise InputError(f"training.{key}={value!r}: {reasons}") from None
+    check_values(chosen)
+    check_strategies(chosen, is_evaluated)
+    chosen = {key: value for key, value in chosen.items() if key not in EARLY_STOPPING}
     if not is_evaluated:
         chosen["eval_strategy"] = "no"
+    # The Trainer would name it as its own output folder, which is that of checkpoints.
+    chosen.setdefault("hub_model_id", Path(config.output).absolute().name)
     # Without this, bf16 is refused on a machine that has nothing but its CPU.
     chosen.setdefault("use_cpu", not torch.accelerator.is_available())
     chosen.setdefault("per_device_eval_batch_size", 2 * chosen["per_device_train_batch_size"])
@@ -426,6 +447,19 @@ def _context(model_config: PretrainedConfig) -> int | None:
     return getattr(model_config.get_text_config(), "max_position_embeddings", None)
 
 
+def _check_endings(prepared: PreparedRun) -> None:
+    """What decides the best checkpoint, or ends the run, must be there to be compared."""
+    metrics: list[str] = []
+    for name, data in prepared.held_out.items():
+        own = objectives.metric_names(prepared.objective, has_pairs=any(group.pairs for group in data.groups))
+        metrics += own if prepared.held_out.keys() <= {EVALUATION} else [f"{name}_{each}" for each in own]
+    chosen: dict[str, Any] = {}
+    if prepared.given.arguments is None:
+        chosen = {"greater_is_better": None, **prepared.config.training}
+    check_best(prepared.arguments, chosen, metrics)
+    check_stop(prepared.config.stop, prepared.arguments, metrics)
+
+
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
     """Rows must fit the model, and every process must have a row."""
     context = _context(model_config)
@@ -466,6 +500,27 @@ def _note_foreign_samples(prepared: PreparedRun) -> None:
             "iterate` with update_every=batch samples anew for every step; for responses that you have, "
             "`preftune methods` lists others",
             " and ".join(names),
+        )
+
+
+def _note_idle_prior(config: RunConfig, objective: objectives.Objective, given: Given) -> None:
+    """Say what of the prior nothing reads: its section, its rule for negative gaps, or itself in a mix."""
+    section, needs = config.prior, objective.needs
+    if needs.isdisjoint({"prior_gap", "prior_reward"}):
+        if section != PriorSection():
+            logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
+    elif "prior_gap" not in needs and section.negative_gap != PriorSection().negative_gap:
+        logger.warning(
+            "prior.negative_gap=%s has no effect: the objective learns from the rewards of a prompt's "
+            "responses, and no label can contradict them; remove it",
+            section.negative_gap,
+        )
+    if plain := () if given.objective else objectives.plain_methods(config.objective):
+        logger.warning(
+            "objective.prior=%s is not defined for %s of the mix, which is trained without it: `preftune "
+            "methods NAME` has the priors of each",
+            config.objective["prior"],
+            " and ".join(plain),
         )
 
 

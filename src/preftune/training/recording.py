@@ -7,6 +7,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterable
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from preftune.storage.files import finite
+
+HYPERPARAMETERS = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "gradient_checkpointing"),
+    *("seed",),
+)
+"""Fields of the Trainer's arguments that decide what is learned, wherever they were given."""
 
 PACKAGES = ("preftune", "torch", "transformers", "accelerate", "peft", "datasets", "safetensors")
 
@@ -29,9 +40,14 @@ def environment(arguments: TrainingArguments, data_fingerprints: dict[str, str])
         "processes": arguments.world_size,
         "threads": torch.get_num_threads(),
         "seed": arguments.seed,
+        "training": {name: _plain(getattr(arguments, name)) for name in HYPERPARAMETERS},
         "commit": _commit(),
         "data": data_fingerprints,
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
 
 
 def _commit() -> str | None:
@@ -88,7 +104,7 @@ class Recorder(TrainerCallback):
         """Append one line."""
         if not state.is_world_process_zero:
             return
-        line = {"step": state.global_step, **(logs or {})}
+        line: dict[str, Any] = finite({"step": state.global_step, **(logs or {})})
         if "tokens" in line:
             line["tokens"] += self._before["tokens"]
             line["seconds"] = self._before["seconds"] + self._seconds
@@ -104,13 +120,17 @@ class Recorder(TrainerCallback):
         """Stop the clock: evaluation, checkpoints and data loading are not training."""
         self._seconds += time.perf_counter() - self._started
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, kept: int | None = None) -> dict[str, Any]:
         """Figures of the run: held-out metrics at its start and end, speed and memory.
 
         Changes are None if the untrained policy was not evaluated, and of a reward model.
+
+        Args:
+            kept: the step whose weights are kept; the last one unless given.
         """
         evaluations = _by_step(line for line in self._lines if is_evaluation(line))
         before, after = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+        after = next((line for line in evaluations if line["step"] == kept), after)
         trained = [line for line in self._lines if "tokens" in line]
         seconds, tokens = (trained[-1]["seconds"], trained[-1]["tokens"]) if trained else (0.0, 0)
         return {
@@ -151,7 +171,9 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _change(metric: str, before: dict[str, Any], after: dict[str, Any]) -> float | None:
-    if before.get("step") != 0 or after.get("step") == 0 or metric not in after:
+    if before.get("step") != 0 or after.get("step") == 0:
+        return None
+    if after.get(metric) is None or before.get(metric) is None:
         return None
     change: float = after[metric] - before[metric]
     return change

@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -17,11 +17,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from preftune.errors import InputError
+from preftune.errors import InputError, NotFiniteError
 from preftune.models import PackedReader, Policy
+from preftune.models.adapters import base_of
 from preftune.models.allocator import keep_freed_memory
 from preftune.models.value_head import VALUE_HEAD_FILE
 from preftune.storage.cache import cache_dir
+from preftune.storage.cards import check_card
 from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, write_json
 from preftune.training.configuration import RunConfig, dump_yaml
 from preftune.training.given import NOTHING_GIVEN, Given
@@ -30,6 +32,7 @@ from preftune.training.policy import (
     build_policy,
     by_other_reference,
     has_other_reference,
+    visited_groups,
     with_reference_logps,
 )
 from preftune.training.preparation import (
@@ -39,14 +42,29 @@ from preftune.training.preparation import (
     prepare,
     with_defaults,
 )
+from preftune.training.pushing import make_repository, push_run
 from preftune.training.recording import ConsoleProgress, Recorder, environment
+from preftune.training.replacing import (
+    OWN_NAMES,
+    FolderLock,
+    ForgetAtFirstStep,
+    forget,
+    move_aside,
+    put_back,
+)
 from preftune.training.splits import PreparedData
+from preftune.training.stopping import describe_ending, early_stopping
 from preftune.training.trainer import HeldOutGroups, PackedTrainer
 
 logger = logging.getLogger(__name__)
 
 REWARDS_FILE = "rewards.json"
 CALIBRATION_FILE = "calibration.json"
+RUN_FILES = (
+    *("config.yaml", "environment.json", "metrics.jsonl", "summary.json", REPORT_FILE),
+    *(VALUE_HEAD_FILE, REWARDS_FILE, CALIBRATION_FILE, CHECKPOINT_FOLDER, MODEL_FOLDER),
+)
+"""What a run writes into its folder."""
 
 
 @runtime_checkable
@@ -109,50 +127,123 @@ def run_training(
 
     Raises:
         InputError: something is wrong with the configuration or the data, before any weights load.
+        NotFiniteError: training has met numbers that are not finite; the folder says what is kept.
     """
     config = with_defaults(config, given)
     folder = Path(config.output)
-    if resume:
-        config = _with_first_date(config, folder)
-    check_folder(config, resume=resume, overwrite=overwrite)
     # Without `cpu`, processes on a machine without accelerator would each be the main one.
     state = PartialState(cpu=not torch.accelerator.is_available())
-    # No process may find what another has just written.
-    state.wait_for_everyone()
-    if resume and (folder / "summary.json").exists():
-        logger.info("%s is finished; there is nothing to resume", folder)
-        return Trained(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-    prepared = prepare(config, progress, is_live=live is not None, given=given)
-    record = environment(prepared.arguments, prepared.fingerprints)
-    if resume:
-        _check_environment(folder, record)
+    with ExitStack() as stack:
+        lock = FolderLock(folder, state, stack)
+        lock.take(lambda: put_back(folder, RUN_FILES))
+        if resume:
+            config = _with_first_date(config, folder)
+        check_folder(config, resume=resume, overwrite=overwrite)
+        # No process may find what another has just written.
+        state.wait_for_everyone()
+        if resume and (folder / "summary.json").exists():
+            return _finished(folder)
+        prepared = prepare(config, progress, is_live=live is not None, given=given)
+        record = environment(prepared.arguments, prepared.fingerprints)
+        if resume:
+            _check_environment(folder, record)
+        start = _Start(prepared, record, lock, resume=resume, overwrite=overwrite)
+        return _train(start, live, write_page, progress and state.is_main_process)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A run that is about to load its weights, and what it needs to take its folder."""
+
+    prepared: PreparedRun
+    record: dict[str, Any]
+    lock: FolderLock
+    resume: bool
+    overwrite: bool
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.prepared.config.output)
+
+    def take_folder(self) -> None:
+        """Write the first files; an old run is moved aside."""
+        config, folder = self.prepared.config, self.folder
+        # Another call may have written there since, if there was no folder to lock.
+        self.lock.take(lambda: check_folder(config, resume=self.resume, overwrite=self.overwrite), make=True)
+        if PartialState().is_main_process:
+            _start_folder(self.prepared, folder, self.record, keep=self.resume)
+        PartialState().wait_for_everyone()
+
+
+def _finished(folder: Path) -> Trained:
+    """What an earlier call has finished.
+
+    Raises:
+        NotFiniteError: it ended without numbers.
+    """
+    logger.info("%s is finished; there is nothing to resume", folder)
+    if failure := failure_of(folder):
+        raise NotFiniteError(failure["message"])
+    return Trained(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+
+def failure_of(folder: Path) -> dict[str, Any] | None:
+    """What a run that met numbers which are not finite says of that; None of other runs, finished or not."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    stopped: dict[str, Any] | None = summary.get("stopped")
+    return stopped if stopped and stopped["is_failure"] else None
+
+
+def _train(
+    start: _Start, live: LiveData | None, write_page: Callable[[Path], None] | None, show: bool
+) -> Trained:
+    """Load weights, train, and write what the run leaves."""
+    prepared, folder = start.prepared, start.folder
     if prepared.arguments.device.type == "cpu":
         keep_freed_memory()
-    show = progress and state.is_main_process
+    make_repository(prepared.arguments)
+    visited = visited_groups(prepared, is_live=live is not None)
     # Before the policy loads, so that one model is in memory at a time.
-    scored = by_other_reference(prepared, show) if has_other_reference(prepared) else None
+    scored = by_other_reference(prepared, show, only=visited) if has_other_reference(prepared) else None
     # Adapters start at random numbers, which the seed decides too.
     set_seed(prepared.arguments.seed)
     policy = build_policy(prepared)
-    # Only now is it certain that the new run starts, and an old one may go.
-    if state.is_main_process:
-        _start_folder(prepared, folder, record, keep=resume)
-    state.wait_for_everyone()
-    groups: GroupsByName = {name: data.groups for name, data in prepared.splits.items()}
-    if "reference" in prepared.objective.needs and isinstance(policy, Policy):
-        groups = scored or with_reference_logps(prepared, policy, show)
-    checkpoint = last_checkpoint(folder / CHECKPOINT_FOLDER) if resume else None
-    recorder = Recorder(folder / "metrics.jsonl")
-    bar = ConsoleProgress(enabled=progress)
-    trainer = _trainer(prepared, policy, groups, [recorder, bar], live, checkpoint)
+    # Only now is it certain that the new run starts.
+    start.take_folder()
+    recorder, bar = Recorder(folder / "metrics.jsonl"), ConsoleProgress(enabled=show)
     try:
+        groups: GroupsByName = {name: data.groups for name, data in prepared.splits.items()}
+        if "reference" in prepared.objective.needs and isinstance(policy, Policy):
+            groups = scored or with_reference_logps(prepared, policy, show, only=visited)
+        checkpoint = last_checkpoint(folder / CHECKPOINT_FOLDER) if start.resume else None
+        callbacks = [recorder, bar, ForgetAtFirstStep(folder)]
+        trainer = _trainer(prepared, policy, groups, callbacks, live, checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
+    except BaseException:
+        if PartialState().is_main_process:
+            put_back(folder, RUN_FILES)
+        raise
     finally:
         bar.close()
-    if prepared.held_out and not trainer.has_evaluated():
-        trainer.evaluate()
+    if PartialState().is_main_process:
+        forget(folder)
+    _evaluate_kept(prepared, trainer)
     policy.restore()
     return _finish(prepared, policy, trainer, recorder, live, write_page)
+
+
+def _evaluate_kept(prepared: PreparedRun, trainer: PackedTrainer) -> None:
+    """Take held-out figures of the weights that are kept, where there are none yet."""
+    kept = trainer.kept_step
+    if kept is None or not prepared.held_out or trainer.has_evaluated():
+        return
+    last, trainer.state.global_step = trainer.state.global_step, kept
+    trainer.evaluate()
+    trainer.settle()
+    trainer.state.global_step = last
 
 
 def _finish(
@@ -163,17 +254,29 @@ def _finish(
     live: LiveData | None,
     write_page: Callable[[Path], None] | None,
 ) -> Trained:
-    """Write what a trained run leaves."""
+    """Write what a trained run leaves.
+
+    Raises:
+        NotFiniteError: training has met numbers that are not finite.
+    """
     folder = Path(prepared.config.output)
-    trainer.save_model(str(folder / MODEL_FOLDER))
+    ending = describe_ending(trainer, prepared.config)
+    if trainer.kept_step is not None:
+        trainer.save_model(str(folder / MODEL_FOLDER), max_shard_size=prepared.config.max_shard_size)
+        trainer.save_value_head(folder)
     if live:
         prepared = replace(prepared, train=live.trained_on(prepared))
-    summary = _summary(prepared, recorder, trainer, is_live=live is not None)
-    trainer.save_value_head(folder)
+    summary = _summary(prepared, recorder, trainer, is_live=live is not None) | ending
     if PartialState().is_main_process:
         write_json(folder / "summary.json", summary)
         if write_page:
             write_page(folder)
+    if stopped := ending.get("stopped"):
+        if stopped["is_failure"]:
+            raise NotFiniteError(stopped["message"])
+        logger.warning("%s", stopped["message"])
+    if PartialState().is_main_process:
+        push_run(prepared.arguments, folder)
     return Trained(summary, policy.language_model, prepared.tokenizer)
 
 
@@ -190,7 +293,7 @@ def _trainer(
     if not prepared.held_out or checkpoint:
         prepared.arguments.eval_on_start = False
     held_out = prepared.held_out_groups(groups)
-    callbacks = [*callbacks, *given.callbacks]
+    callbacks = [*callbacks, *early_stopping(config), *given.callbacks]
     if live:
         trainer = live.trainer(prepared, policy, held_out, callbacks)
     else:
@@ -206,6 +309,7 @@ def _trainer(
             value_head=config.value_head,
             fully_sharded=_is_sharded(config),
             optimizers=given.optimizers,
+            stop=config.stop,
         )
     # The run has a bar of its own.
     trainer.remove_callback(PrinterCallback)
@@ -216,8 +320,10 @@ def _summary(
     prepared: PreparedRun, recorder: Recorder, trainer: PackedTrainer, *, is_live: bool
 ) -> dict[str, Any]:
     """What summary.json holds."""
-    figures = recorder.summary()
+    figures = recorder.summary(trainer.kept_step)
     summary = prepared.summary() | figures | {"shares_prompts": trainer.model.shares_prompts}
+    if trainer.stops.stop or trainer.state.global_step < prepared.steps:
+        summary["steps"] = trainer.state.global_step
     if is_live:
         steps = trainer.state.global_step
         summary |= {"steps": steps, "tokens_per_step": round(prepared.train.tokens / steps)}
@@ -273,10 +379,13 @@ def check_folder(config: RunConfig, *, resume: bool = False, overwrite: bool = F
             f"output={folder} already has a run; pass --resume to resume it, --overwrite to replace it, "
             "or another output"
         )
-    elif not stored.exists() and folder.exists() and any(folder.iterdir()):
+    elif not stored.exists() and folder.exists() and {path.name for path in folder.iterdir()} - OWN_NAMES:
         raise InputError(f"output={folder} is not empty and has no run; give an empty or new folder")
-    if overwrite and folder.resolve() in Path(config.model).resolve().parents:
-        raise InputError(f"model={config.model} is in output={folder}, which --overwrite replaces: move it")
+    if overwrite:
+        check_card(folder / MODEL_FOLDER, "--overwrite")
+    for source in dict.fromkeys((config.model, base_of(config.model))):
+        if overwrite and folder.resolve() in Path(source).resolve().parents:
+            raise InputError(f"model={source} is in output={folder}, which --overwrite replaces: move it")
     for place in (folder, Path(config.cache) if config.cache else cache_dir()):
         existing = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
         if not (existing.is_dir() and os.access(existing, os.W_OK)):
@@ -307,12 +416,8 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if not keep:
-        written = ("metrics.jsonl", "summary.json", REPORT_FILE)
-        for name in (*written, VALUE_HEAD_FILE, REWARDS_FILE, CALIBRATION_FILE):
-            (folder / name).unlink(missing_ok=True)
-        for name in (CHECKPOINT_FOLDER, MODEL_FOLDER):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    if not keep and (folder / "config.yaml").exists():
+        move_aside(folder, RUN_FILES)
     resolved = prepared.config.model_dump(mode="json")
     (folder / "config.yaml").write_text(dump_yaml(resolved), encoding="utf-8")
     write_json(folder / "environment.json", record)
@@ -331,7 +436,7 @@ def _start_folder(prepared: PreparedRun, folder: Path, record: dict[str, Any], k
 def _explained_variance(held_out: Mapping[str, PreparedData], figures: dict[str, Any]) -> float | None:
     """Share of the held-out auxiliary reward's variance that V explains, 1 - Var(R - V) / Var(R)."""
     # Only the process that records has the figures.
-    if "eval_auxiliary/squared_error" not in figures or EVALUATION not in held_out:
+    if figures.get("eval_auxiliary/squared_error") is None or EVALUATION not in held_out:
         return None
     variance = float(held_out[EVALUATION].auxiliary.var())
     residual = figures["eval_auxiliary/squared_error"] - figures["eval_auxiliary/advantage"] ** 2

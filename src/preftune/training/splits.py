@@ -25,6 +25,7 @@ from preftune.data import (
     RowReport,
     RowRules,
     TokenizedGroup,
+    counted,
     fingerprint_groups,
     limit_groups,
     load_groups,
@@ -47,11 +48,7 @@ from preftune.rewards import (
     with_margins,
     with_prior_rewards,
 )
-from preftune.training.configuration import (
-    PriorSection,
-    RunConfig,
-    SourceSection,
-)
+from preftune.training.configuration import RunConfig, SourceSection
 
 logger = logging.getLogger(__name__)
 
@@ -203,8 +200,6 @@ class SplitReader:
             groups, prior, calibration = self._with_prior(loaded.groups, calibration)
         if prior:
             self._describe(prior)
-        elif calibration is None and self.config.prior != PriorSection():
-            logger.warning("the section `prior` is not used: the objective has no prior; set objective.prior")
         measured = None
         if self.rewards:
             missing = RowRules(self.config.data.rules)["missing_reward"]
@@ -308,7 +303,8 @@ class SplitReader:
             logger.info("read %s", line)
         if loaded.unused_columns:
             logger.info("%s: columns not used: %s", title_of(source), ", ".join(loaded.unused_columns))
-        if "pairs" not in self.needs and "weight" in loaded.unused_columns:
+        is_said = "weight" in data.columns
+        if "pairs" not in self.needs and "weight" in loaded.unused_columns and not is_said:
             logger.warning(
                 "%s: the column `weight` is not read: it weighs pairs, and the objective learns from "
                 "responses without pairs",
@@ -338,7 +334,8 @@ class SplitReader:
 
     def _describe(self, prior: PriorReport) -> None:
         negative = f"; {prior.negative} had a negative gap ({prior.negative_gap})" * bool(prior.negative)
-        logger.info("prior: %d pairs, mean gap %.3f%s", prior.pairs, prior.mean_gap, negative)
+        pairs = counted(prior.pairs, "pair")
+        logger.info("prior: %s, mean gap %.3f%s", pairs, prior.mean_gap, negative)
         if prior.warning:
             logger.warning(prior.warning)
 

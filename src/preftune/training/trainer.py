@@ -18,10 +18,9 @@ from preftune.models.sharding import is_sharded, shard, whole_state
 from preftune.models.value_head import save_value_head
 from preftune.objectives import Objective, ScoredResponses, count_units
 from preftune.training.batches import RowIndices, fill, plan_steps
-from preftune.training.configuration import BatchesSection, ValueHeadSection
+from preftune.training.configuration import BatchesSection, StopSection, ValueHeadSection
 from preftune.training.hooks import TrainerHooks
 from preftune.training.multipliers import EndOfStep, Multipliers
-from preftune.training.recording import is_evaluation
 from preftune.training.rows import (
     LOADER_OPTIONS,
     Batch,
@@ -34,6 +33,7 @@ from preftune.training.rows import (
     collate,
     join,
 )
+from preftune.training.stopping import Stops, has_evaluation
 from preftune.training.tally import Tally
 
 HeldOutGroups = Sequence[TokenizedGroup] | Mapping[str, Sequence[TokenizedGroup]]
@@ -74,6 +74,7 @@ class PackedTrainer(TrainerHooks):
         value_head: ValueHeadSection | None = None,
         fully_sharded: bool = False,
         optimizers: tuple[Any, Any] = (None, None),
+        stop: StopSection | None = None,
     ) -> None:
         super().__init__(
             model=policy,
@@ -95,18 +96,46 @@ class PackedTrainer(TrainerHooks):
         self._divergence: Tensor | None = None
         self._multipliers = Multipliers(objective.dual, arguments.device) if objective.dual else None
         self._exports = False
+        self._max_shard_size: str | None = None
+        self.kept_step: int | None = 0
         self._steps = plan_steps(train_groups, arguments, batches)
         # The loss is already divided by the counts of the whole step.
         self.loss_is_scaled_for_ga = True
         self._train_tally, self._evaluation_tally = Tally(), Tally()
         self._tokens_seen = torch.zeros((), dtype=torch.int64, device=arguments.device)
+        self.stops = Stops(stop or StopSection(), policy, arguments.device, self._sum_over_processes)
+        self.add_callback(self.stops)
         if self._multipliers:
             self.add_callback(EndOfStep(self._multipliers, self._sum_over_processes))
 
     def train(self, *arguments: Any, **named: Any) -> Any:
-        """Train as `transformers.Trainer` does; afterwards the language model is as it was given, tuned."""
+        """Train as `transformers.Trainer` does; afterwards the language model is as it was given, tuned.
+
+        Where training has ended by itself (`stops.stop`), it has the weights of the checkpoint that is kept.
+        """
         with self.model.in_use():
-            return super().train(*arguments, **named)
+            output = super().train(*arguments, **named)
+            self.settle()
+        return output
+
+    def settle(self) -> None:
+        """Load the weights that are kept; `kept_step` is then their step, or None where all are lost."""
+        self.kept_step = self._settle()
+
+    def _settle(self) -> int | None:
+        best, stops = self.state.best_model_checkpoint, self.stops
+        stops.end(self.state)
+        if self.args.load_best_model_at_end and best:
+            return int(Path(best).name.removeprefix("checkpoint-"))
+        if stops.stop is None:
+            return int(self.state.global_step)
+        for step in stops.good_steps():
+            folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+            if folder.is_dir():
+                self._load_from_checkpoint(str(folder))
+                if stops.weights_are_finite():
+                    return step
+        return None if stops.stop.is_failure else int(self.state.global_step)
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Evaluate as `transformers.Trainer` does."""
@@ -244,6 +273,8 @@ class PackedTrainer(TrainerHooks):
     ) -> EvalLoopOutput:
         """The usual loop; its metrics are the tally's."""
         training = self._divergence
+        # The usual loop does so too, but later.
+        self.model.eval()
         self._estimate_divergence(row for step in dataloader for row in step)
         output = super().evaluation_loop(
             dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
@@ -277,8 +308,7 @@ class PackedTrainer(TrainerHooks):
 
     def has_evaluated(self) -> bool:
         """Whether the policy as it stands was evaluated on held-out groups."""
-        history = self.state.log_history
-        return any(is_evaluation(line) and line["step"] == self.state.global_step for line in history)
+        return has_evaluation(self.state, self.kept_step or 0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the tally's means to the Trainer's own log line."""
@@ -291,10 +321,19 @@ class PackedTrainer(TrainerHooks):
         total: Tensor = self.accelerator.reduce(sums, reduction="sum")
         return total
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the language model, and in a checkpoint the value head beside it."""
-        self._exports = not _internal_call
-        super().save_model(output_dir, _internal_call)
+    def save_model(
+        self, output_dir: str | None = None, _internal_call: bool = False, max_shard_size: str | None = None
+    ) -> None:
+        """Save the language model, and in a checkpoint the value head beside it.
+
+        Args:
+            output_dir: the folder; `args.output_dir` unless given.
+            _internal_call: whether it is a checkpoint.
+            max_shard_size: of a file of weights, such as 5GB; transformers' own unless given.
+        """
+        self._exports, self._max_shard_size = not _internal_call, max_shard_size
+        # Whoever pushes a saved model does so once all of its folder is written.
+        super().save_model(output_dir, _internal_call=True)
         if _internal_call:
             self.save_value_head(Path(output_dir or self.args.output_dir))
             if self._multipliers and self.args.should_save:

@@ -37,6 +37,11 @@ TRL_KEYS: dict[str, str] = {
     "lora_r": "lora.rank",
     "lora_alpha": "lora.alpha",
     "lora_target_modules": "lora.target_modules",
+    "lora_dropout": "lora.lora_dropout",
+    "lora_modules_to_save": "lora.modules_to_save",
+    "lora_target_parameters": "lora.target_parameters",
+    "use_rslora": "lora.use_rslora",
+    "use_dora": "lora.use_dora",
     # the data
     "train_dataset": "data.train",
     "eval_dataset": "data.evaluation",
@@ -52,10 +57,22 @@ TRL_KEYS: dict[str, str] = {
 }
 """Our key for a name of TRL's, where there is one that means the same."""
 
+SHORT_NAMES: dict[str, str] = {
+    "lr": "training.learning_rate",
+    "epochs": "training.num_train_epochs",
+    "num_epochs": "training.num_train_epochs",
+    "batch_size": "training.per_device_train_batch_size",
+    "optimizer": "training.optim",
+    "scheduler": "training.lr_scheduler_type",
+    "lora_rank": "lora.rank",
+    "reference_model": "reference",
+    "sft_weight": "objective.likelihood_weight",
+}
+"""Our key for what people and other libraries call it in short."""
+
 _NO_QUANTIZATION = (
     "weights are not quantized; set model_dtype=bfloat16 and lora.rank, or in Python give a loaded model"
 )
-_LORA_DEFAULT = "in Python set it in the LoraConfig of peft_config; a file has rank, alpha and target_modules"
 LOAD_YOURSELF = "in Python load the model as you want it and give the object; a file names it by model alone"
 _FIXED_REFERENCE = "the reference stays as it is; iterate has train.reference=previous, a new one each round"
 _CACHED = "always so: log-probabilities of the reference are computed once and kept by content (cache)"
@@ -78,6 +95,9 @@ TRL_ANSWERS: dict[str, str] = {
     "sync_ref_model": _FIXED_REFERENCE,
     "ref_model_mixup_alpha": _FIXED_REFERENCE,
     "ref_model_sync_steps": _FIXED_REFERENCE,
+    "num_generations": "preftune iterate has sampling.n",
+    "use_vllm": "preftune iterate has sampling.engine",
+    "reward_funcs": "preftune iterate has reward; your own functions are auxiliary rewards: docs/rewards.md",
     "reward_weights": "set rewards.NAME.weight of each auxiliary reward",
     # the model
     "model_init_kwargs": LOAD_YOURSELF,
@@ -86,18 +106,14 @@ TRL_ANSWERS: dict[str, str] = {
     "model_revision": LOAD_YOURSELF,
     "attn_implementation": "the attention over packed rows is preftune's own, and exact: remove it",
     "trust_remote_code": _NO_CODE,
-    "disable_dropout": "always so: dropout is off in the policy and the reference",
-    "model_adapter_name": "in Python give a PeftModel, whose active adapter is trained",
-    "ref_adapter_name": "with an adapter the model without it is the reference; name another by reference",
+    "disable_dropout": "always so in the model; an adapter's own dropout is lora.lora_dropout",
+    "model_adapter_name": "in Python give a PeftModel with one adapter, which is trained",
+    "ref_adapter_name": "the reference is the model as it starts; name another by reference",
     "force_use_ref_model": "name the reference by reference",
-    "lora_dropout": _LORA_DEFAULT,
-    "lora_target_parameters": _LORA_DEFAULT,
-    "lora_modules_to_save": _LORA_DEFAULT,
     "lora_task_type": "it follows from objective.method: remove it",
-    "use_rslora": _LORA_DEFAULT,
-    "use_dora": _LORA_DEFAULT,
     "load_in_8bit": _NO_QUANTIZATION,
     "load_in_4bit": _NO_QUANTIZATION,
+    "bnb_4bit_compute_dtype": _NO_QUANTIZATION,
     "bnb_4bit_quant_type": _NO_QUANTIZATION,
     "use_bnb_nested_quant": _NO_QUANTIZATION,
     "bnb_4bit_quant_storage": _NO_QUANTIZATION,
@@ -161,6 +177,10 @@ def answer(name: str, under: str = "", here: Collection[str] = ()) -> str | None
         return f"what TRL calls {name} is '{own if own in here else under + own}' here"
     if name in TRL_ANSWERS:
         return f"TRL's {name} has no key here: {TRL_ANSWERS[name]}"
+    if name in SHORT_NAMES:
+        return f"write '{under}{SHORT_NAMES[name]}'"
+    if name in OBJECTIVE_KEYS:
+        return f"it is a part of the objective: write '{under}objective.{name}'"
     if own:
         return f"TRL's {name} has no key here: `preftune methods` says what each method takes"
     if name in training_fields():

@@ -7,7 +7,7 @@ would weigh that too.
 from dataclasses import dataclass
 
 from preftune.objectives.auxiliary import Standardization, ValueRegression
-from preftune.objectives.methods.method import BETA, VALUE_WEIGHT, Method, published
+from preftune.objectives.methods.method import BETA, VALUE_WEIGHT, Method, published, unread
 from preftune.objectives.offline_rl import (
     ClippedSurrogate,
     LeftoverLikelihood,
@@ -63,6 +63,11 @@ class ALoL(Method):
     clip: float = option(0.9, BELOW_ONE, _CLIP)
     reference_free: bool = option(False, SWITCH, "leave the ratio, and the reference, out")
     value_weight: float = option(1.0, POSITIVE, VALUE_WEIGHT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference_free:
+            unread(self, "clip", "reference_free = True")
 
     def parts(self, _: Prior, standardization: Standardization) -> tuple[Part, ...]:
         """The policy's part and the value's."""

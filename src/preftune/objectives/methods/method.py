@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
 
 from preftune.objectives.auxiliary import Standardization
-from preftune.objectives.options import Options
+from preftune.objectives.options import Options, options_of
 from preftune.objectives.parts import ChosenLikelihood, Part
 from preftune.objectives.priors import PRIORS, Prior
 from preftune.objectives.responses import Need
@@ -15,6 +15,17 @@ LIKELIHOOD_REDUCTION = "of it: mean over all chosen tokens, or sums per pair"
 LABEL_SMOOTHING = "share of the labels that are wrong, as smoothed labels (cDPO)"
 LENGTH_NORMALIZED = "log-ratios per token instead of summed"
 VALUE_WEIGHT = "weight of the value's regression"
+
+
+def unread(method: "Method", key: str, cause: str) -> None:
+    """Refuse an option that another one leaves without effect, unless it has its default.
+
+    Raises:
+        ValueError: it was set.
+    """
+    value, default = getattr(method, key), options_of(type(method))[key].default
+    if value != default:
+        raise ValueError(f"{key} = {value!r} has no effect with {cause}: remove {key}, or change the other")
 
 
 class Method(Options, ABC):

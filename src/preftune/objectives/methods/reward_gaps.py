@@ -8,7 +8,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 from preftune.objectives.auxiliary import Standardization
-from preftune.objectives.methods.method import BETA, Method, published
+from preftune.objectives.methods.method import BETA, Method, published, unread
 from preftune.objectives.options import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, one_of, option
 from preftune.objectives.parts import Part
 from preftune.objectives.priors import Prior
@@ -111,6 +111,11 @@ class MMPO(GapMethod):
         "sigmoid", one_of("sigmoid", "linear"), "p: sigma(s delta), or (1 + delta) / 2"
     )
     reward_scale: float = option(1.0, POSITIVE, f"{REWARD_SCALE}, of `sigmoid`")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label == "linear":
+            unread(self, "reward_scale", "label = 'linear'")
 
     def link(self) -> GapLink:
         """A soft label."""
