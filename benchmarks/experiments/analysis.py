@@ -23,6 +23,7 @@ TITLES = {
 }
 POINTS = {"kept": "At the tuned point", "long": "After four times the tuned steps"}
 MISSING_SHOWN = 10
+EXPLAINED = "value_explained_variance"
 
 
 def write_all(parts: Sequence[str], tables: Sequence[str], sizes: Sizes, pages: Path) -> None:
@@ -121,21 +122,33 @@ def test_table(rows: Json) -> str:
             "win rate against the start",
             "KL, nats",
         ),
-        *("log p of chosen", "accuracy", "tokens", "distinct 1, 2", "grade", "toxicity", "gain left"),
+        *(
+            "log p of chosen",
+            "accuracy",
+            "tokens",
+            "distinct 1, 2",
+            "grade",
+            "toxicity",
+            "value explains",
+            "gain left",
+        ),
     )
     return _without_empty(titles, [_test_row(arm, row) for arm, row in rows.items()])
 
 
 def _test_row(arm: str, row: Json) -> list[str]:
-    difference = row.get("difference")
+    differences = row.get("differences", {})
     left = row.get("share_left")
     return [
         arm,
         str(len(row["reward"]["by_seed"])),
         interval(row["reward"], 3),
-        f"{interval(difference, 3, '+')} to {difference['to']}" if difference else "",
-        f"{difference['p_holm']:.3f} ({difference['p']:.3f} alone)" if difference else "",
-        difference["verdict"] if difference else "",
+        "; ".join(
+            f"{'' if figure == 'reward' else f'{figure} '}{interval(found, 3, '+')} to {found['to']}"
+            for figure, found in differences.items()
+        ),
+        "; ".join(f"{found['p_holm']:.3f} ({found['p']:.3f} alone)" for found in differences.values()),
+        "; ".join(found["verdict"] for found in differences.values()),
         interval(row["win_rate"], 2),
         interval(row["kl"], 1) if "kl" in row else "",
         f"{fmean(row['chosen_logp_change']):+.1f}" if "chosen_logp_change" in row else "",
@@ -144,6 +157,7 @@ def _test_row(arm: str, row: Json) -> list[str]:
         f"{fmean(row['distinct_1']):.2f}, {fmean(row['distinct_2']):.2f}",
         interval(row["grade"], 1) if "grade" in row else "",
         interval(row["toxicity"], 3) if "toxicity" in row else "",
+        f"{fmean(row[EXPLAINED]):.2f}" if EXPLAINED in row else "",
         "" if left is None else f"{left:.0%}",
     ]
 

@@ -29,6 +29,11 @@ class Arm:
     compared_with: str = BASE
     responses: Literal["pair", "all"] = "pair"
 
+    @property
+    def judged_by(self) -> list[str]:
+        """What decides whether it helps: its auxiliary rewards' figures, else the judge's reward."""
+        return [FIGURES[name] for name in self.rewards] or ["reward"]
+
 
 def _dpo(**options: Any) -> dict[str, Any]:
     return {"method": "dpo", **options}
@@ -59,6 +64,8 @@ VARIED = (BASE, "dpo+prior", "dpo+nll", "scaled_dpo", "mmpo", "ipo")
 TOXICITY: dict[str, Mapping[str, Any]] = {"toxicity_words": {"goal": "minimise"}}
 READING: dict[str, Mapping[str, Any]] = {"reading_grade": {"goal": "minimise", "clip": [0, 20]}}
 HPO_WEIGHTS = (0.3, 1, 3)
+FIGURES = {"toxicity_words": "toxicity", "reading_grade": "grade"}
+"""What samples are measured by, for each auxiliary reward; less of it is better."""
 
 
 def _with_auxiliary(base: str, rewards: Mapping[str, Mapping[str, Any]], weight: float) -> Arm:
@@ -82,6 +89,8 @@ VALUED = ("dpo+both x 1",)
 """Trained on every pair once, to see what the value head explains."""
 
 ALL_OR_PAIR: dict[str, Arm] = {
+    BASE: Arm(_dpo(), tuned_as=BASE),
+} | {
     f"dpo+grade x {weight:g}, {responses}": Arm(
         {"method": "dpo", "auxiliary": {"weight": weight, "temperature": 1}},
         rewards=READING,

@@ -44,12 +44,17 @@ def draw(path: Path, found: Json) -> bool:
     return True
 
 
+def _judged(row: Json) -> Json | None:
+    """The first of an arm's differences."""
+    return next(iter(row.get("differences", {}).values()), None)
+
+
 def _draw_differences(axes: Any, comparisons: Json) -> None:
-    names = [arm for arm, row in comparisons.get("kept", {}).items() if "difference" in row]
+    names = [arm for arm, row in comparisons.get("kept", {}).items() if _judged(row)]
     for offset, marker, point in ((0.12, "o", "kept"), (-0.12, "x", "long")):
         rows = comparisons.get(point, {})
         for place, arm in enumerate(reversed(names)):
-            found = rows.get(arm, {}).get("difference")
+            found = _judged(rows.get(arm, {}))
             if found:
                 reach = [[found["mean"] - found["low"]], [found["high"] - found["mean"]]]
                 label = {"kept": "tuned", "long": "four times as long"}[point] if place == 0 else None
@@ -64,6 +69,6 @@ def _draw_differences(axes: Any, comparisons: Json) -> None:
                 )
     axes.axvline(0, color="grey", linewidth=0.5)
     axes.set_yticks(range(len(names)), list(reversed(names)), fontsize=7)
-    axes.set_xlabel("difference in reward, test")
+    axes.set_xlabel("difference in what it is judged by, test")
     if names:
         axes.legend(fontsize=7, frameon=False)

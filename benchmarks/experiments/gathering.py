@@ -181,34 +181,41 @@ def add_differences(
     point: str,
     smallest: float,
 ) -> None:
-    """To every arm whose counterpart is there, add the paired difference, Holm's p-value and the verdict."""
-    differences: dict[str, Effect] = {}
+    """To every arm whose counterpart is there, add paired differences, Holm's p-values and verdicts."""
+    found: dict[tuple[str, str], Effect] = {}
     for arm in rows:
         base = arms[arm].compared_with
         if base == arm or base not in rows:
             continue
         shared = [seed for seed in results[arm] if seed in results[base]]
-        if len(shared) >= FEWEST_SEEDS:
+        for figure in arms[arm].judged_by if len(shared) >= FEWEST_SEEDS else ():
             own, other = (
-                table_of([results[name][seed] for seed in shared], point, "reward") for name in (arm, base)
+                table_of([results[name][seed] for seed in shared], point, figure) for name in (arm, base)
             )
-            differences[arm] = effect(own - other)
-    adjusted = holm([difference.p for difference in differences.values()])
-    for (arm, difference), p in zip(differences.items(), adjusted, strict=True):
+            found[arm, figure] = effect(own - other)
+    adjusted = holm([difference.p for difference in found.values()])
+    for ((arm, figure), difference), p in zip(found.items(), adjusted, strict=True):
         base = arms[arm].compared_with
-        said = verdict(difference, p, smallest)
         lost = _accuracy_lost(rows[base], rows[arm])
-        if arms[arm].rewards and said == "helps" and lost is not None and lost > MOST_ACCURACY_LOST:
-            said = "no difference shown"
-        rows[arm]["difference"] = {
+        rows[arm].setdefault("differences", {})[figure] = {
             **asdict(difference),
             "to": base,
             "seeds": len(difference.by_seed),
             "p_holm": p,
-            "smallest": smallest,
-            "verdict": said,
+            "smallest": smallest if figure == "reward" else 0.0,
+            "verdict": _said(difference, p, figure, smallest, lost),
             "accuracy_lost": lost,
         }
+
+
+def _said(difference: Effect, p: float, figure: str, smallest: float, lost: float | None) -> str:
+    """The verdict; of an auxiliary reward, whose figure is to fall, at no more than so much accuracy."""
+    if figure == "reward":
+        return verdict(difference, p, smallest)
+    said = {"helps": "hurts", "hurts": "helps"}.get(plain := verdict(difference, p, 0.0), plain)
+    if said == "helps" and (lost is None or lost > MOST_ACCURACY_LOST):
+        return f"moves it, at {100 * lost:.1f} points of accuracy" if lost is not None else "moves it"
+    return said
 
 
 def _accuracy_lost(base: Json, arm: Json) -> float | None:

@@ -210,7 +210,7 @@ def test_the_page_says_what_is_there_and_what_is_missing(
     assert (search["rate"], search["steps"], search["at_edge"]) == (3e-3, 2, True)
     assert search["gains"][-1] == {"rate": 3e-3, "steps": 2, "gain": pytest.approx(0.4)}
     rows = found["comparisons"]["as it is"]
-    difference = rows["kept"]["dpo+prior"]["difference"]
+    difference = rows["kept"]["dpo+prior"]["differences"]["reward"]
     assert difference["mean"] == pytest.approx(0.1)
     assert (difference["to"], difference["verdict"]) == ("dpo", "helps")
     # Gains over the start's 0.2: dpo keeps 0.1 of 0.3, the prior 0.5 where it had 0.4.
@@ -222,6 +222,21 @@ def test_the_page_says_what_is_there_and_what_is_missing(
     assert "**40 of 51 cells are missing**: `a/dpo+nll/search-0.001-seed1000`" in page
     assert "+0.100 (+0.100 to +0.100) to dpo" in page
     assert (tmp_path / "a-tiny.svg").is_file()
+
+
+def test_an_auxiliary_reward_is_judged_by_its_own_figure(parts: dict[str, Any]) -> None:
+    """A grade that falls by 2 everywhere helps, unless accuracy falls by more than 2 points."""
+    gathering, arms = parts["gathering"], parts["arms"].ALL_OR_PAIR
+    name = "dpo+grade x 1, all"
+    results = {
+        arm: {seed: {"points": {"kept": {"by_prompt": {"grade": [grade] * 2}}}} for seed in range(2)}
+        for arm, grade in (("dpo", 8.0), (name, 6.0))
+    }
+    for accuracy, said in ((0.69, "helps"), (0.6, "moves it, at 10.0 points of accuracy")):
+        rows: dict[str, Any] = {"dpo": {"accuracy": [0.7]}, name: {"accuracy": [accuracy]}}
+        gathering.add_differences(rows, results, arms, "kept", 0.03)
+        found = rows[name]["differences"]["grade"]
+        assert (found["mean"], found["verdict"]) == (-2.0, said)
 
 
 def test_a_cell_runs_once_and_leaves_its_result_alone(
