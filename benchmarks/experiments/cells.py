@@ -49,8 +49,8 @@ class Setting:
 
 
 DEMO, GRADED, HARMLESS = (150, 61, 45), (337, 55, 60), (330, 100, 50)
-MAIN_OF_DEMO = tuple(PLAIN_AND_SCORED)[:12]
-MAIN_OF_GRADED = (BASE, "dpo+prior", "dpo+nll", "scaled_dpo", "dpo+prior, bradley_terry", "mmpo")
+MAIN_OF_DEMO = tuple(PLAIN_AND_SCORED)[:9]
+MAIN_OF_GRADED = (BASE, "dpo+prior", "dpo+nll", "dpo+prior, bradley_terry")
 SETTINGS = {
     setting.name: setting
     for setting in (
@@ -203,7 +203,8 @@ def kept_point(grid: Grid) -> tuple[float, int]:
 
 TRAINING_TOKENS, SAMPLING_TOKENS, READING_TOKENS = 170.0, 156.0, 450.0
 """A second on one core without AMX; `docs/experiments/protocol.md` says where they come from."""
-LOADING_SECONDS = 12.0
+LOADING_SECONDS, TRAINING_OVERHEAD, POINT_OVERHEAD = 5.0, 40.0, 11.0
+"""Of a cell, a training run, and every model that is sampled: seconds of CPU, in cells of two steps."""
 LOADING_ON_CUDA, ON_CUDA = 4.0, 40.0
 """Seconds, and times as fast as one such core for each of PROCESSES_ON_CUDA: guesses until cells have run."""
 PROCESSES_ON_CUDA = 8
@@ -215,7 +216,9 @@ def estimated_seconds(cell: Cell, sizes: Sizes) -> float:
     seconds = _phase_seconds(cell, sizes, SETTINGS[cell.setting])
     if sizes.name.startswith("cuda"):
         return LOADING_ON_CUDA + seconds / ON_CUDA
-    return LOADING_SECONDS + seconds
+    points = {"search": len(sizes.steps), "test": 2, "rounds": sizes.rounds + 1}.get(cell.phase, 1)
+    runs = {"start": 0, "rounds": sizes.rounds}.get(cell.phase, 1)
+    return LOADING_SECONDS + runs * TRAINING_OVERHEAD + points * POINT_OVERHEAD + seconds
 
 
 def _phase_seconds(cell: Cell, sizes: Sizes, setting: Setting) -> float:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from preftune.api.inspect import inspect as inspect
     from preftune.api.iterate import iterate as iterate
     from preftune.api.iterate import plan_rounds as plan_rounds
+    from preftune.api.merge import merge as merge
     from preftune.api.push import push as push
     from preftune.api.run import Run as Run
     from preftune.api.sample import sample as sample
@@ -36,6 +37,7 @@ _PLACES = {
     "evaluate": "preftune.api.evaluate",
     "inspect": "preftune.api.inspect",
     "iterate": "preftune.api.iterate",
+    "merge": "preftune.api.merge",
     "plan_rounds": "preftune.api.iterate",
     "push": "preftune.api.push",
     "rescore": "preftune.api.evaluate",
@@ -53,6 +55,7 @@ __all__ = [
     "evaluate",
     "inspect",
     "iterate",
+    "merge",
     "plan_rounds",
     "push",
     "rescore",

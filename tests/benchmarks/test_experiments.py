@@ -132,7 +132,7 @@ def test_a_cut_off_run_leaves_whole_comparisons(parts: dict[str, Any]) -> None:
     phases = [cell.phase for cell in found]
     assert phases == sorted(phases, key=["start", "search", "test"].index)
     seeds = [cell.seed for cell in found if cell.phase == "test"]
-    assert seeds == [0] * 12 + [1] * 12
+    assert seeds == [0] * 9 + [1] * 9
 
 
 def test_every_test_has_its_search_before_it(parts: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ def point(reward: float) -> dict[str, Any]:
 def test_the_page_says_what_is_there_and_what_is_missing(
     parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two arms of twelve are finished: gains, difference, verdict and what is left are theirs by hand."""
+    """Two arms of nine are finished: gains, difference, verdict and what is left are theirs by hand."""
     monkeypatch.chdir(tmp_path)
     sizes, cell = parts["sizes"].TINY, parts["cells"].Cell
     finish(parts, sizes, cell("a", "start", seed=1000), {"worth": [0.1, 0.3]})
@@ -218,8 +218,8 @@ def test_the_page_says_what_is_there_and_what_is_missing(
     assert rows["long"]["dpo+prior"]["share_left"] == pytest.approx(1.25)
     assert rows["kept"]["dpo"]["win_rate"]["mean"] == 1.0
     page = (tmp_path / "results-tiny.md").read_text(encoding="utf-8")
-    assert len(found["missing"]) == 40
-    assert "**40 of 51 cells are missing**: `a/dpo+nll/search-0.001-seed1000`" in page
+    assert len(found["missing"]) == 28
+    assert "**28 of 39 cells are missing**: `a/dpo+nll/search-0.001-seed1000`" in page
     assert "+0.100 (+0.100 to +0.100) to dpo" in page
     assert (tmp_path / "a-tiny.svg").is_file()
 

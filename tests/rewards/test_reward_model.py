@@ -261,7 +261,7 @@ def test_a_model_without_a_score_head_is_refused(tmp_path: Path) -> None:
     LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
     with pytest.raises(InputError, match=r"no weights for score\.weight"):
         scores_of(RewardModelScorer(str(folder)), UNEQUAL)
-    with pytest.raises(InputError, match="must be a folder with a complete reward model"):
+    with pytest.raises(InputError, match="must be a folder with a complete model"):
         RewardModelScorer(str(tmp_path / "nowhere" / "at" / "all"))
 
 

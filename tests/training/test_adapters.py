@@ -114,7 +114,8 @@ def test_adapters_that_fit_no_model_are_refused_before_weights_load(
     """Another base model, too few weights, no base, an adapter of an adapter, another type."""
     start = {"lora": {"start": "continue"}}
     other = tmp_path / "other"
-    LlamaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=49152).save_pretrained(other)
+    wider = LlamaConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=2, vocab_size=259)
+    LlamaForCausalLM(wider).save_pretrained(other)
     named = "base_model_name_or_path"
     assert "is of another model" in refused(model=saved(sft, tmp_path / "1", **{named: str(other)}), **start)
     lost = str(tmp_path / "lost/model")

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from preftune.training.alternatives import Alternative, alternatives, four_bit_bytes, seconds_of
+from preftune.models.quantization import four_bit_bytes
+from preftune.training.alternatives import Alternative, alternatives, seconds_of
 from preftune.training.footprint import MeasuredStep, compute_footprint, seconds_of_run
 
 from .test_footprint import ADAPTER, EMBEDDINGS, LAYER, WEIGHTS, prepared

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import T5Config
 
 from preftune.errors import InputError

@@ -49,6 +49,7 @@ class Keywords:
     lora_start: str | None = None
     callbacks: Sequence[TrainerCallback] | None = None
     optimizers: tuple[Any, Any] = (None, None)
+    quantization: str | Mapping[str, Any] | None = None
     fully_sharded: bool = False
     output: str | Path | None = None
     cache: str | Path | None = None
@@ -66,6 +67,7 @@ class Keywords:
         tree: dict[str, Any] = {
             "model": _named(self.model),
             "reference": None if self.reference is None else _named(self.reference),
+            "quantization": self.quantization,
             "fully_sharded": self.fully_sharded,
             "lora": self._lora(),
             "data": {
@@ -277,7 +279,7 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 _KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
-_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|stop"
+_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|quantization|stop"
 _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),

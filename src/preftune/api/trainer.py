@@ -86,6 +86,7 @@ class PreferenceTrainer(PackedTrainer):
         batches: Mapping[str, Any] | None = None,
         reference: str | Path | nn.Module | None = None,
         data: Mapping[str, Any] | None = None,
+        quantization: str | Mapping[str, Any] | None = None,
         fully_sharded: bool = False,
         cache: str | Path | None = None,
         stop: Mapping[str, Any] | None = None,
@@ -117,6 +118,8 @@ class PreferenceTrainer(PackedTrainer):
             batches: steps of so many tokens: `{"tokens_per_step": ..., "tokens_per_row": ...}`.
             reference: what the policy is compared with; the model as it is before training unless given.
             data: options of the data: `{"max_length": ..., "pair_rule": ..., "rules": {...}}`.
+            quantization: of the named model under an adapter: "nf4", "int8", or `{"type": "nf4", "double":
+                True, "compute_dtype": "bfloat16"}`.
             fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
             cache: where reference log-probabilities are kept.
             stop: when training ends by itself: `{"not_finite": ..., "chosen_logp_change_below": ...}`.
@@ -142,6 +145,7 @@ class PreferenceTrainer(PackedTrainer):
             args=args,
             processing_class=processing_class,
             peft_config=peft_config,
+            quantization=quantization,
             optimizers=optimizers,
             lora_start=lora_start,
             fully_sharded=fully_sharded,

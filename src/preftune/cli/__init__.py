@@ -18,6 +18,7 @@ from preftune.cli.demo import demo
 from preftune.cli.evaluate import app as evaluate
 from preftune.cli.inspect import inspect
 from preftune.cli.iterate import iterate, score_samples
+from preftune.cli.merge import merge
 from preftune.cli.methods import methods
 from preftune.cli.push import push
 from preftune.cli.sample import sample
@@ -44,6 +45,7 @@ app.command()(score)
 app.command()(sweep)
 app.command()(iterate)
 app.command(hidden=True)(score_samples)
+app.command()(merge)
 app.add_typer(evaluate, name="evaluate")
 app.command()(push)
 app.command()(demo)

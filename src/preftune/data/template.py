@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from preftune.data.groups import Message, Response
+from preftune.data.limits import TookTooLong, limited
 from preftune.data.messages import REASONING
 from preftune.data.rules import BadRow
 from preftune.errors import InputError
@@ -20,8 +21,22 @@ Chat = tuple[Message, ...]
 Tools = Sequence[Mapping[str, Any]]
 
 _NOT_WRITTEN = "it is not in what the template writes"
+_ENDLESS: dict[type[BaseException], str] = {
+    TookTooLong: "runs longer than 10 seconds",
+    MemoryError: "takes more than 1 GiB of memory",
+    RecursionError: "calls itself without end",
+}
 DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 """How templates write today's date, in a format that follows."""
+POWER = re.compile(r"{[{%](?:(?![%}]}).)*[\w)\]]\s*\*\*\s*[\w(\[]", re.DOTALL)
+"""A power in a template: one such number can take for ever to compute, and nothing can stop that."""
+SECONDS = 10.0
+"""Longest time of a template for one conversation; usual ones take less than a millisecond."""
+MEMORY = 2**30
+"""Most bytes that a template may take for one conversation."""
+LONGEST_TEXT = 1_000_000
+TEXT_PER_CHARACTER = 100
+"""Most characters that a template may write, and how many more for each that the conversation has."""
 
 
 class Segment(NamedTuple):
@@ -228,20 +243,29 @@ class ChatTemplate:
             )
         self._require(messages, tools, str(template))
         given = {"tools": [dict(tool) for tool in tools]} if tools else {}
+        roles = ", ".join(message["role"] for message in messages)
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
+            with limited(SECONDS, MEMORY):
+                text = self._tokenizer.apply_chat_template(
                     [dict(message) for message in messages], tokenize=False, **how, **self._kwargs | given
                 )
-            )
         except TemplateSyntaxError as error:
             raise InputError(
                 f"The tokenizer's chat template is not valid: line {error.lineno}: {error.message}. Mend it."
             ) from error
+        except (TookTooLong, MemoryError, RecursionError) as error:
+            raise _without_end(_ENDLESS[type(error)]) from error
         except (TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(message["role"] for message in messages)
             why = f"it refuses the roles {roles}: {error}"
             raise BadRow("template_refuses", "prompt", messages[0]["content"], why) from error
+        except Exception as error:
+            why = f"it fails at the roles {roles}: {type(error).__name__}: {error}"
+            raise BadRow("template_refuses", "prompt", messages[0]["content"], why) from error
+        if not isinstance(text, str) or not text.strip():
+            raise BadRow("template_refuses", "prompt", messages[0]["content"], "it writes no text")
+        if len(text) > LONGEST_TEXT + TEXT_PER_CHARACTER * len(repr((messages, tools))):
+            raise _without_end(f"writes {len(text):,} characters")
+        return text
 
     def _require(self, messages: Chat, tools: Tools, template: str) -> None:
         """Refuse what the template would leave out without a word.
@@ -249,10 +273,20 @@ class ChatTemplate:
         Raises:
             BadRow: it never looks at tools or their calls.
         """
+        if POWER.search(template):
+            raise InputError(
+                "The tokenizer's chat template computes a power (`**`), which may take for ever. Mend it."
+            )
         if tools and "tools" not in template:
             raise BadRow("template_refuses", "tools", tools[0], "it never looks at `tools`")
         if "tool_calls" not in template and any("tool_calls" in message for message in messages):
             raise BadRow("template_refuses", "prompt", messages[-1], "it never looks at `tool_calls`")
+
+
+def _without_end(what: str) -> InputError:
+    return InputError(
+        f"The tokenizer's chat template {what} for one conversation. Mend it, or give another tokenizer."
+    )
 
 
 def _is_begun(messages: Chat) -> bool:

@@ -11,9 +11,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from preftune.measuring.statistics import mean_interval, named_interval
-from preftune.models import Policy, load_language_model, logps_of_tokens
+from preftune.models import Policy, Quantization, load_language_model, logps_of_tokens
 from preftune.models.adapters import base_of, is_adapter
 from preftune.models.allocator import free_memory
+from preftune.models.loading import load_adapted
+from preftune.models.quantization import read_quantization
 from preftune.sampling.sampler import prompt_tokens, sample_responses
 from preftune.sampling.settings import SamplingSettings
 from preftune.storage.shards import Shards
@@ -142,25 +144,24 @@ def measure_policy(
     del policy
     free_memory()
     if model != start:
-        reference = _read(load_policy(start, start, held_out), held_out, answers)
+        # An adapter is compared with the model that it was trained on.
+        alike = read_quantization(model)
+        reference = _read(load_policy(start, start, held_out, alike), held_out, answers)
         free_memory()
     return PolicySamples(answers, own, reference)
 
 
-def load_policy(model: str, start: str, held_out: HeldOut) -> nn.Module:
-    """Whole weights, or the start with an adapter, ready to be sampled from."""
-    dtype = held_out.dtype
+def load_policy(
+    model: str, start: str, held_out: HeldOut, quantization: Quantization | None = None
+) -> nn.Module:
+    """Whole weights, quantised where that is asked for, or the start with an adapter; ready to sample."""
+    dtype, device = held_out.dtype, held_out.device
     if is_adapter(model):
-        from peft import PeftModel
-
         # What an adapter was trained on is the start, unless that is an adapter itself.
         base = base_of(model) if is_adapter(start) else start
-        adapted = PeftModel.from_pretrained(load_language_model(base, dtype), model)
-        # A sixth faster; 16 bits would round most of a small update away.
-        loaded: nn.Module = adapted.merge_and_unload() if dtype == torch.float32 else adapted
-    else:
-        loaded = load_language_model(model, dtype)
-    return loaded.to(held_out.device).eval()
+        return load_adapted(model, base, dtype, device).eval()
+    loaded: nn.Module = load_language_model(model, dtype, quantization, device)
+    return (loaded if quantization else loaded.to(device)).eval()
 
 
 def _answers(policy: nn.Module, held_out: HeldOut, shards: Shards | None) -> list[PromptRow]:

@@ -13,6 +13,7 @@ from preftune.models.loading import (
     load_tokenizer,
 )
 from preftune.models.policy import Policy, logps_of_tokens, own_router_loss_weight
+from preftune.models.quantization import Quantization
 from preftune.models.reader import PackedReader
 from preftune.models.reference import ReferenceCache, reference_identity, with_reference
 from preftune.models.reward_model import RewardModel, load_reward_model, padding_token
@@ -21,6 +22,7 @@ from preftune.models.value_head import ValueHead
 __all__ = [
     "PackedReader",
     "Policy",
+    "Quantization",
     "ReferenceCache",
     "RewardModel",
     "ValueHead",

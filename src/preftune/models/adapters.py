@@ -130,15 +130,19 @@ def read_adapter(folder: str) -> AdapterFolder:
     return AdapterFolder(folder, config, str(path) if path.is_dir() else named)
 
 
-def base_config(model: str) -> PretrainedConfig:
+def base_config(model: str, *, scores: bool = False) -> PretrainedConfig:
     """The configuration of a causal language model, or of the base model of an adapter's folder.
+
+    Args:
+        model: folder or hub name.
+        scores: take a reward model too.
 
     Raises:
         InputError: there is none.
     """
     base = base_of(model)
     try:
-        return load_model_config(base)
+        return load_model_config(base, scores=scores)
     except InputError as error:
         if base == model:
             raise

@@ -14,7 +14,14 @@ from transformers import (
 
 from preftune.data.packing import PackedBatch, pad
 from preftune.errors import InputError
-from preftune.models.loading import load_model_config, unreadable
+from preftune.models.loading import (
+    SCORE_HEAD,
+    is_reward_model,
+    load_model_config,
+    load_weights,
+    loading_keywords,
+)
+from preftune.models.quantization import Quantization, compute_alike
 from preftune.models.reader import PackedReader, Reading
 from preftune.objectives.responses import ScoredResponses
 
@@ -81,7 +88,13 @@ class RewardModel(PackedReader):
         return Reading(outputs.logits[:, 0].float())
 
 
-def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreTrainedModel:
+def load_reward_model(
+    model: str,
+    dtype: torch.dtype,
+    pad_token_id: int,
+    quantization: Quantization | None = None,
+    device: torch.device | str = "cpu",
+) -> PreTrainedModel:
     """A sequence classification model with one label, on the CPU.
 
     From a causal language model, the score's weights are new: random, as the model's configuration has it.
@@ -90,19 +103,20 @@ def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreT
         model: folder or hub name of a causal language model, or of a reward model to go on with.
         dtype: data type of the weights.
         pad_token_id: what the model takes for padding.
+        quantization: as for `load_language_model`.
+        device: likewise.
 
     Raises:
         InputError: there are no weights, the model has other labels, or its architecture has no such form.
     """
-    config = load_model_config(model)
+    config = load_model_config(model, scores=True)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise InputError(
             f"model={model} is a {config.model_type}: transformers has no sequence classification model of "
             "it to train as a reward model; use another architecture"
         )
-    if config.num_labels != 1 and any(
-        "SequenceClassification" in name for name in config.architectures or ()
-    ):
+    goes_on = is_reward_model(config)
+    if config.num_labels != 1 and goes_on:
         raise InputError(
             f"model={model} is a classifier with {config.num_labels} labels; give a causal language model, "
             "or a reward model with one label"
@@ -111,10 +125,11 @@ def load_reward_model(model: str, dtype: torch.dtype, pad_token_id: int) -> PreT
     config.get_text_config().pad_token_id = pad_token_id
     # For whoever scores with it: the tokens were those of training, which end with the end of turn.
     config.preftune_tokens = "training"
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise unreadable(model, error) from None
+    fresh = () if goes_on else SCORE_HEAD
+    how = loading_keywords(dtype, quantization, device)
+    loaded = load_weights(AutoModelForSequenceClassification, model, config, fresh=fresh, **how)
+    compute_alike(loaded)
+    return loaded
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase, used: Collection[int], vocabulary: int) -> str:

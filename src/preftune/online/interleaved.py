@@ -46,6 +46,7 @@ from preftune.storage.shards import Shards
 from preftune.training.batches import StepSampler, StepSize, fill
 from preftune.training.policy import training_precision
 from preftune.training.preparation import PreparedRun
+from preftune.training.quantizing import quantization_of_run
 from preftune.training.rows import Batch, Counts, Step
 from preftune.training.splits import PreparedData
 from preftune.training.trainer import HeldOutGroups, PackedTrainer
@@ -301,5 +302,7 @@ def _reference(prepared: PreparedRun, policy: Policy) -> Policy | None:
         return None
     if prepared.reference_is_base and not config.reference:
         return policy
-    model = load_language_model(config.reference or config.model, getattr(torch, config.model_dtype))
-    return Policy(model.to(prepared.arguments.device)).eval()
+    device, dtype = prepared.arguments.device, getattr(torch, config.model_dtype)
+    quantization = quantization_of_run(config)
+    model = load_language_model(config.reference or config.model, dtype, quantization, device)
+    return Policy(model.to(device)).eval()

@@ -167,6 +167,12 @@ def make_plan(config: IterateConfig, *, overwrite: bool = False, reward: Specifi
             f"train.model_dtype={tried.model_dtype} with train.lora: a round merges its adapter into the "
             "weights, and 16 bits lose most of a small update; set train.model_dtype=float32"
         )
+    if tried.quantization and config.rounds > 1 and config.update_every != "batch":
+        raise InputError(
+            f"train.quantization={tried.quantization.type} with rounds={config.rounds}: a round merges its "
+            "adapter into whole weights, and the next would round the update away as it quantises them: set "
+            "update_every=batch, which trains one adapter all along, or rounds=1"
+        )
     if config.sampling.engine != "transformers":
         build_engine(config.sampling.engine, config.model, config.sampling.rows)
     needs = _needs(tried)

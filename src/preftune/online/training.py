@@ -14,6 +14,8 @@ import yaml
 from preftune.errors import InputError, NotFiniteError
 from preftune.models import load_language_model, load_tokenizer
 from preftune.models.allocator import free_memory
+from preftune.models.merging import merged_weights
+from preftune.models.quantization import read_quantization
 from preftune.online.guards import GuardStop
 from preftune.storage.files import MODEL_FOLDER, write_json, write_whole
 from preftune.storage.manifest import Figures
@@ -132,10 +134,9 @@ def _place_model(config: RunConfig, trained: Path, target: Path) -> None:
     for old in (aside, target):
         shutil.rmtree(old, ignore_errors=True)
     if (trained / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        base = load_language_model(config.model, getattr(torch, config.model_dtype))
-        PeftModel.from_pretrained(base, trained).merge_and_unload().save_pretrained(aside)
+        quantization = read_quantization(trained)
+        base = load_language_model(config.model, getattr(torch, config.model_dtype), quantization)
+        merged_weights(trained, base).save_pretrained(aside)
         load_tokenizer(str(trained)).save_pretrained(aside)
         del base
         free_memory()

@@ -12,6 +12,7 @@ import numpy as np
 from preftune.data import RULES, ChatTemplate, LengthLimits, RowReport, tokenize_groups
 from preftune.data.rules import BadRow, shorten
 from preftune.errors import InputError
+from preftune.models.config_files import check_token_ids
 from preftune.models.content import TEMPLATE_KEY, model_content, scoring_precision
 from preftune.objectives.options import one_of
 from preftune.rewards.rules import COUNT, LABEL, SETTINGS, ScoringPrecision
@@ -74,6 +75,7 @@ class RewardModelScorer:
         self._trust = trust_remote_code
         config, self._tokenizer = self._read()
         self._label = _label_index(model, config, label)
+        self._vocabulary = getattr(config.get_text_config(), "vocab_size", None)
         found = tokens or getattr(config, TOKENS_KEY, "template")
         if found not in TOKENS:
             raise InputError(f"hf:{model}: {TOKENS_KEY}={found!r} must be {' or '.join(TOKENS)}: set tokens")
@@ -97,6 +99,8 @@ class RewardModelScorer:
     def plan(self, answers: Sequence[Answer]) -> list[ScoringUnit]:
         """Batches of distinct conversations of similar length, the longest first."""
         whole = self._tokens(self._tokenizer, answers, self._template_kwargs)
+        if self._vocabulary is not None:
+            check_token_ids(f"hf:{self._name}: a conversation", whole, self._vocabulary)
         encoded = [self._cut(ids, answer) for ids, answer in zip(whole, answers, strict=True)]
         too_long = sum(len(ids) > self._max_length for ids in whole)
         if too_long:
@@ -167,46 +171,17 @@ class RewardModelScorer:
         return ids[:kept] + ids[len(ids) - self._max_length + kept :]
 
     def _read(self) -> "tuple[transformers.PretrainedConfig, transformers.PreTrainedTokenizerBase]":
-        from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoTokenizer
+        from preftune.models.loading import load_classifier_config, load_tokenizer
 
-        try:
-            config = AutoConfig.from_pretrained(self._name, trust_remote_code=self._trust)
-            tokenizer = AutoTokenizer.from_pretrained(self._name, trust_remote_code=self._trust)
-        except (OSError, ValueError) as error:
-            raise self._unreadable(error) from None
-        if not self._trust and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            raise InputError(
-                f"hf:{self._name} is a {config.model_type}: give a sequence classification model"
-            )
-        return config, tokenizer
+        said, trust, what = f"hf:{self._name}", self._trust, "a sequence classification model"
+        config = load_classifier_config(self._name, what=what, said=said, trust_remote_code=trust)
+        return config, load_tokenizer(self._name, said=said, trust_remote_code=trust)
 
     def _load(self) -> Any:
-        from transformers import AutoModelForSequenceClassification
+        from preftune.models.loading import load_classifier
 
-        try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                self._name,
-                dtype=self._dtype,
-                use_safetensors=True,
-                trust_remote_code=self._trust,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError) as error:
-            raise self._unreadable(error) from None
-        if report["missing_keys"]:
-            # A language model would also load, with a random score head.
-            raise InputError(
-                f"hf:{self._name} has no weights for {', '.join(sorted(report['missing_keys']))}: give a "
-                "model that was trained to score"
-            )
-        return model
-
-    def _unreadable(self, error: Exception) -> InputError:
-        reason = str(error).strip().splitlines()[0]
-        return InputError(
-            f"hf:{self._name} cannot be loaded: it must be a folder with a complete reward model, or a name "
-            f"on a hub that can be reached; a model with its own code needs --trust-remote-code: {reason}"
-        )
+        said = f"hf:{self._name}"
+        return load_classifier(self._name, self._dtype, said=said, trust_remote_code=self._trust)
 
 
 def _label_index(model: str, config: "transformers.PretrainedConfig", label: int | str | None) -> int:

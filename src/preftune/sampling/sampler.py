@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftune.data import encode_prompt, end_tokens
 from preftune.errors import InputError
+from preftune.models.config_files import check_token_ids
 from preftune.sampling.decoding import Advance, Drawn, Prompt
 from preftune.sampling.draws import sample_seed
 from preftune.sampling.padded import decode_padded
@@ -90,6 +91,9 @@ def sample_responses(
         raise InputError(f"rows={rows} must be >= 1: set a number from 1 on")
     asked = [tuple(prompt_tokens(tokenizer, prompt, chat_template_kwargs)) for prompt in prompts]
     seeded = _with_seeds(asked, repeats, settings)
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    if embeddings is not None:
+        check_token_ids("prompts", asked, embeddings.weight.shape[0])
     # Prompts of similar length are read together, the longest first: if memory is short, it fails at once.
     seeded.sort(key=lambda prompt: len(prompt.tokens), reverse=True)
     ends = _end_tokens(model, tokenizer, is_chat=any(not isinstance(prompt, str) for prompt in prompts))

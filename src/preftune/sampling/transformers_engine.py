@@ -14,10 +14,12 @@ from preftune.models import (
     generation_dtype,
     load_language_model,
     load_model_config,
-    load_tokenizer,
 )
+from preftune.models.adapters import base_of, is_adapter, tokenizer_of
 from preftune.models.allocator import keep_freed_memory
 from preftune.models.content import model_content
+from preftune.models.loading import load_adapted
+from preftune.models.quantization import read_quantization
 from preftune.sampling.engine import Generated, Sample
 from preftune.sampling.sampler import sample_responses
 from preftune.sampling.settings import Conversation, SamplingSettings
@@ -30,13 +32,16 @@ class TransformersEngine:
         """Check that the model exists. Its weights are hashed and not loaded.
 
         Args:
-            model: folder or hub name.
+            model: folder or hub name; of an adapter's folder the base model is loaded too, quantised as it
+                was in training.
             rows: responses decoded together.
 
         Raises:
-            InputError: the model does not exist.
+            InputError: the model, or an adapter's base, does not exist.
         """
-        load_model_config(model)
+        self._base = base_of(model) if is_adapter(model) else None
+        load_model_config(self._base or model)
+        quantization = read_quantization(model)
         self._model, self._rows = model, rows
         self._device = generation_device()
         self._dtype = generation_dtype(self._device)
@@ -45,6 +50,8 @@ class TransformersEngine:
             "version": str(transformers.__version__),
             "model": model_content(model),
             "precision": str(self._dtype).removeprefix("torch."),
+            **({"base": model_content(self._base)} if self._base else {}),
+            **({"quantization": quantization.type} if quantization else {}),
         }
         # The number of rows that decode together changes the rounding.
         self.identity = repr((sorted(self.description.items()), self._device.type, rows))
@@ -54,8 +61,11 @@ class TransformersEngine:
         """Model and tokenizer."""
         if self._device.type == "cpu":
             keep_freed_memory()
-        tokenizer = load_tokenizer(self._model)
-        model = load_language_model(self._model, self._dtype).to(self._device)
+        tokenizer = tokenizer_of(self._model)
+        if self._base:
+            model = load_adapted(self._model, self._base, self._dtype, self._device)
+        else:
+            model = load_language_model(self._model, self._dtype).to(self._device)
         yield sampler(model, tokenizer, self._rows)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,20 @@ def replaced(path: Path) -> Iterator[Path]:
     except Exception:
         # What was written of it would keep a full disk full.
         aside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which is absent or empty; at the end it is renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.{token_hex(4)}.part")
+    aside.mkdir()
+    try:
+        yield aside
+        os.replace(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
         raise
 
 

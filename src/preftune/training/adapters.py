@@ -27,6 +27,7 @@ from preftune.models.adapters import (
     read_adapter,
     shapes_of,
 )
+from preftune.models.quantization import compute_alike
 from preftune.training.configuration import LoraSection, RunConfig
 from preftune.training.given import Given
 
@@ -232,6 +233,7 @@ def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -
     Raises:
         InputError: the adapter does not fit it.
     """
+    compute_alike(model)
     start = start_of(config, given)
     is_named = given.model is None and is_adapter(config.model)
     if is_named:

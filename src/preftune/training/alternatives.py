@@ -1,14 +1,13 @@
 """What a run would take if it were trained in another way: estimates, from shapes and one measured step."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
 from preftune.errors import InputError
 from preftune.models.adapters import base_of
+from preftune.models.quantization import Quantization
 from preftune.training.adapters import puts_adapter
 from preftune.training.configuration import LoraSection
 from preftune.training.footprint import (
@@ -17,6 +16,7 @@ from preftune.training.footprint import (
     bytes_of,
     model_shapes,
     optimizer_states,
+    saved_by,
     seconds_of_run,
     value_head_weights,
 )
@@ -25,8 +25,7 @@ from preftune.training.preparation import PreparedRun
 
 PROCESSES = 8
 """Over which a run of one process would be sharded."""
-BLOCK, BLOCKS = 64, 256
-"""Weights that share a constant in 4-bit NormalFloat, and constants that share one of their own."""
+QLORA = Quantization("nf4", double=True)
 FROZEN_WORK = 2 / 3
 """Of full training's operations: two for the forward pass and four for the backward pass of each weight and
 token, of which the gradient of a weight that is not trained is two."""
@@ -86,10 +85,10 @@ def _with_lora(prepared: PreparedRun, base: nn.Module, head: int) -> tuple[Alter
         return ()
     trained = bytes_of(weight for weight in model.parameters() if weight.requires_grad) + head
     whole, state = bytes_of(model.parameters()) + head, _times(states, trained)
-    saved = sum(bytes_of([matrix]) - four_bit_bytes(matrix.numel()) for matrix in _quantized(base))
+    saved = saved_by(QLORA, base)
     return (
         Alternative(f"LoRA, rank {lora.rank}", whole, trained, state, FROZEN_WORK),
-        Alternative(f"QLoRA, rank {lora.rank}", whole - saved, trained, state, FROZEN_WORK, is_least=True),
+        Alternative(f"QLoRA, rank {lora.rank}", whole + saved, trained, state, FROZEN_WORK, is_least=True),
     )
 
 
@@ -99,24 +98,8 @@ def seconds_of(prepared: PreparedRun, measured: MeasuredStep, way: Alternative) 
     return seconds_of_run(prepared, measured) * way.work / own
 
 
-def four_bit_bytes(weights: int) -> int:
-    """What a matrix of so many weights takes in 4 bits, with its constants."""
-    blocks = ceil(weights / BLOCK)
-    return ceil(weights / 2) + blocks + 4 * ceil(blocks / BLOCKS)
-
-
 def _times(states: int | None, size: int) -> int | None:
     return None if states is None else states * size
-
-
-def _quantized(model: nn.Module) -> Sequence[Tensor]:
-    """The matrices that are quantized: those of linear layers but for the head, which stays as it is."""
-    heads = [model.get_output_embeddings(), getattr(model, "score", None)]  # type: ignore[operator]
-    return [
-        module.weight
-        for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and not any(module is head for head in heads)
-    ]
 
 
 def _sharded(prepared: PreparedRun, model: nn.Module, full: Alternative) -> Alternative | None:

@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from preftune.data.pairing import COUNTED_RULES
 from preftune.data.sources import READERS
 from preftune.errors import InputError
+from preftune.models.quantization import ComputeType, Quantization, QuantizationType
 from preftune.models.value_head import Architecture
 from preftune.rewards.functions import function_name
 from preftune.rewards.summing import Normalize
@@ -155,6 +156,31 @@ class LoraSection(_Section):
 def _said(message: str) -> PydanticCustomError:
     """An error whose message is all that is said."""
     return PydanticCustomError("said", "{message}", {"message": message})
+
+
+class QuantizationSection(_Section):
+    """A base model in 4 or 8 bits, under adapters; `nf4` or `int8` alone stands for its type."""
+
+    type: QuantizationType
+    double: bool = Field(default=False, description="quantise the constants of nf4 too")
+    compute_dtype: ComputeType | None = Field(
+        None, description="of nf4's products; that of training unless given"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_its_type(cls, given: Any) -> Any:
+        return {"type": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> "QuantizationSection":
+        if self.type == "int8" and (self.double or self.compute_dtype):
+            raise ValueError("double and compute_dtype belong to type=nf4: remove them, or set type=nf4")
+        return self
+
+    def of_model(self) -> Quantization:
+        """What a model is loaded with."""
+        return Quantization(self.type, self.double, self.compute_dtype)
 
 
 class ControlSection(_Section):
@@ -356,6 +382,7 @@ class RunConfig(_Section):
         model: a folder, or a name on the hub.
         model_dtype: data type of the weights.
         reference: what the policy is compared with, a folder or hub name; None for the model it starts from.
+        quantization: of the base model under adapters; None trains on its weights as they are.
         fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
         batches: steps of so many tokens; None for `training.per_device_train_batch_size` groups.
         objective: options of `preftune.objectives.build`.
@@ -372,6 +399,7 @@ class RunConfig(_Section):
     model: LocalOrHub
     model_dtype: Literal["float32", "bfloat16"] = "float32"
     reference: LocalOrHub | None = None
+    quantization: QuantizationSection | None = None
     fully_sharded: bool = False
     lora: LoraSection | None = None
     data: DataSection
@@ -558,6 +586,7 @@ def _explain(problem: Any) -> str:
 
 _SECTIONS: dict[str, type[_Section]] = {
     "lora": LoraSection,
+    "quantization": QuantizationSection,
     "data": DataSection,
     "data.control": ControlSection,
     "data.train": SourceSection,

@@ -23,6 +23,13 @@ from preftune.data import TokenizedGroup
 from preftune.errors import InputError
 from preftune.models import Policy
 from preftune.models.adapters import shapes_of
+from preftune.models.quantization import (
+    Quantization,
+    constants_bytes,
+    count_weights,
+    quantized_bytes,
+    quantized_matrices,
+)
 from preftune.training.adapters import FORMS, adapter_shapes, start_of
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import RunConfig
@@ -35,6 +42,7 @@ from preftune.training.policy import (
     with_reference_logps,
 )
 from preftune.training.preparation import PreparedRun
+from preftune.training.quantizing import quantization_of_run
 from preftune.training.trainer import PackedTrainer
 
 OPTIMIZER_STATES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "rmsprop": 1, "adagrad": 1}
@@ -102,11 +110,28 @@ def compute_footprint(prepared: PreparedRun) -> Footprint:
     return Footprint(
         device=str(prepared.arguments.device),
         available=_device_memory(prepared.arguments.device),
-        parameters=sum(weight.numel() for weight in weights),
+        parameters=sum(map(count_weights, weights)),
         trained=sum(weight.numel() for weight in trained),
-        weights=bytes_of(weights),
+        weights=bytes_of(weights) + _beside_weights(prepared),
         gradients=gradients,
         optimizer=None if states is None else states * gradients,
+    )
+
+
+def _beside_weights(prepared: PreparedRun) -> int:
+    """Bytes that quantised matrices take more than their parameters say, or less than their shapes do."""
+    given, quantization = prepared.given.model, quantization_of_run(prepared.config)
+    if given is not None:
+        return constants_bytes(given)
+    if quantization is None:
+        return 0
+    return saved_by(quantization, model_shapes(prepared))
+
+
+def saved_by(quantization: Quantization, model: nn.Module) -> int:
+    """Bytes by which a model's weights change once they are quantised; negative, as it gets smaller."""
+    return sum(
+        quantized_bytes(matrix, quantization) - bytes_of([matrix]) for matrix in quantized_matrices(model)
     )
 
 

@@ -44,7 +44,7 @@ class Given:
     def model_config(self, name: str) -> PretrainedConfig:
         """The configuration of the model, or of an adapter's base, by `name` where no model is given."""
         if self.model is None:
-            return base_config(name)
+            return base_config(name, scores=True)
         config: PretrainedConfig = self.model.config
         return config
 

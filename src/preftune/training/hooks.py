@@ -18,6 +18,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from preftune.models import PackedReader
 from preftune.models.adapters import save_tuned
+from preftune.models.quantization import write_quantization
 from preftune.models.saving import save_model_files
 from preftune.models.sharding import (
     is_sharded,
@@ -93,6 +94,8 @@ class TrainerHooks(Trainer):
                 # Some models' files have other names and shapes; a checkpoint is read by the model's own.
                 save_model_files(language_model, path, state_dict=state_dict, save_original_format=False)
             self.processing_class.save_pretrained(folder)
+            if hasattr(language_model, "peft_config"):
+                write_quantization(self.model.causal_lm(), Path(folder))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Since 4. A copy of the checkpoint is uploaded in the background, without pickles unless asked for.

@@ -27,12 +27,14 @@ from preftune.models import (
     reference_identity,
 )
 from preftune.models.adapters import base_of
+from preftune.models.quantization import compute_alike, is_quantized
 from preftune.storage.cache import cache_dir
 from preftune.training.adapters import with_adapter
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import RunConfig, ValueHeadSection
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.preparation import TRAIN, PreparedRun
+from preftune.training.quantizing import quantization_of_run
 from preftune.training.splits import PreparedData
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,8 @@ def build_policy(prepared: PreparedRun) -> PackedReader:
     """
     device = prepared.arguments.device
     if "score" in prepared.objective.needs:
-        return RewardModel(_reward_model(prepared).to(device))
-    model = language_model(prepared.config, prepared.given).to(device)
+        return RewardModel(_on(device, _reward_model(prepared)))
+    model = _on(device, language_model(prepared.config, prepared.given, device))
     _stop_at_trained_ends(model, prepared)
     return Policy(
         model,
@@ -81,15 +83,28 @@ def _stop_at_trained_ends(model: Any, prepared: PreparedRun) -> None:
         logger.info("the model's generation stops at %s too, which ends what is trained", ", ".join(names))
 
 
-def language_model(config: RunConfig, given: Given = NOTHING_GIVEN) -> Any:
+def _on(device: torch.device, model: Any) -> Any:
+    """The model on a device; one that is quantised was loaded there, or is where its owner wants it."""
+    return model if is_quantized(model) and model.device == device else model.to(device)
+
+
+def language_model(
+    config: RunConfig, given: Given = NOTHING_GIVEN, device: torch.device | str = "cpu"
+) -> Any:
     """The language model that is trained, with its adapter where there is one.
+
+    Args:
+        config: the run.
+        given: objects in place of what it names.
+        device: where a quantised base is loaded; any other is on the CPU.
 
     Raises:
         InputError: it cannot be loaded, or the adapter does not fit it.
     """
     model = given.model
     if model is None:
-        model = load_language_model(base_of(config.model), getattr(torch, config.model_dtype))
+        dtype, quantization = getattr(torch, config.model_dtype), quantization_of_run(config)
+        model = load_language_model(base_of(config.model), dtype, quantization, device)
     return with_adapter(config, given, model, "CAUSAL_LM")
 
 
@@ -107,7 +122,8 @@ def _reward_model(prepared: PreparedRun) -> Any:
     model: Any = given.model
     if model is None:
         dtype = getattr(torch, config.model_dtype)
-        model = load_reward_model(base_of(config.model), dtype, tokenizer.pad_token_id)
+        quantization, device = quantization_of_run(config), prepared.arguments.device
+        model = load_reward_model(base_of(config.model), dtype, tokenizer.pad_token_id, quantization, device)
     elif getattr(model, "score", None) is None or model.config.num_labels != 1:
         raise InputError(
             f"model is a {type(model).__name__}, and the objective trains a reward model: give the name of a "
@@ -198,7 +214,8 @@ def by_other_reference(
                 f"{own.get_text_config().vocab_size}: the two are compared token by token; give the model "
                 "that the tuning started from"
             )
-        policy = Policy(given.to(prepared.arguments.device))
+        compute_alike(given)
+        policy = Policy(_on(prepared.arguments.device, given))
         try:
             return with_reference_logps(prepared, policy, progress, splits, only)
         finally:
@@ -210,8 +227,9 @@ def by_other_reference(
             f"reference={name} and model={config.model} have different vocabularies: the two are compared "
             "token by token; give the model that the tuning started from"
         )
-    model = load_language_model(name, getattr(torch, config.model_dtype)).to(prepared.arguments.device)
-    return with_reference_logps(prepared, Policy(model), progress, splits, only)
+    device = prepared.arguments.device
+    model = load_language_model(name, getattr(torch, config.model_dtype), quantization_of_run(config), device)
+    return with_reference_logps(prepared, Policy(_on(device, model)), progress, splits, only)
 
 
 def with_reference_logps(

@@ -24,7 +24,9 @@ from preftune.data import (
     hold_out,
 )
 from preftune.errors import InputError
-from preftune.models import has_fast_bfloat16, own_router_loss_weight
+from preftune.models import has_fast_bfloat16, load_model_config, own_router_loss_weight
+from preftune.models.adapters import base_config
+from preftune.models.config_files import check_token_ids
 from preftune.objectives import Standardization
 from preftune.rewards import (
     AuxiliaryReward,
@@ -50,6 +52,7 @@ from preftune.training.configuration import (
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
 from preftune.training.pushing import check_repository
+from preftune.training.quantizing import with_quantization
 from preftune.training.splits import PreparedData, SplitReader, title_of
 from preftune.training.standardizing import fit_bounds, standardize
 
@@ -199,6 +202,10 @@ def prepare(
     _note_idle_prior(config, objective, given)
     model_config = given.model_config(config.model)
     check_adapters(config, given, model_config, "SEQ_CLS" if "score" in objective.needs else "CAUSAL_LM")
+    if given.model is None and "score" not in objective.needs:
+        base_config(config.model)  # no reward model
+    if config.reference is not None and given.reference is None:
+        load_model_config(str(config.reference))
     tokenizer = given.tokenizer_of(config.model)
     config = _with_date(config, tokenizer)
     rewards = _rewards(config, objective, tokenizer)
@@ -271,13 +278,14 @@ def load_splits(reader: SplitReader, given: Given) -> dict[str, tuple[str, Loade
 
 
 def with_defaults(config: RunConfig, given: Given = NOTHING_GIVEN) -> RunConfig:
-    """The configuration with its learning rate and every option of its objective.
+    """The configuration with its learning rate, quantization and every option of its objective.
 
     A later default then changes no finished run. An objective of the caller's own has no options.
 
     Raises:
         InputError: an option or its value is wrong, or the model cannot be found or lacks what it asks for.
     """
+    config = with_quantization(config, given)
     if given.objective is not None:
         return with_learning_rate(config, given)
     own = objectives.options_of(*objectives.methods_of(config.objective))
@@ -463,7 +471,10 @@ def _check_endings(prepared: PreparedRun) -> None:
 def _check_sizes(prepared: PreparedRun, model_config: PretrainedConfig) -> None:
     """Rows must fit the model, and every process must have a row."""
     context = _context(model_config)
+    vocabulary = model_config.get_text_config().vocab_size
     for name, data in prepared.splits.items():
+        rows = (ids for group in data.groups for ids in (group.prompt, *group.responses))
+        check_token_ids(f"data.{name}", rows, vocabulary)
         if context and data.longest > context:
             raise InputError(
                 f"data.{name} has {data.longest} tokens in a row and the model's context is {context}; "

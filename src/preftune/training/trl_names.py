@@ -34,6 +34,10 @@ TRL_KEYS: dict[str, str] = {
     "ref_model_name_or_path": "reference",
     "use_peft": "lora.rank",
     "peft_config": "lora.rank",
+    "quantization_config": "quantization",
+    "bnb_4bit_quant_type": "quantization.type",
+    "use_bnb_nested_quant": "quantization.double",
+    "bnb_4bit_compute_dtype": "quantization.compute_dtype",
     "lora_r": "lora.rank",
     "lora_alpha": "lora.alpha",
     "lora_target_modules": "lora.target_modules",
@@ -69,10 +73,6 @@ SHORT_NAMES: dict[str, str] = {
     "sft_weight": "objective.likelihood_weight",
 }
 """Our key for what people and other libraries call it in short."""
-
-_NO_QUANTIZATION = (
-    "weights are not quantized; set model_dtype=bfloat16 and lora.rank, or in Python give a loaded model"
-)
 LOAD_YOURSELF = "in Python load the model as you want it and give the object; a file names it by model alone"
 _FIXED_REFERENCE = "the reference stays as it is; iterate has train.reference=previous, a new one each round"
 _CACHED = "always so: log-probabilities of the reference are computed once and kept by content (cache)"
@@ -111,13 +111,9 @@ TRL_ANSWERS: dict[str, str] = {
     "ref_adapter_name": "the reference is the model as it starts; name another by reference",
     "force_use_ref_model": "name the reference by reference",
     "lora_task_type": "it follows from objective.method: remove it",
-    "load_in_8bit": _NO_QUANTIZATION,
-    "load_in_4bit": _NO_QUANTIZATION,
-    "bnb_4bit_compute_dtype": _NO_QUANTIZATION,
-    "bnb_4bit_quant_type": _NO_QUANTIZATION,
-    "use_bnb_nested_quant": _NO_QUANTIZATION,
-    "bnb_4bit_quant_storage": _NO_QUANTIZATION,
-    "quantization_config": _NO_QUANTIZATION,
+    "load_in_8bit": "set quantization=int8",
+    "load_in_4bit": "set quantization=nf4",
+    "bnb_4bit_quant_storage": "it follows from fully_sharded: remove it",
     "ignore_bias_buffers": "buffers need no exception here: remove it",
     # the data
     "dataset_config": "write it behind a colon: data.train=ORG/NAME:CONFIG",

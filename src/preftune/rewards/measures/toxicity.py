@@ -52,15 +52,10 @@ def toxicity(
     Raises:
         InputError: the model cannot be read, or does not have the label.
     """
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoTokenizer
+    from preftune.models.loading import load_classifier_config, load_tokenizer
 
-    try:
-        config = AutoConfig.from_pretrained(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise _unreadable(model, error) from None
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise InputError(f"model={model} is a {config.model_type}: give a text classifier")
+    config = load_classifier_config(model, what="a text classifier")
+    tokenizer = load_tokenizer(model)
     if config.problem_type == "regression":
         raise InputError(f"model={model} is a regression model and gives no probability: give a classifier")
     if tokenizer.pad_token is None:
@@ -127,21 +122,9 @@ class _Classifier:
 
     def _loaded(self) -> Any:
         import torch
-        from transformers import AutoModelForSequenceClassification
+
+        from preftune.models.loading import load_classifier
 
         if self._model is None:
-            try:
-                self._model = AutoModelForSequenceClassification.from_pretrained(
-                    self._name, dtype=torch.float32, use_safetensors=True
-                ).eval()
-            except (OSError, ValueError) as error:
-                raise _unreadable(self._name, error) from None
+            self._model = load_classifier(self._name, torch.float32).eval()
         return self._model
-
-
-def _unreadable(model: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0]
-    return InputError(
-        f"model={model} cannot be loaded: it must be a folder with a complete text classifier, or a name on "
-        f"a hub that can be reached: {reason}"
-    )
