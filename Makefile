@@ -12,8 +12,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-confirmation hpo-gentle hpo-clipped hpo-unclipped \
 	hpo-unclipped-repeat hpo-unclipped-score safety)
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal demo-data experiment-mappo $(AUXILIARY) \
-	experiment-score experiment-online bench-sampling verify-evaluation same-as clean
+.PHONY: setup demo test test-all check bench bench-busy bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal demo-data experiment-mappo $(AUXILIARY) \
+	experiment-score experiment-online experiments bench-sampling verify-evaluation same-as clean
 
 setup: $(READY)
 
@@ -51,6 +51,9 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/cpu.py
 
+bench-busy: setup
+	$(BIN)/python benchmarks/busy.py
+
 bench-growth: setup
 	$(BIN)/python benchmarks/growth.py
 
@@ -82,6 +85,16 @@ experiment-score: setup
 
 experiment-online: setup
 	$(BIN)/python benchmarks/experiment_online.py
+
+# By docs/experiments/protocol.md: cells that are finished are kept, and the same command goes on.
+# ARGS=--list says what there is to run, ARGS=--analyse only writes the pages.
+PART ?= a b
+TABLES ?= main
+DEVICE ?= cpu
+TIMES ?= 1
+experiments: setup
+	PYTHONPATH=benchmarks $(BIN)/python -m experiments --part $(PART) --tables $(TABLES) --device $(DEVICE) \
+		--times $(TIMES) $(if $(WHERE),--where $(WHERE)) $(ARGS)
 
 bench-sampling: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py

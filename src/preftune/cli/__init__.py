@@ -25,6 +25,7 @@ from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
 from preftune.cli.train import train
+from preftune.cli.waiting import let_threads_sleep
 from preftune.errors import InputError, NotFiniteError
 from preftune.storage.processes import leave_processes
 

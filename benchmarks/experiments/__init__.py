@@ -1,0 +1,1 @@
+"""When the prior and the auxiliary term help, by `docs/experiments/protocol.md`: `make experiments`."""
