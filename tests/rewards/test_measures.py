@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerBase
 
 from preftune.errors import InputError
@@ -201,7 +202,9 @@ def test_classifier_gives_the_labels_probability(
 
 def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_dir: Path) -> None:
     """An unknown label, and a folder without a model, are named at once."""
-    (classifier_dir / "model.safetensors").unlink()
+    file = classifier_dir / "model.safetensors"
+    # Weights that loading would refuse.
+    save_file({name: weight * torch.nan for name, weight in load_file(file).items()}, file)
     with pytest.raises(InputError, match=r"label=rude is not a label of.*fine, Toxic, threat"):
         toxicity(str(classifier_dir), label="rude")
     with pytest.raises(InputError, match=r"model=.* has several labels: set label to one of LABEL_0"):

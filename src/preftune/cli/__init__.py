@@ -65,6 +65,7 @@ PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirect
 
 def main() -> None:
     """Run a verb; bad input is one message and exit code 2, training that lost its numbers exit code 1."""
+    let_threads_sleep()
     errors = Console(stderr=True)
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
