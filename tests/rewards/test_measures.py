@@ -207,8 +207,14 @@ def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_
     save_file({name: weight * torch.nan for name, weight in load_file(file).items()}, file)
     with pytest.raises(InputError, match=r"label=rude is not a label of.*fine, Toxic, threat"):
         toxicity(str(classifier_dir), label="rude")
-    with pytest.raises(InputError, match=r"model=.* has several labels: set label to one of LABEL_0"):
+    with pytest.raises(InputError, match=r"has no weights for score\.weight"):
         toxicity(str(tiny_model_dir))
+    config = json.loads((classifier_dir / "config.json").read_text(encoding="utf-8"))
+    unnamed = {str(index): f"LABEL_{index}" for index in range(len(config["id2label"]))}
+    config |= {"id2label": unnamed, "label2id": {label: int(index) for index, label in unnamed.items()}}
+    (classifier_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(InputError, match=r"model=.* has several labels: set label to one of LABEL_0"):
+        toxicity(str(classifier_dir))
     with pytest.raises(InputError, match="nothing cannot be loaded: it must be a folder with a complete"):
         toxicity(str(classifier_dir / "nothing"))
 
