@@ -401,7 +401,7 @@ def rating(message: str) -> str:
         ("train.batches={tokens_per_step: 100}", "train.batches=.*per_device_train_batch_size"),
         ("train.fully_sharded=true", "train.fully_sharded=True.*remove it"),
         ("train.training.fp16=true", "train.training.fp16=True.*bf16=true"),
-        ("train.training.per_device_train_batch_size=0", "per_device_train_batch_size.*at least 1"),
+        ("train.training.per_device_train_batch_size=0", "per_device_train_batch_size.*must be 1 or more"),
     ],
 )
 def test_what_a_batch_cannot_do_is_refused_before_anything_is_sampled(
