@@ -251,6 +251,5 @@ def _line(logs: dict[str, Any], prefix: str, figures: int | None = None) -> str:
         "rewards/accuracies": "accuracy",
         "logps/chosen": "log p chosen",
     }
-    return "  ".join(
-        f"{label} {logs[prefix + key]:.3f}" for key, label in [*shown.items()][:figures] if prefix + key in logs
-    )
+    found = [f"{label} {logs[prefix + key]:.3f}" for key, label in shown.items() if prefix + key in logs]
+    return "  ".join(found[:figures])

@@ -266,7 +266,7 @@ class EarlyStopping(EarlyStoppingCallback):
             value=state.best_metric,
             limit=patience,
             reason=f"{args.metric_for_best_model} has not become better than {state.best_metric} in "
-            f"{patience} {'evaluation' if patience == 1 else 'evaluations'} (training.early_stopping_patience={patience})",
+            f"{patience} evaluation{'s' * (patience > 1)} (training.early_stopping_patience={patience})",
             advice="",
         )
 
