@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 AUXILIARY := $(addprefix experiment-,hpo hpo-repeat hpo-confirmation hpo-gentle hpo-clipped hpo-unclipped \
 	hpo-unclipped-repeat hpo-unclipped-score safety)
 
-.PHONY: setup demo test test-all check bench bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal demo-data experiment-mappo $(AUXILIARY) \
+.PHONY: setup demo test test-all check bench bench-busy bench-growth bench-auxiliary bench-gpu gpu-kit gpu-kit-rehearsal demo-data experiment-mappo $(AUXILIARY) \
 	experiment-score experiment-online experiments bench-sampling verify-evaluation same-as clean
 
 setup: $(READY)
@@ -50,6 +50,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/cpu.py
+
+bench-busy: setup
+	$(BIN)/python benchmarks/busy.py
 
 bench-growth: setup
 	$(BIN)/python benchmarks/growth.py

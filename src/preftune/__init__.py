@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from preftune.api.average import average as average
     from preftune.api.evaluate import evaluate as evaluate
     from preftune.api.evaluate import rescore as rescore
     from preftune.api.inspect import inspect as inspect
@@ -33,6 +34,7 @@ _PLACES = {
     "InputError": "preftune.errors",
     "PreferenceTrainer": "preftune.api.trainer",
     "Run": "preftune.api.run",
+    "average": "preftune.api.average",
     "check": "preftune.api.train",
     "evaluate": "preftune.api.evaluate",
     "inspect": "preftune.api.inspect",
@@ -51,6 +53,7 @@ __all__ = [
     "InputError",
     "PreferenceTrainer",
     "Run",
+    "average",
     "check",
     "evaluate",
     "inspect",

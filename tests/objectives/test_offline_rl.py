@@ -259,8 +259,8 @@ def test_build_hands_on_every_option() -> None:
             (ClippedSurrogate(0.1, s), ValueRegression(2.0, 0.5, s)),
         ),
         "alol": (
-            {"clip": 0.1, "value_weight": 2.0, "reference_free": True},
-            (LeftoverLikelihood(0.1, True, s), ValueRegression(2.0, 0.5, s)),
+            {"value_weight": 2.0, "reference_free": True},
+            (LeftoverLikelihood(0.9, True, s), ValueRegression(2.0, 0.5, s)),
         ),
         "dro_v": (
             {"tau": 3.0, "value_weight": 2.0},

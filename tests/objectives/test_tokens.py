@@ -321,7 +321,7 @@ def test_the_prior_by_tokens_goes_with_log_ratios_alone() -> None:
     assert BY_TOKENS == ["dpo", "ipo", "hinge", "wpo"]
     with pytest.raises(ValueError, match=r"not defined for method 'simpo'.*dpo, ipo, hinge, wpo"):
         build({"method": "simpo", "prior": "token_reward_gap"})
-    with pytest.raises(ValueError, match="credit_temperature = 2 is not an option of dpo"):
+    with pytest.raises(ValueError, match="credit_temperature = 2 is read with prior = 'token_reward_gap'"):
         build({"method": "dpo", "prior": "reward_gap", "credit_temperature": 2})
     with pytest.raises(ValueError, match="credit_temperature = 0 must be a finite number > 0"):
         build({"method": "dpo", "prior": "token_reward_gap", "credit_temperature": 0})

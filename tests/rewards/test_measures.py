@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerBase
 
 from preftune.errors import InputError
@@ -201,11 +202,19 @@ def test_classifier_gives_the_labels_probability(
 
 def test_classifier_refuses_before_the_weights(classifier_dir: Path, tiny_model_dir: Path) -> None:
     """An unknown label, and a folder without a model, are named at once."""
-    (classifier_dir / "model.safetensors").unlink()
+    file = classifier_dir / "model.safetensors"
+    # Weights that loading would refuse.
+    save_file({name: weight * torch.nan for name, weight in load_file(file).items()}, file)
     with pytest.raises(InputError, match=r"label=rude is not a label of.*fine, Toxic, threat"):
         toxicity(str(classifier_dir), label="rude")
-    with pytest.raises(InputError, match=r"model=.* has several labels: set label to one of LABEL_0"):
+    with pytest.raises(InputError, match=r"has no weights for score\.weight"):
         toxicity(str(tiny_model_dir))
+    config = json.loads((classifier_dir / "config.json").read_text(encoding="utf-8"))
+    unnamed = {str(index): f"LABEL_{index}" for index in range(len(config["id2label"]))}
+    config |= {"id2label": unnamed, "label2id": {label: int(index) for index, label in unnamed.items()}}
+    (classifier_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(InputError, match=r"model=.* has several labels: set label to one of LABEL_0"):
+        toxicity(str(classifier_dir))
     with pytest.raises(InputError, match="nothing cannot be loaded: it must be a folder with a complete"):
         toxicity(str(classifier_dir / "nothing"))
 

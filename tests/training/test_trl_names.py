@@ -95,7 +95,7 @@ def test_every_key_that_is_named_exists(name: str) -> None:
         ("lora.r", "what TRL calls lora_r is 'lora.rank' here"),
         ("lora.dropout", "what TRL calls lora_dropout is 'lora.lora_dropout' here"),
         ("use_dora", "what TRL calls use_dora is 'lora.use_dora' here"),
-        ("bnb_4bit_compute_dtype", "weights are not quantized"),
+        ("bnb_4bit_compute_dtype", "is 'quantization.compute_dtype' here"),
         ("deepspeed", "shard the model over them by fully_sharded=true"),
         ("lr", "write 'training.learning_rate'"),
         ("training.batch_size", "write 'training.per_device_train_batch_size'"),

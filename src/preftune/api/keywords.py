@@ -54,6 +54,9 @@ class Keywords:
     output: str | Path | None = None
     cache: str | Path | None = None
     stop: Mapping[str, Any] | None = None
+    learning_rates: Mapping[str, float] | None = None
+    stochastic_rounding: bool = False
+    ema: Mapping[str, Any] | None = None
 
     def resolve(self) -> tuple[RunConfig, Given]:
         """The run's configuration, and the objects that stand in for names in it.
@@ -85,6 +88,9 @@ class Keywords:
             "value_head": _options("value_head", self.value_head),
             "training": dict(self.args) if isinstance(self.args, Mapping) else {},
             "stop": _options("stop", self.stop),
+            "learning_rates": _options("learning_rates", self.learning_rates),
+            "stochastic_rounding": self.stochastic_rounding,
+            "ema": None if self.ema is None else _options("ema", self.ema),
             "cache": self.cache and str(self.cache),
         }
         output = _output(self.output, tree["training"])
@@ -279,7 +285,7 @@ def _arguments(args: TrainingArguments | Mapping[str, Any] | None) -> TrainingAr
 
 _KEY = r"(?<![\w/.\-])"
 _END = r"(?![\w/-]|\.\w)"
-_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|quantization|stop"
+_SECTIONS = "data|objective|prior|value_head|batches|rewards|reward_sum|quantization|stop|ema"
 _WORDS: tuple[tuple[str, str], ...] = (
     (rf"{_KEY}data\.train{_END}", "train_dataset"),
     (rf"{_KEY}data\.evaluation{_END}", "eval_dataset"),

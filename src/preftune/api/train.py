@@ -11,6 +11,7 @@ from preftune.api.run import Run
 from preftune.errors import InputError
 from preftune.report.page import write_run_page
 from preftune.training import RunConfig, check_config, read_run_config
+from preftune.training.footprint import check_trained_weights
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.preparation import PreparedRun, prepare
 from preftune.training.run import run_training
@@ -85,7 +86,9 @@ def prepare_run(
     """`check`, which keeps the data as they were before their limits where a look at them follows."""
     resolved, given = resolve_run(config, overrides, keywords)
     with nullcontext() if keywords == {} else errors_name_keywords():
-        return prepare(resolved, progress, given=given, keeps_whole=keeps_whole)
+        prepared = prepare(resolved, progress, given=given, keeps_whole=keeps_whole)
+        check_trained_weights(prepared)
+    return prepared
 
 
 def resolve_run(

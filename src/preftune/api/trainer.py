@@ -25,6 +25,7 @@ from preftune.objectives import Objective
 from preftune.report.card import write_card
 from preftune.report.folders import RunRecord
 from preftune.storage.cards import check_card
+from preftune.training.footprint import check_trained_weights
 from preftune.training.inspection import Inspection, inspect_run
 from preftune.training.policy import (
     GroupsByName,
@@ -90,6 +91,9 @@ class PreferenceTrainer(PackedTrainer):
         fully_sharded: bool = False,
         cache: str | Path | None = None,
         stop: Mapping[str, Any] | None = None,
+        learning_rates: Mapping[str, float] | None = None,
+        stochastic_rounding: bool = False,
+        ema: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> None:
         """Read the data, check everything, and load the model.
@@ -123,6 +127,10 @@ class PreferenceTrainer(PackedTrainer):
             fully_sharded: shard weights, gradients and optimizer state over the processes (FSDP2).
             cache: where reference log-probabilities are kept.
             stop: when training ends by itself: `{"not_finite": ..., "chosen_logp_change_below": ...}`.
+            learning_rates: of weights whose names match a regular expression, such as `{"lm_head": 1e-5}`.
+            stochastic_rounding: round updates of weights in bfloat16 by chance, so that small ones count.
+            ema: an average of the trained weights: `{"decay": 0.999, "keep": "average"}`; after training the
+                model has the weights that are kept, and `trainer.ema.in_use(average=...)` has the others.
             **others: refused, with what TRL's name for it is here.
 
         Raises:
@@ -151,11 +159,15 @@ class PreferenceTrainer(PackedTrainer):
             fully_sharded=fully_sharded,
             cache=cache,
             stop=stop,
+            learning_rates=learning_rates,
+            stochastic_rounding=stochastic_rounding,
+            ema=ema,
         )
         with errors_name_keywords():
             config, given = keywords.resolve()
             self.prepared = prepared = prepare(config, given=given)
             show = not prepared.arguments.disable_tqdm
+            check_trained_weights(prepared)
             make_repository(prepared.arguments)
             # Before the policy loads, so that one model is in memory at a time.
             scored = by_other_reference(prepared, show) if has_other_reference(prepared) else None
@@ -177,6 +189,9 @@ class PreferenceTrainer(PackedTrainer):
                 fully_sharded=fully_sharded and prepared.arguments.world_size > 1,
                 optimizers=optimizers,
                 stop=config.stop,
+                learning_rates=config.learning_rates,
+                stochastic_rounding=stochastic_rounding,
+                ema=config.ema,
             )
         finally:
             # Until training begins the model is the caller's, and where there will be none it stays so.

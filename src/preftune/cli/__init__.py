@@ -26,6 +26,7 @@ from preftune.cli.sample import sample
 from preftune.cli.score import score
 from preftune.cli.sweep import sweep
 from preftune.cli.train import train
+from preftune.cli.waiting import let_threads_sleep
 from preftune.errors import InputError, NotFiniteError
 from preftune.storage.processes import leave_processes
 
@@ -65,6 +66,7 @@ PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirect
 
 def main() -> None:
     """Run a verb; bad input is one message and exit code 2, training that lost its numbers exit code 1."""
+    let_threads_sleep()
     errors = Console(stderr=True)
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])

@@ -262,6 +262,9 @@ class InterleavedTrainer(PackedTrainer):
             callbacks,
             value_head=prepared.config.value_head,
             stop=prepared.config.stop,
+            learning_rates=prepared.config.learning_rates,
+            stochastic_rounding=prepared.config.stochastic_rounding,
+            ema=prepared.config.ema,
         )
         self.train_dataset = _PromptNumbers(prompts)
         self._steps = StepSampler(

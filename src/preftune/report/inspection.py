@@ -209,6 +209,9 @@ def _memory(found: Inspection) -> InspectionTable:
             f"computed for {optimizer}" if known else f"not computed for {optimizer}",
         ),
     ]
+    if footprint.average:
+        note = "computed: in float32, and the weights that are set aside while it is evaluated"
+        rows.append(("average of the weights (ema)", format_size(footprint.average), note))
     if measured is None:
         rows.append(("activations", "?", "not measured"))
     else:

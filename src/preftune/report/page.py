@@ -9,7 +9,6 @@ from preftune.measuring.comparison import ModelComparison, Pages
 from preftune.measuring.formatting import NOT_MEASURED, format_number
 from preftune.measuring.samples import SampleRewards, SideBySide
 from preftune.measuring.tradeoff import START, SweepPoint
-from preftune.report.card import write_run_card
 from preftune.report.evaluation import Evaluated, read_evaluations
 from preftune.report.folders import RunRecord, read_run
 from preftune.report.rendering import render_page
@@ -64,6 +63,8 @@ def write_run_page(folder: Path) -> None:
         InputError: the folder lacks a file.
     """
     write_report(folder / REPORT_FILE, f"Run {folder.name}", {folder.name: folder})
+    from preftune.report.card import write_run_card  # loads torch
+
     write_run_card(folder)
 
 

@@ -249,7 +249,6 @@ def with_adapter(config: RunConfig, given: Given, model: nn.Module, task: str) -
         if start == "merge":
             # Beneath the adapter they were frozen.
             model.requires_grad_(True)
-        _warn_of_bfloat16(model)
         return model
     return _with_new(model, new, _key(given), is_merged=start == "merge")
 
@@ -280,14 +279,6 @@ def _with_new(model: nn.Module, new: "PeftConfig", key: str, is_merged: bool) ->
         next(iter(adapted.peft_config.values())).base_model_name_or_path = BASE_FOLDER
         logger.info("the new adapter's base model is saved with it, in model/%s", BASE_FOLDER)
     return adapted
-
-
-def _warn_of_bfloat16(model: nn.Module) -> None:
-    if all(weight.dtype == torch.bfloat16 for weight in model.parameters() if weight.requires_grad):
-        logger.warning(
-            "all weights are trained in bfloat16, which loses small updates; prefer "
-            "model_dtype=float32 with training.bf16=true, or lora.rank=16"
-        )
 
 
 def _peft_model(given: Given) -> bool:

@@ -375,6 +375,27 @@ class StopSection(_Section):
     )
 
 
+class EmaSection(_Section):
+    """An exponential moving average of the trained weights."""
+
+    decay: float = Field(default=0.999, gt=0, lt=1, description="share of the average that stays at a step")
+    keep: Literal["average", "last"] = Field(
+        default="average", description="which weights are evaluated, and saved as the run's model"
+    )
+
+
+def _is_regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_is_regular_expression)]
+"""A regular expression, searched in names of weights."""
+
+
 class RunConfig(_Section):
     """Everything a run depends on.
 
@@ -390,6 +411,9 @@ class RunConfig(_Section):
         reward_sum: how they become one.
         training: any field of `transformers.TrainingArguments`, on top of `TRAINING_DEFAULTS`, and
             `EARLY_STOPPING`.
+        learning_rates: for weights whose names match a pattern, in place of `training.learning_rate`.
+        stochastic_rounding: round updates of weights in bfloat16 by chance, so that small ones count.
+        ema: an average of the trained weights, None for none.
         stop: when training ends before its last step.
         max_shard_size: of a file of the saved model's weights, such as 5GB; None for transformers' own.
         output: the run folder.
@@ -410,6 +434,11 @@ class RunConfig(_Section):
     reward_sum: RewardSumSection = RewardSumSection()
     value_head: ValueHeadSection = ValueHeadSection()
     training: dict[str, Any] = Field(default_factory=dict)
+    learning_rates: dict[Pattern, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    stochastic_rounding: bool = False
+    ema: EmaSection | None = None
     stop: StopSection = StopSection()
     max_shard_size: str | None = Field(None, pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]B$")
     output: LocalOrHub = "runs/train"
@@ -594,6 +623,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "prior": PriorSection,
     "reward_sum": RewardSumSection,
     "value_head": ValueHeadSection,
+    "ema": EmaSection,
     "stop": StopSection,
 }
 

@@ -34,6 +34,7 @@ from preftune.training.adapters import FORMS, adapter_shapes, start_of
 from preftune.training.batches import plan_steps
 from preftune.training.configuration import RunConfig
 from preftune.training.given import Given
+from preftune.training.optimizers import matched, note_lost_updates, trained_names
 from preftune.training.policy import (
     build_policy,
     by_other_reference,
@@ -61,6 +62,7 @@ class Footprint:
         weights: bytes of all.
         gradients: bytes of one gradient for each trained weight.
         optimizer: bytes of the optimizer's state; None where the optimizer is not one of `OPTIMIZER_STATES`.
+        average: bytes of `ema`, with the weights that are set aside while it is evaluated.
     """
 
     device: str
@@ -70,11 +72,12 @@ class Footprint:
     weights: int
     gradients: int
     optimizer: int | None
+    average: int = 0
 
     @property
     def total(self) -> int:
-        """Weights, gradients and the optimizer's state as far as it is known."""
-        return self.weights + self.gradients + (self.optimizer or 0)
+        """Weights, gradients, the average, and the optimizer's state as far as it is known."""
+        return self.weights + self.gradients + self.average + (self.optimizer or 0)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,27 @@ def compute_footprint(prepared: PreparedRun) -> Footprint:
         weights=bytes_of(weights) + _beside_weights(prepared),
         gradients=gradients,
         optimizer=None if states is None else states * gradients,
+        average=_average_bytes(prepared, trained),
     )
+
+
+def _average_bytes(prepared: PreparedRun, trained: Sequence[Tensor]) -> int:
+    # A value head has no average, and is small beside what has one.
+    return sum(4 * weight.numel() for weight in trained) + bytes_of(trained) if prepared.config.ema else 0
+
+
+def check_trained_weights(prepared: PreparedRun) -> None:
+    """Check what the configuration says of the trained weights, by their names and data types.
+
+    Raises:
+        InputError: a pattern of `learning_rates` matches no weight, rounding has nothing to round, or the
+            adapter does not fit the model.
+    """
+    config = prepared.config
+    model = _shaped_model(prepared)
+    if config.learning_rates:
+        matched(config.learning_rates, trained_names(model))
+    note_lost_updates(model, prepared.arguments.learning_rate, config.stochastic_rounding)
 
 
 def _beside_weights(prepared: PreparedRun) -> int:
@@ -139,6 +162,9 @@ def optimizer_states(prepared: PreparedRun) -> int | None:
     """Numbers that the run's optimizer keeps for each trained weight; None where that is not known."""
     if prepared.given.optimizers[0] is not None:
         return None
+    if prepared.config.stochastic_rounding:
+        # Two in float32, of weights in bfloat16.
+        return 4
     return OPTIMIZER_STATES.get(OptimizerNames(prepared.arguments.optim).value)
 
 
@@ -174,6 +200,8 @@ def measure_step(prepared: PreparedRun) -> MeasuredStep:
             [clock],
             batches=prepared.config.batches,
             value_head=prepared.config.value_head,
+            stochastic_rounding=prepared.config.stochastic_rounding,
+            ema=prepared.config.ema,
         )
         trainer.remove_callback(PrinterCallback)
         if device.type == "cuda":
@@ -201,11 +229,17 @@ def seconds_of_run(prepared: PreparedRun, measured: MeasuredStep) -> float:
 
 def _shapes(prepared: PreparedRun) -> Sequence[nn.Parameter]:
     """The run's weights, of which those that need not exist yet are shapes without content."""
-    given = prepared.given
-    model = given.model
-    if model is None or given.adapter is not None or start_of(prepared.config, given) == "merge":
-        model = adapted_shapes(prepared, prepared.config, given)
+    model = _shaped_model(prepared)
     return [*model.parameters(), *value_head_weights(prepared, model)]
+
+
+def _shaped_model(prepared: PreparedRun) -> nn.Module:
+    given = prepared.given
+    is_merged = start_of(prepared.config, given) == "merge"
+    if given.model is None or given.adapter is not None or is_merged:
+        return adapted_shapes(prepared, prepared.config, given)
+    whole: nn.Module = given.model
+    return whole
 
 
 def model_shapes(prepared: PreparedRun) -> nn.Module:

@@ -30,6 +30,7 @@ from preftune.models.sharding import (
 )
 from preftune.models.value_head import load_value_head
 from preftune.training.configuration import ValueHeadSection
+from preftune.training.ema import Ema
 from preftune.training.multipliers import Multipliers
 from preftune.training.pushing import push_checkpoint
 from preftune.training.rows import Batch
@@ -42,6 +43,7 @@ class TrainerHooks(Trainer):
     Attributes:
         model: what reads packed rows.
         stops: what ends training where it goes wrong.
+        ema: the average of the trained weights, where there is one.
     """
 
     model: PackedReader
@@ -50,6 +52,7 @@ class TrainerHooks(Trainer):
     _exports: bool
     _max_shard_size: str | None
     stops: Stops
+    ema: Ema | None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Take note of the repository, which is checked and made before weights load."""
@@ -107,6 +110,8 @@ class TrainerHooks(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Since 4. The checkpoint is the language model's; value head and multipliers lie beside it.
         folder = Path(resume_from_checkpoint)
+        if self.ema:
+            self.ema.load(folder)
         if is_sharded(self.model):
             load_whole_state(self.model.language_model, saved_weights(folder, self.model.language_model))
         else:

@@ -13,7 +13,6 @@ from typing import Any, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
-from transformers.training_args import OptimizerNames
 
 from preftune import objectives
 from preftune.data import (
@@ -51,6 +50,7 @@ from preftune.training.configuration import (
 )
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.learning_rate import check_own_rate, with_learning_rate
+from preftune.training.optimizers import check_optimizer
 from preftune.training.pushing import check_repository
 from preftune.training.quantizing import with_quantization
 from preftune.training.splits import PreparedData, SplitReader, title_of
@@ -68,8 +68,6 @@ ARGUMENTS_LEFT = frozenset(
     }
 )
 """Fields of a caller's own arguments that do no harm, or are set below."""
-DIVISIBLE = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad"})
-"""Optimizers that update a part of a weight as they update the whole."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +194,7 @@ def prepare(
     else:
         arguments = own_arguments(given.arguments)
         check_own_rate(arguments.learning_rate, config, given)
+    check_optimizer(arguments, config, given)
     check_arguments(arguments, given)
     _check_precision(config, arguments)
     check_repository(arguments)
@@ -371,7 +370,7 @@ def training_arguments(config: RunConfig, is_evaluated: bool) -> TrainingArgumen
     check_strategies(chosen, is_evaluated)
     chosen = {key: value for key, value in chosen.items() if key not in EARLY_STOPPING}
     if not is_evaluated:
-        chosen["eval_strategy"] = "no"
+        chosen |= {"eval_strategy": "no", "eval_on_start": False}
     # The Trainer would name it as its own output folder, which is that of checkpoints.
     chosen.setdefault("hub_model_id", Path(config.output).absolute().name)
     # Without this, bf16 is refused on a machine that has nothing but its CPU.
@@ -423,11 +422,6 @@ def _check_precision(config: RunConfig, arguments: TrainingArguments) -> None:
         logger.warning(
             "training.bf16=true: on a CPU without AMX, bfloat16 can be up to 80 times slower than float32; "
             "set training.bf16=false unless you have measured that it is faster"
-        )
-    if config.fully_sharded and arguments.optim not in DIVISIBLE:
-        raise InputError(
-            f"training.optim={OptimizerNames(arguments.optim).value} with fully_sharded=true: it is not "
-            f"tested on sharded weights; set one of {', '.join(sorted(DIVISIBLE))}"
         )
     if arguments.n_gpu > 1:
         logger.warning("one of %d GPUs is used; start with torchrun to use all", arguments.n_gpu)

@@ -26,6 +26,7 @@ from preftune.storage.cache import cache_dir
 from preftune.storage.cards import check_card
 from preftune.storage.files import MODEL_FOLDER, REPORT_FILE, write_json
 from preftune.training.configuration import RunConfig, dump_yaml
+from preftune.training.footprint import check_trained_weights
 from preftune.training.given import NOTHING_GIVEN, Given
 from preftune.training.policy import (
     GroupsByName,
@@ -60,9 +61,12 @@ logger = logging.getLogger(__name__)
 
 REWARDS_FILE = "rewards.json"
 CALIBRATION_FILE = "calibration.json"
+OTHER_FOLDERS = {"average": "model_last", "last": "model_average"}
+"""With an average of the weights, where those are that `MODEL_FOLDER` has not, by `ema.keep`."""
 RUN_FILES = (
     *("config.yaml", "environment.json", "metrics.jsonl", "summary.json", REPORT_FILE),
     *(VALUE_HEAD_FILE, REWARDS_FILE, CALIBRATION_FILE, CHECKPOINT_FOLDER, MODEL_FOLDER),
+    *OTHER_FOLDERS.values(),
 )
 """What a run writes into its folder."""
 
@@ -204,6 +208,7 @@ def _train(
     prepared, folder = start.prepared, start.folder
     if prepared.arguments.device.type == "cpu":
         keep_freed_memory()
+    check_trained_weights(prepared)
     make_repository(prepared.arguments)
     visited = visited_groups(prepared, is_live=live is not None)
     # Before the policy loads, so that one model is in memory at a time.
@@ -264,6 +269,10 @@ def _finish(
     if trainer.kept_step is not None:
         trainer.save_model(str(folder / MODEL_FOLDER), max_shard_size=prepared.config.max_shard_size)
         trainer.save_value_head(folder)
+        if trainer.ema and prepared.config.ema:
+            with trainer.ema.in_use(average=not trainer.ema.keeps_average):
+                other = folder / OTHER_FOLDERS[prepared.config.ema.keep]
+                trainer.save_model(str(other), max_shard_size=prepared.config.max_shard_size)
     if live:
         prepared = replace(prepared, train=live.trained_on(prepared))
     summary = _summary(prepared, recorder, trainer, is_live=live is not None) | ending
@@ -310,6 +319,9 @@ def _trainer(
             fully_sharded=_is_sharded(config),
             optimizers=given.optimizers,
             stop=config.stop,
+            learning_rates=config.learning_rates,
+            stochastic_rounding=config.stochastic_rounding,
+            ema=config.ema,
         )
     # The run has a bar of its own.
     trainer.remove_callback(PrinterCallback)
@@ -331,6 +343,8 @@ def _summary(
     # With bounds V expects more than R.
     held_out = {} if multipliers else prepared.held_out
     summary["value_explained_variance"] = _explained_variance(held_out, figures["evaluation_end"])
+    if ema := prepared.config.ema:
+        summary["ema"] = {"decay": ema.decay, MODEL_FOLDER: ema.keep, "other": OTHER_FOLDERS[ema.keep]}
     if multipliers is not None:
         summary["multipliers"] = multipliers
     return summary

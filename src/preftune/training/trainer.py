@@ -1,6 +1,7 @@
 """A thin subclass of transformers' Trainer: packed batches in, any objective's terms out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from preftune.models.sharding import is_sharded, shard, whole_state
 from preftune.models.value_head import save_value_head
 from preftune.objectives import Objective, ScoredResponses, count_units
 from preftune.training.batches import RowIndices, fill, plan_steps
-from preftune.training.configuration import BatchesSection, StopSection, ValueHeadSection
+from preftune.training.configuration import BatchesSection, EmaSection, StopSection, ValueHeadSection
+from preftune.training.ema import Ema, EmaCallback
 from preftune.training.hooks import TrainerHooks
 from preftune.training.multipliers import EndOfStep, Multipliers
+from preftune.training.optimizers import rounding_optimizer, split_groups
 from preftune.training.rows import (
     LOADER_OPTIONS,
     Batch,
@@ -75,6 +78,9 @@ class PackedTrainer(TrainerHooks):
         fully_sharded: bool = False,
         optimizers: tuple[Any, Any] = (None, None),
         stop: StopSection | None = None,
+        learning_rates: Mapping[str, float] | None = None,
+        stochastic_rounding: bool = False,
+        ema: EmaSection | None = None,
     ) -> None:
         super().__init__(
             model=policy,
@@ -85,6 +91,7 @@ class PackedTrainer(TrainerHooks):
             processing_class=tokenizer,
             callbacks=list(callbacks),
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=rounding_optimizer(arguments) if stochastic_rounding else None,
         )
         if fully_sharded:
             shard(policy)
@@ -105,6 +112,10 @@ class PackedTrainer(TrainerHooks):
         self._tokens_seen = torch.zeros((), dtype=torch.int64, device=arguments.device)
         self.stops = Stops(stop or StopSection(), policy, arguments.device, self._sum_over_processes)
         self.add_callback(self.stops)
+        self._learning_rates = learning_rates or {}
+        self.ema = Ema(policy.language_model, ema) if ema else None
+        if self.ema:
+            self.add_callback(EmaCallback(self.ema))
         if self._multipliers:
             self.add_callback(EndOfStep(self._multipliers, self._sum_over_processes))
 
@@ -113,6 +124,8 @@ class PackedTrainer(TrainerHooks):
 
         Where training has ended by itself (`stops.stop`), it has the weights of the checkpoint that is kept.
         """
+        if self.ema:
+            self.ema.forget()
         with self.model.in_use():
             output = super().train(*arguments, **named)
             self.settle()
@@ -120,7 +133,11 @@ class PackedTrainer(TrainerHooks):
 
     def settle(self) -> None:
         """Load the weights that are kept; `kept_step` is then their step, or None where all are lost."""
+        if self.ema:
+            self.ema.use_last()
         self.kept_step = self._settle()
+        if self.ema and self.ema.keeps_average:
+            self.ema.use_average()
 
     def _settle(self) -> int | None:
         best, stops = self.state.best_model_checkpoint, self.stops
@@ -138,8 +155,9 @@ class PackedTrainer(TrainerHooks):
         return None if stops.stop.is_failure else int(self.state.global_step)
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
-        """Evaluate as `transformers.Trainer` does."""
-        with self.model.in_use():
+        """Evaluate as `transformers.Trainer` does; the average where that is kept."""
+        kept = self.ema.in_use(average=self.ema.keeps_average) if self.ema else nullcontext()
+        with self.model.in_use(), kept:
             figures: dict[str, float] = super().evaluate(*arguments, **named)
         return figures
 
@@ -251,6 +269,8 @@ class PackedTrainer(TrainerHooks):
         """The usual optimizer of the language model; the value head joins it at its own learning rate."""
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(self.model.language_model)
+        if is_new and self._learning_rates:
+            split_groups(optimizer, self.model.language_model, self._learning_rates)
         if is_new and self.model.value_head is not None:
             own = {"params": list(self.model.value_head.parameters()), "weight_decay": 0.0}
             optimizer.add_param_group({**own, "lr": self._value_head.learning_rate})
@@ -336,6 +356,8 @@ class PackedTrainer(TrainerHooks):
         super().save_model(output_dir, _internal_call=True)
         if _internal_call:
             self.save_value_head(Path(output_dir or self.args.output_dir))
+            if self.ema:
+                self.ema.save(Path(output_dir or self.args.output_dir), writes=self.args.should_save)
             if self._multipliers and self.args.should_save:
                 self._multipliers.save(Path(output_dir or self.args.output_dir))
 
