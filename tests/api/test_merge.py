@@ -85,13 +85,17 @@ def test_a_reward_model_is_merged_with_its_score(
 def test_what_lies_beside_the_model_is_carried_along(
     config: dict[str, Any], train: Train, tmp_path: Path
 ) -> None:
-    """Value head, rewards and calibration, byte for byte."""
+    """Value head, rewards and calibration, byte for byte, and a card of the whole model."""
     objective = {"method": "dpo", "prior": "reward_gap", "auxiliary": {"weight": 0.5}}
     run = train(adapted(config, objective=objective, rewards={"lexical_diversity": {"weight": 2}}))
     merged = preftune.merge(run, tmp_path / "merged", dtype="bfloat16")
     for name in ("value_head.safetensors", "rewards.json", "calibration.json"):
         assert name in merged.files
         assert (tmp_path / "merged" / name).read_bytes() == (run / name).read_bytes()
+    card = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers" in card
+    assert "AutoModelForCausalLM.from_pretrained" in card
+    assert "| lora.rank | `4` |" in card
     assert merged.dtype == "bfloat16"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == torch.bfloat16
 
@@ -172,9 +176,11 @@ def test_an_adapter_of_another_base_is_named(adapter: Path, tmp_path: Path) -> N
 def test_the_command_line_says_how_close_they_are(
     adapter: Path, tmp_path: Path, preftune: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 0 and the folder; a second call into it is refused with exit code 2."""
-    code, _ = preftune("merge", str(adapter), "--output", str(tmp_path / "merged"))
+    """Exit code 0, the folder and no bars of transformers; a second call is refused with exit code 2."""
+    code, errors = preftune("merge", str(adapter), "--output", str(tmp_path / "merged"))
     assert code == 0
+    assert "Writing" not in errors
+    assert "Loading" not in errors
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     code, errors = preftune("merge", str(adapter), "--output", str(tmp_path / "merged"))
     assert code == 2

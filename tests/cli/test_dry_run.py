@@ -73,7 +73,7 @@ def test_it_says_what_would_happen_and_shows_one_example(dry_run: DryRun, config
         "and activations, on cpu",
         "four.jsonl row 0",
         r"[bold]Say[/] \x1b[31mnow:",
-        "trained, 3 tokens No.<|im_end|>",
+        "3 tokens trained No.<|im_end|>",
         " cut off, ",
         "characters ...]",
     ):

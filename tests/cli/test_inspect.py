@@ -57,12 +57,12 @@ def test_tokens_are_listed_one_by_one(forks: Forks, smollm2_dir: Path, tmp_path:
     out = run(forks, tmp_path, smollm2_dir, "--row", "2", "--tokens")
     lines = [line.split() for line in out.splitlines()]
     start = next(place for place, line in enumerate(lines) if line[:1] == ["rejected,"])
-    assert [line[1:] for line in lines[start + 2 : start + 5]] == [
+    assert [line[1:] for line in lines[start + 1 : start + 4]] == [
         ["'No'", "trained"],
         ["'.'", "trained"],
         ["'<|im_end|>'", "trained"],
     ]
-    assert lines[start + 4][0] == "2"
+    assert lines[start + 3][0] == "2"
 
 
 class Texts(HTMLParser):

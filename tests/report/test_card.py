@@ -78,6 +78,21 @@ def test_names_on_the_hub_are_metadata(
     assert (data.base_model, data.datasets) == ("org/base", ["trl-lib/ultrafeedback_binarized"])
 
 
+def test_the_base_of_an_adapter_that_is_trained_further_is_the_adapters(run: Path, tmp_path: Path) -> None:
+    """The name on the hub that its configuration has, and not the adapter's folder."""
+    stored = json.loads((run / "model" / "adapter_config.json").read_text(encoding="utf-8"))
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(stored | {"base_model_name_or_path": "org/base"}), encoding="utf-8")
+    record = changed(read_run("run", 0, run), model=str(tmp_path), lora={"start": "continue"})
+    assert card_metadata(run / "model", record)["base_model"] == "org/base"
+    card = model_card(run / "model", record)
+    assert "An adapter that makes a language model of `org/base` with" in card
+    assert "read from a folder" not in card
+    # Of these the configuration says nothing: the adapter's own file does.
+    assert "| lora.rank | `4` |" in card
+    assert "| lora.target_modules | `down_proj, gate_proj, k_proj, " in card
+
+
 def test_the_licence_is_the_base_cards_or_left_out(run: Path, tmp_path: Path) -> None:
     """Nothing is guessed: without a card there is no licence, and the text says so."""
     record = read_run("run", 0, run)

@@ -110,6 +110,15 @@ def test_model_folder_without_a_model(refused: Callable[..., str], tmp_path: Pat
     assert "config.json" in refused(f"model={tmp_path / 'empty'}")
 
 
+def test_a_run_folder_as_a_model_says_where_its_model_is(refused: Callable[..., str], tmp_path: Path) -> None:
+    """The folder above a model, or an adapter, is one word short."""
+    for name in ("config.json", "adapter_config.json"):
+        model = tmp_path / name.partition(".")[0] / "model"
+        model.mkdir(parents=True)
+        (model / name).write_text("{}", encoding="utf-8")
+        assert f"{model} is one" in refused(f"model={model.parent}")
+
+
 def test_hub_name_that_cannot_be_found(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub name that cannot be read says so in one line."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

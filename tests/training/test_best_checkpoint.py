@@ -128,6 +128,9 @@ def test_early_stopping_ends_the_run(config: dict[str, Any], train: Train) -> No
     assert content["stopped"]["by"] == "training.early_stopping_patience"
     assert content["stopped"]["step"] == content["steps"] == 2
     assert not content["stopped"]["is_failure"]
+    assert "in 1 evaluation (" in content["stopped"]["message"]
+    # It was asked for: there is nothing to do.
+    assert "What to do" not in content["stopped"]["message"]
     assert content["kept"]["step"] in (1, 2)
     assert_is_checkpoint(run, content["kept"]["step"])
 

@@ -73,6 +73,22 @@ def test_the_reference_is_the_quantised_start(config: dict[str, Any], train: Tra
     assert stored == {"type": "nf4", "double": False, "compute_dtype": "float32"}
 
 
+def test_the_card_loads_the_model_that_was_trained(config: dict[str, Any], train: Train) -> None:
+    """Its lines as they stand: over the whole weights the adapter would make another model."""
+    config["training"]["learning_rate"] = 1e-2
+    run = train(quantised(config, "nf4", "dpo"))
+    card = (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| quantization.type | `nf4` |" in card
+    lines = card.split("```")[1].replace("THIS_REPOSITORY", str(run / "model"))
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    ids = torch.arange(5, 35).view(2, 15)
+    with torch.no_grad():
+        found = names["model"].eval()(input_ids=ids).logits
+        expected = preftune.Run(run, {}).model.eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_training_equals_that_on_the_dequantised_base(

@@ -46,7 +46,8 @@ def test_a_run_that_diverges_is_no_success(
     assert "Traceback" not in errors
     assert "stop.not_finite=3" in said
     assert "no model is written" in said
-    assert "training.learning_rate" in said
+    # What is so already is no advice.
+    assert "set a lower training.learning_rate than 1e+20; if" in said
     assert not (run / "model").exists()
     for name in ("summary.json", "metrics.jsonl"):
         for line in [(run / name).read_text()] if name == "summary.json" else (run / name).open():
@@ -98,9 +99,11 @@ def test_a_short_run_without_numbers_writes_no_model(
     config: dict[str, Any], preftune: CommandLine, tmp_path: Path
 ) -> None:
     """Too few steps to stop, and the stop switched off: NaN is saved in neither case."""
-    config["training"] |= {"learning_rate": 1e20, "max_steps": 3}
+    config["training"] |= {"learning_rate": 1e20, "max_steps": 3, "max_grad_norm": 9.0}
     for change in ("stop.not_finite=3", "stop.not_finite=null"):
-        assert preftune("train", write(config, tmp_path), change, "--overwrite")[0] == 1
+        code, errors = preftune("train", write(config, tmp_path), change, "--overwrite")
+        assert code == 1
+        assert "than 1e+20, or training.max_grad_norm=1.0; if" in " ".join(errors.split())
         assert not (Path(config["output"]) / "model").exists()
 
 

@@ -18,6 +18,7 @@ from preftune.models.loading import ADAPTER_FILE
 from preftune.models.merging import TOLERANCES, Adapter, Merged, merge_into
 from preftune.models.quantization import read_quantization
 from preftune.models.value_head import VALUE_HEAD_FILE
+from preftune.report.card import write_run_card
 from preftune.storage.files import MODEL_FOLDER, replaced_folder
 from preftune.training.run import CALIBRATION_FILE, REWARDS_FILE
 
@@ -39,7 +40,7 @@ def merge(
     The adapter was trained over its base as it was loaded: a quantised base is dequantised, and the update
     is added to those values in float32. The saved model is loaded again by transformers alone and compared
     with the adapted one on a probe; where they differ by more than rounding, nothing is written. Value head,
-    `rewards.json` and `calibration.json` of a run are copied beside the weights.
+    `rewards.json` and `calibration.json` of a run are copied beside the weights, with a card of the run.
 
     Args:
         source: a run, its folder, or the folder of an adapter.
@@ -65,6 +66,8 @@ def merge(
             found = next((place / name for place in (folder, given) if (place / name).is_file()), None)
             if found is not None:
                 shutil.copy2(found, aside / name)
+        if (given / "summary.json").is_file():
+            write_run_card(given, aside)
     return Merged(
         folder=target,
         base=adapter.base,

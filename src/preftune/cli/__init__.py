@@ -6,6 +6,7 @@ A verb parses its arguments, calls `preftune.api` and prints. May import every p
 
 import logging
 import sys
+import warnings
 
 import typer
 from rich.console import Console
@@ -70,6 +71,8 @@ def main() -> None:
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("preftune").setLevel(logging.INFO)
+    # Of how peft calls transformers: a user can do nothing about it.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     try:
         app()
     except InputError as error:

@@ -41,7 +41,8 @@ def print_example(
         figures = [f"{trained} tokens trained", *([f"{context} context"] * (context > 0))]
         figures += [f"{cut} cut"] * (cut > 0)
         console.print(Text(f"{response.title}: {', '.join(figures)}", style="bold"))
-        _print_runs(console, response.runs, tokens, is_short)
+        # The line above says it all of a response that is trained whole.
+        _print_runs(console, response.runs, tokens, is_short, is_named=len(response.runs) > 1)
     if more := len(example.responses[responses or len(example.responses) :]):
         console.print(f"{more} more responses of this row are trained on")
     if example.left_out:
@@ -49,7 +50,9 @@ def print_example(
     console.print()
 
 
-def _print_runs(console: "Console", runs: "Sequence[TokenRun]", tokens: bool, is_short: bool) -> None:
+def _print_runs(
+    console: "Console", runs: "Sequence[TokenRun]", tokens: bool, is_short: bool, is_named: bool = True
+) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -57,7 +60,8 @@ def _print_runs(console: "Console", runs: "Sequence[TokenRun]", tokens: bool, is
     from preftune.report.inspection import visible
 
     for run in runs[: SHORT_RUNS if is_short else len(runs)]:
-        console.print(Text(f"  {MEANINGS[run.kind]}, {len(run.tokens)} tokens", style="italic dim"))
+        if is_named:
+            console.print(Text(f"  {MEANINGS[run.kind]}, {len(run.tokens)} tokens", style="italic dim"))
         if tokens:
             _print_tokens(console, run)
             continue

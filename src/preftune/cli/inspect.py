@@ -32,10 +32,10 @@ def inspect(
 ) -> None:
     """Look before you pay: what is trained, what the data are like, what a run takes. Trains nothing.
 
-    - `preftune inspect run.yaml` three examples, figures of the data, memory of the model
-    - `preftune inspect run.yaml --row 7 --tokens` one row, token by token
-    - `preftune inspect run.yaml data.max_length=2048 --page look.html` the same as a page
-    - `preftune inspect run.yaml --rows 0 --measure` memory and time of one real step
+    - `preftune inspect run.yaml`: three examples, figures of the data, memory of the model
+    - `preftune inspect run.yaml --row 7 --tokens`: one row, token by token
+    - `preftune inspect run.yaml data.max_length=2048 --page look.html`: the same as a page
+    - `preftune inspect run.yaml --rows 0 --measure`: memory and time of one real step
     """
     from rich.console import Console
 

@@ -27,17 +27,17 @@ def iterate(
 
     The same command resumes after a stop or kill. What people change most:
 
-    - `model=PATH_OR_HUB_NAME` the policy to start from
-    - `prompts=FILE_OR_HUB_NAME` what it is trained on; `held_out=FILE_OR_HUB_NAME` what it is measured on
-    - `reward=hf:NAME` what scores its answers: anything that `preftune score --prior` takes, or a measure
+    - `model=PATH_OR_HUB_NAME`: the policy to start from
+    - `prompts=FILE_OR_HUB_NAME`: what it is trained on; `held_out=FILE_OR_HUB_NAME`: what it is measured on
+    - `reward=hf:NAME`: what scores its answers: anything that `preftune score --prior` takes, or a measure
     - `rounds=3` and as many equal parts of the prompts
     - `sampling.n=8`, `sampling.max_new_tokens=256`, `sampling.temperature=1.0`
     - `train.objective.method=dpo` and any other key of a `preftune train` configuration under `train`
     - `update_every=round` or `batch`: when the policy that answers learns from it
     - `reference=initial` or `previous`, `start_from=previous` or `initial`, `replay=0`
-    - `guards.max_drift=20`, `guards.min_entropy=0.5` when to stop
-    - `'launch=[torchrun, --nproc_per_node, "8"]'` what starts the processes that sample, score and train
-    - `output=runs/NAME` folder for all results
+    - `guards.max_drift=20`, `guards.min_entropy=0.5`: when to stop
+    - `'launch=[torchrun, --nproc_per_node, "8"]'`: what starts the processes that sample, score and train
+    - `output=runs/NAME`: folder for all results
 
     It ends with `summary.json`, `report.html` and `model`, the policy of the last good round. Where a
     guard stopped it the exit code is 1.

@@ -22,8 +22,8 @@ def push(
 ) -> None:
     """Upload a tuned model to the hub, with its card. The token is HF_TOKEN or that of `hf auth login`.
 
-    - `preftune push runs/dpo me/tuned --private` the model of a run
-    - `preftune push merged me/tuned --revision v2` a saved model, to a branch
+    - `preftune push runs/dpo me/tuned --private`: the model of a run
+    - `preftune push merged me/tuned --revision v2`: a saved model, to a branch
     """
     import preftune
 

@@ -43,11 +43,11 @@ def score(
 
     SPEC is SOURCE or SOURCE:option=value,option=value, where SOURCE is one of
 
-    - `hf:MODEL` a reward model, by folder or hub name
-    - `judge:MODEL` a model at an OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)
-    - `policy:MODEL:reference=MODEL` the implicit reward of a tuned model
-    - `column:NAME` a column of the data (for the prior)
-    - `module:function` a function of your own
+    - `hf:MODEL`: a reward model, by folder or hub name
+    - `judge:MODEL`: a model at an OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)
+    - `policy:MODEL:reference=MODEL`: the implicit reward of a tuned model
+    - `column:NAME`: a column of the data (for the prior)
+    - `module:function`: a function of your own
     - a built-in measure: `--list` shows them, with all options
 
     A call that was killed continues when it is started again. `torchrun -m -- preftune score ...` shares the

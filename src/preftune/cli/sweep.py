@@ -47,10 +47,10 @@ def sweep(
     Every combination of the swept values is a run folder inside `output`. A sweep that was stopped continues
     when it is called again, and values added later are trained beside those that are there.
 
-    - `preftune sweep run.yaml objective.auxiliary.weight=0,0.03,0.1,0.3` one key
-    - `preftune sweep run.yaml objective.beta=0.1,0.3 training.seed=1,2,3` all combinations
+    - `preftune sweep run.yaml objective.auxiliary.weight=0,0.03,0.1,0.3`: one key
+    - `preftune sweep run.yaml objective.beta=0.1,0.3 training.seed=1,2,3`: all combinations
     - `preftune sweep run.yaml objective.beta=0.1,0.3 output=runs/beta training.max_steps=100`
-    - `preftune sweep run.yaml reward_sum.weights='{a: 1, b: 0},{a: 0.5, b: 0.5}'` weights of several rewards
+    - `preftune sweep run.yaml reward_sum.weights='{a: 1, b: 0},{a: 0.5, b: 0.5}'`: weights of several rewards
 
     Each run is then measured on the prompts of `data.evaluation`: accuracy of the implicit reward, auxiliary
     reward of sampled responses, drift from the starting model. It ends with a table, `summary.json`, and

@@ -59,22 +59,22 @@ def train(
 
     What people change most:
 
-    - `model=PATH_OR_HUB_NAME` the model to tune
-    - `data.train=FILE_OR_HUB_NAME` pairs to train on
-    - `data.evaluation=FILE_OR_HUB_NAME` held-out pairs
+    - `model=PATH_OR_HUB_NAME`: the model to tune
+    - `data.train=FILE_OR_HUB_NAME`: pairs to train on
+    - `data.evaluation=FILE_OR_HUB_NAME`: held-out pairs
     - `objective.method=dpo` or another of `preftune methods`, or your own as `module:Class`
-    - `objective.beta=0.1` how far the policy may move
-    - `objective.prior=reward_gap` weight the rejected response by how much worse it is (MaPPO)
-    - `objective.auxiliary.weight=0.1` also make likelier what `rewards` want (UPO)
-    - `rewards.reading_grade.goal=minimise` what that is; `preftune score --list` lists more
-    - `prior.calibration=sigmoid` how raw scores become rewards in [0, 1]
+    - `objective.beta=0.1`: how far the policy may move
+    - `objective.prior=reward_gap`: weight the rejected response by how much worse it is (MaPPO)
+    - `objective.auxiliary.weight=0.1`: also make likelier what `rewards` want (UPO)
+    - `rewards.reading_grade.goal=minimise`: what that is; `preftune score --list` lists more
+    - `prior.calibration=sigmoid`: how raw scores become rewards in [0, 1]
     - `training.learning_rate=1e-6` and any other field of transformers' TrainingArguments; unless given,
       the rate is 1e-6 (TRL's of DPO, KTO and CPO), 1e-5 for a reward model (InstructGPT's is 9e-6), and ten
       times as high for adapters (LoRA Without Regret, Schulman and others 2025)
-    - `training.per_device_train_batch_size=8` groups in a batch
+    - `training.per_device_train_batch_size=8`: groups in a batch
     - `batches.tokens_per_step=65536` or so many tokens; `batches.tokens_per_row=16384` bounds memory
-    - `lora.rank=16` train low-rank adapters instead of all weights
-    - `output=runs/NAME` folder for all results
+    - `lora.rank=16`: train low-rank adapters instead of all weights
+    - `output=runs/NAME`: folder for all results
     """
     import os
 

@@ -463,12 +463,28 @@ def save_tuned(model: Any, folder: Path, state: Mapping[str, Tensor] | None = No
         save_model_files(model, folder, state_dict=state, **options)
         return
     config = next(iter(model.peft_config.values()))
+    if config.base_model_name_or_path == BASE_FOLDER:
+        # First: peft reads its configuration.
+        base = model.get_base_model()
+        save_model_files(base, folder / BASE_FOLDER, state_dict=_base_weights(model, state), **options)
     with _first_adapter(model) as first, _named_base(config, folder):
         more = {} if first is None else {"path_initial_model_for_weight_conversion": str(first)}
         save_model_files(model, folder, state_dict=state, **more, **options)
-    if config.base_model_name_or_path == BASE_FOLDER:
-        base = model.get_base_model()
-        save_model_files(base, folder / BASE_FOLDER, state_dict=_base_weights(model, state), **options)
+
+
+def checkpoint_options(model: Any) -> dict[str, bool]:
+    """What `save_pretrained` has to be told of an adapter whose base model has no name yet.
+
+    peft would look for a base model of that name on the hub, to see whether its embeddings are others.
+    """
+    config = next(iter(getattr(model, "peft_config", {}).values()), None)
+    if config is None or config.base_model_name_or_path != BASE_FOLDER:
+        return {}
+    from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+    targets = getattr(config, "target_modules", None) or ()
+    has_embeddings = any(name in targets for name in EMBEDDING_LAYER_NAMES)
+    return {} if has_embeddings else {"save_embedding_layers": False}
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from preftune.models.weights import (
     refuse_incomplete,
     refuse_not_finite,
 )
+from preftune.storage.files import MODEL_FOLDER
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -70,6 +71,7 @@ def load_model_config(model: str, *, scores: bool = False) -> PretrainedConfig:
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(
             f"model={model} is a folder without config.json; give a folder that save_pretrained wrote"
+            f"{_model_within(path)}"
         )
     if looks_local and not path.is_dir():
         raise InputError(f"model={model} is not a folder: give one that save_pretrained wrote, or a hub name")
@@ -84,6 +86,12 @@ def load_model_config(model: str, *, scores: bool = False) -> PretrainedConfig:
     kind = AutoModelForSequenceClassification if is_reward_model(config) else AutoModelForCausalLM
     check_weights(f"model={model}", model, config, _class_of(kind, config))
     return config
+
+
+def _model_within(run: Path) -> str:
+    """Where a run's folder has its model, for messages."""
+    has_model = any((run / MODEL_FOLDER / name).is_file() for name in ("config.json", ADAPTER_FILE))
+    return f": {run / MODEL_FOLDER} is one" if has_model else ""
 
 
 def read_config(model: str, *, said: str = "", trust_remote_code: bool = False) -> PretrainedConfig:

@@ -21,6 +21,7 @@ from preftune.models.allocator import free_memory
 from preftune.models.loading import load_language_model
 from preftune.models.quantization import Quantization, dequantize, is_quantized, read_quantization
 from preftune.models.reward_model import load_reward_model
+from preftune.models.weights import without_bars
 
 if TYPE_CHECKING:
     pass
@@ -126,7 +127,9 @@ def merge_into(adapter: Adapter, folder: Path, dtype: str, max_shard_size: str |
     del whole
     free_memory()
     form = AutoModelForSequenceClassification if adapter.scores else AutoModelForCausalLM
-    found = _outputs(form.from_pretrained(folder, dtype="auto"), probe)
+    with without_bars():
+        saved = form.from_pretrained(folder, dtype="auto")
+    found = _outputs(saved, probe)
     difference = float((found - expected).abs().max() / expected.abs().max())
     # Written so that NaN is a disagreement too.
     if not difference <= TOLERANCES[dtype]:
@@ -170,7 +173,8 @@ def _adapted(adapter: Adapter) -> nn.Module:
 def _save(adapter: Adapter, whole: Any, folder: Path, max_shard_size: str | int) -> None:
     if (adapter.folder / GENERATION_FILE).is_file() and not adapter.scores:
         whole.generation_config = GenerationConfig.from_pretrained(adapter.folder)
-    whole.save_pretrained(folder, max_shard_size=max_shard_size)
+    with without_bars():
+        whole.save_pretrained(folder, max_shard_size=max_shard_size)
     adapter.tokenizer.save_pretrained(folder)
 
 

@@ -105,7 +105,8 @@ class ReferenceCache:
         wanted = every if only is None else _with_mismatched([groups[place] for place in sorted(only)])
         missing = [group for group in wanted if not self._has(group)]
         found = len(wanted) - len(missing)
-        logger.info("Reference: %d of %d groups found in %s", found, len(wanted), self._file)
+        if wanted:
+            logger.info("Reference: %d of %d groups found in %s", found, len(wanted), self._file)
         if missing:
             # Rows of all groups, found or not: what stands together in a row decides its rounding, and is
             # the same for a pass that resumes a killed one.

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from preftune.models.weights import without_bars
 from preftune.storage.cards import CARD_FILE
 
 GENERATION_FILE = "generation_config.json"
@@ -18,7 +19,8 @@ def save_model_files(model: Any, folder: Path, **options: Any) -> None:
     """
     card = folder / CARD_FILE
     before = card.read_bytes() if card.exists() else None
-    model.save_pretrained(folder, **options)
+    with without_bars():
+        model.save_pretrained(folder, **options)
     # With an adapter peft writes a card to be filled in, or changes the one that is there.
     if before is not None:
         card.write_bytes(before)

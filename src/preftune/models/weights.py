@@ -249,13 +249,23 @@ def reason_of(error: BaseException) -> str:
 def quiet_loading() -> Iterator[None]:
     """Drop transformers' own tables and bars about loading: what matters is raised as one message."""
     log = logging.getLogger("transformers")
-    level, has_bar = log.level, is_progress_bar_enabled()
+    level = log.level
     log.setLevel(logging.CRITICAL)
+    try:
+        with without_bars():
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Drop transformers' own bars, which break up those of a run and fill its log."""
+    has_bar = is_progress_bar_enabled()
     disable_progress_bar()
     try:
         yield
     finally:
-        log.setLevel(level)
         if has_bar:
             enable_progress_bar()
 

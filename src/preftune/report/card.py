@@ -5,14 +5,18 @@ text of the user's stands as code, so that nothing in it is read as Markdown or 
 """
 
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from preftune.data.sources import READERS
+from preftune.errors import InputError
 from preftune.measuring.formatting import format_number
+from preftune.models.adapters import base_of
 from preftune.models.publishing import ADAPTER_FILE, hub_name
+from preftune.models.quantization import QUANTIZATION_FILE
 from preftune.objectives import Auxiliary, methods_of, options_of
 from preftune.objectives.methods import Method
 from preftune.objectives.options import Options
@@ -83,7 +87,7 @@ def model_card(folder: Path, record: RunRecord, metadata: Mapping[str, Any] | No
         _objective(record),
         _data(record),
         _held_out(record),
-        _hyperparameters(record),
+        _hyperparameters(folder, record),
         _licence(record, data.get("license")),
         _citations(folder, record),
     )
@@ -92,14 +96,15 @@ def model_card(folder: Path, record: RunRecord, metadata: Mapping[str, Any] | No
 
 def card_metadata(folder: Path, record: RunRecord) -> dict[str, Any]:
     """What the hub reads; the base model and data sets only where they have a name on the hub."""
-    base = hub_name(str(record.config["model"]))
+    model = _base(record)
+    base = hub_name(model)
     is_adapter = (folder / ADAPTER_FILE).is_file()
     datasets = [name for source in _sources(record) if (name := _hub_data(source))]
     found: dict[str, Any] = {
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-classification" if _is_reward_model(record) else "text-generation",
         "tags": _tags(folder, record),
-        **_base_licence(str(record.config["model"])),
+        **_base_licence(model),
     }
     if base:
         found |= {"base_model": base, "base_model_relation": "adapter" if is_adapter else "finetune"}
@@ -144,24 +149,44 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _heading(folder: Path, record: RunRecord) -> str:
-    base, method = str(record.config["model"]), _method_names(record)
+    base, method = _base(record), _method_names(record)
     what = "reward model" if _is_reward_model(record) else "language model"
     is_adapter = (folder / ADAPTER_FILE).is_file()
     kind = f"An adapter that makes a {what} of" if is_adapter else f"A {what}, tuned from"
     auto = "SequenceClassification" if _is_reward_model(record) else "CausalLM"
     package, prefix = ("peft", "AutoPeftModelFor") if is_adapter else ("transformers", "AutoModelFor")
     # An adapter's base has no head with one score yet.
-    labels = ", num_labels=1" if is_adapter and _is_reward_model(record) else ""
+    options = ", num_labels=1" if is_adapter and _is_reward_model(record) else ""
+    more, before, said = _quantized_base(folder)
+    options += ", quantization_config=quantization" * bool(before)
     loading = (
         f"from {package} import {prefix}{auto}\n"
-        "from transformers import AutoTokenizer\n\n"
-        f'model = {prefix}{auto}.from_pretrained("THIS_REPOSITORY"{labels})\n'
+        f"from transformers import AutoTokenizer{more}\n\n{before}"
+        f'model = {prefix}{auto}.from_pretrained("THIS_REPOSITORY"{options})\n'
         'tokenizer = AutoTokenizer.from_pretrained("THIS_REPOSITORY")'
     )
     text = f"# {as_code(record.name)}\n\n{kind} {as_code(without_path(base))} with preftune, by {method}."
     if not hub_name(base):
         text += " The base model was read from a folder, so its name on a hub is not known here."
-    return f"{text}\n\n{_block(loading)}"
+    return f"{text}{said}\n\n{_block(loading)}"
+
+
+def _quantized_base(folder: Path) -> tuple[str, str, str]:
+    """Of an adapter trained over a quantised base: what to import, how to load it so, and why."""
+    if not (folder / QUANTIZATION_FILE).is_file():
+        return "", "", ""
+    found = json.loads((folder / QUANTIZATION_FILE).read_text(encoding="utf-8"))
+    options = "load_in_8bit=True"
+    if found["type"] == "nf4":
+        options = (
+            f'\n    load_in_4bit=True,\n    bnb_4bit_quant_type="nf4",\n    bnb_4bit_use_double_quant='
+            f'{found["double"]},\n    bnb_4bit_compute_dtype="{found["compute_dtype"]}",\n'
+        )
+    said = (
+        f" While the adapter was trained, bitsandbytes held the base model's matrices in {found['type']}: "
+        "over other weights it makes another model."
+    )
+    return ", BitsAndBytesConfig", f"quantization = BitsAndBytesConfig({options})\n", said
 
 
 def _objective(record: RunRecord) -> str:
@@ -259,14 +284,16 @@ def _with_interval(metric: str, value: float, pairs: int) -> str:
     return format_number(value, 3, interval=(share.low, share.high))
 
 
-def _hyperparameters(record: RunRecord) -> str:
+def _hyperparameters(folder: Path, record: RunRecord) -> str:
     config, environment = record.config, record.environment
     found = {
         **environment.get("training", {}),
         "optimizer steps": record.summary.get("steps"),
         "processes": environment.get("processes"),
         "data type of the weights": config["model_dtype"],
+        **_adapter_options(folder),
         **{f"lora.{key}": value for key, value in (config.get("lora") or {}).items()},
+        **{f"quantization.{key}": value for key, value in (config.get("quantization") or {}).items()},
         "data.max_length": config["data"]["max_length"],
         **{f"batches.{key}": value for key, value in (config.get("batches") or {}).items()},
     }
@@ -276,8 +303,20 @@ def _hyperparameters(record: RunRecord) -> str:
     return f"{text}\n\nVersions: {versions}." if versions else text
 
 
+def _adapter_options(folder: Path) -> dict[str, Any]:
+    """What a caller's own adapter is: a configuration says it under `lora` otherwise."""
+    file = folder / ADAPTER_FILE
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    modules = found.get("target_modules")
+    if isinstance(modules, list):
+        # Those of every layer, where all linear layers were asked for.
+        modules = ", ".join(sorted({name.rpartition(".")[2] for name in modules}))
+    shown = {"rank": found.get("r"), "alpha": found.get("lora_alpha"), "target_modules": modules}
+    return {f"lora.{key}": value for key, value in shown.items()}
+
+
 def _licence(record: RunRecord, licence: object) -> str:
-    base = as_code(without_path(str(record.config["model"])))
+    base = as_code(without_path(_base(record)))
     known = f"its card says {as_code(licence)}" if licence else "it is not known here: see its card"
     return (
         f"## Licence\n\nThe licence of the base model, {base}, holds for this model too; {known}. The "
@@ -304,6 +343,16 @@ def _citations(folder: Path, record: RunRecord) -> str:
 
 
 # --- what the run's files say ---
+
+
+def _base(record: RunRecord) -> str:
+    """The base model: where a run starts from an adapter, that of the adapter."""
+    model = str(record.config["model"])
+    try:
+        return base_of(model)
+    except InputError:
+        # The adapter's base has moved since.
+        return model
 
 
 def _is_reward_model(record: RunRecord) -> bool:

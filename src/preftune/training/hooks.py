@@ -17,7 +17,7 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from preftune.models import PackedReader
-from preftune.models.adapters import save_tuned
+from preftune.models.adapters import checkpoint_options, save_tuned
 from preftune.models.quantization import write_quantization
 from preftune.models.saving import save_model_files
 from preftune.models.sharding import (
@@ -95,7 +95,10 @@ class TrainerHooks(Trainer):
                 save_tuned(language_model, path, state_dict, **options)
             else:
                 # Some models' files have other names and shapes; a checkpoint is read by the model's own.
-                save_model_files(language_model, path, state_dict=state_dict, save_original_format=False)
+                told = checkpoint_options(language_model)
+                save_model_files(
+                    language_model, path, state_dict=state_dict, save_original_format=False, **told
+                )
             self.processing_class.save_pretrained(folder)
             if hasattr(language_model, "peft_config"):
                 write_quantization(self.model.causal_lm(), Path(folder))

@@ -79,7 +79,7 @@ class SplitFigures:
     in_training: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What there is to see before a run.
 
@@ -96,6 +96,11 @@ class Inspection:
     splits: Mapping[str, SplitFigures]
     footprint: Footprint
     measured: MeasuredStep | None
+
+    def __repr__(self) -> str:
+        """Short: a notebook shows what a cell ends with, and all tokens of all rows are within."""
+        kept = ", ".join(f"{name} {len(split.groups)}" for name, split in self.prepared.splits.items())
+        return f"<Inspection of groups: {kept}; see examples, splits, footprint, measured>"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from preftune.storage.files import finite
@@ -179,6 +180,10 @@ def _change(metric: str, before: dict[str, Any], after: dict[str, Any]) -> float
     return change
 
 
+WIDE = 110
+"""Columns of a terminal on which the bar shows all figures."""
+
+
 class ConsoleProgress(TrainerCallback):
     """A bar with the loss and the margin, and a line for each evaluation."""
 
@@ -196,8 +201,9 @@ class ConsoleProgress(TrainerCallback):
         self._progress = Progress(
             TextColumn("Training"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            # Where it gets narrow the bar alone gives way.
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.description}"),
             console=Console(stderr=True),
         )
@@ -227,7 +233,9 @@ class ConsoleProgress(TrainerCallback):
                 f"[bold]step {state.global_step}[/] held-out {_line(logs, _kind(logs).removesuffix('loss'))}"
             )
         elif "loss" in logs:
-            self._progress.update(self._task, description=_line(logs, ""))
+            # The fourth figure leaves no room for a bar.
+            figures = 3 if self._progress.console.width < WIDE else None
+            self._progress.update(self._task, description=_line(logs, "", figures))
 
     def close(self) -> None:
         """Close the bar, also where training was interrupted."""
@@ -236,13 +244,12 @@ class ConsoleProgress(TrainerCallback):
             self._progress = None
 
 
-def _line(logs: dict[str, Any], prefix: str) -> str:
+def _line(logs: dict[str, Any], prefix: str, figures: int | None = None) -> str:
     shown = {
         "loss": "loss",
         "rewards/margins": "margin",
         "rewards/accuracies": "accuracy",
         "logps/chosen": "log p chosen",
     }
-    return "  ".join(
-        f"{label} {logs[prefix + key]:.3f}" for key, label in shown.items() if prefix + key in logs
-    )
+    found = [f"{label} {logs[prefix + key]:.3f}" for key, label in shown.items() if prefix + key in logs]
+    return "  ".join(found[:figures])

@@ -39,7 +39,7 @@ class Stop:
         value: what was found; None for a number that is not finite.
         limit: the key's value.
         reason: all of this in words.
-        advice: what to do.
+        advice: what to do; empty where the end was asked for.
         is_failure: whether the weights after that step are of no use.
     """
 
@@ -197,8 +197,8 @@ class Stops(TrainerCallback):
             value=None,
             limit=self._section.not_finite,
             reason=f"{found} (stop.not_finite={self._section.not_finite})",
-            advice="set a lower training.learning_rate, training.max_grad_norm=1.0, or "
-            "model_dtype=float32; if that changes nothing, look at the data by `preftune inspect`",
+            advice="set a lower training.learning_rate; if that changes nothing, look at the data by "
+            "`preftune inspect`",
             is_failure=True,
         )
 
@@ -266,8 +266,8 @@ class EarlyStopping(EarlyStoppingCallback):
             value=state.best_metric,
             limit=patience,
             reason=f"{args.metric_for_best_model} has not become better than {state.best_metric} in "
-            f"{patience} evaluations (training.early_stopping_patience={patience})",
-            advice="nothing: this was asked for",
+            f"{patience} evaluation{'s' * (patience > 1)} (training.early_stopping_patience={patience})",
+            advice="",
         )
 
 
@@ -295,16 +295,26 @@ def describe_ending(trainer: Any, config: RunConfig) -> dict[str, Any]:
         value = next((line[metric] for line in lines), None)
         ending["kept"] = {"step": kept, "metric": metric, "value": value}
     if stop:
-        rate = f"training.learning_rate than {arguments.learning_rate:g}"
-        advice = stop.advice.replace("training.learning_rate", rate)
         where = (
             "no checkpoint is from before, and no model is written"
             if kept is None
             else f"the model has the weights of step {kept}"
         )
-        message = f"stopped at step {stop.step}: {stop.reason}; {where}. What to do: {advice}"
+        advice = _with_values(stop, arguments, config)
+        message = f"stopped at step {stop.step}: {stop.reason}; {where}"
+        message += f". What to do: {advice}" if advice else ""
         ending["stopped"] = {**asdict(stop), "message": message}
     return ending
+
+
+def _with_values(stop: Stop, arguments: TrainingArguments, config: RunConfig) -> str:
+    """A stop's advice for a run: from which values on, and nothing that is set already."""
+    rate = f"training.learning_rate than {arguments.learning_rate:g}"
+    if stop.is_failure and not 0 < arguments.max_grad_norm <= 1:
+        rate += ", or training.max_grad_norm=1.0"
+    if stop.is_failure and config.model_dtype != "float32":
+        rate += ", or model_dtype=float32"
+    return stop.advice.replace("training.learning_rate", rate)
 
 
 def early_stopping(config: RunConfig) -> list[TrainerCallback]:
