@@ -229,11 +229,11 @@ def _check_modules(model: nn.Module, config: "PeftConfig", key: str) -> None:
         named = getattr(config, field, None)
         for wanted in named if isinstance(named, list | set) else ():
             if not any(name == wanted or name.endswith(f".{wanted}") for name in modules):
-                raise _no_module(f"{key}: {field}", wanted, modules)
+                raise _no_module(f"{key}.{field}", wanted, modules)
     for field in ("rank_pattern", "alpha_pattern"):
         for wanted in getattr(config, field, None) or {}:
             if not any(re.match(rf"(.*\.)?({wanted})$", name) for name in modules):
-                raise _no_module(f"{key}: {field}", wanted, modules)
+                raise _no_module(f"{key}.{field}", wanted, modules)
 
 
 def _no_module(where: str, wanted: str, modules: Iterable[str]) -> InputError:
