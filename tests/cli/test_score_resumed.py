@@ -138,7 +138,7 @@ def test_a_score_that_is_no_number_is_refused(
 ) -> None:
     """A model whose scores overflow stops the call with the row, and no such score is written."""
     model = LlamaForSequenceClassification.from_pretrained(reward_model_dir)
-    torch.nn.init.constant_(model.score.weight, torch.inf)
+    torch.nn.init.constant_(model.score.weight, torch.finfo(torch.float32).max)
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(reward_model_dir).save_pretrained(tmp_path / "model")
     output = tmp_path / "scored.jsonl"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from torch.optim import SGD
@@ -66,7 +67,11 @@ def test_adapters_of_the_callers_count(config: dict[str, Any], tiny_model_dir: P
 OWN: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "transformers' default, all weights": ({}, {}, True),
     "transformers' default, adapters": ({}, {"adapter": LoraConfig(r=4)}, False),
-    "transformers' default, an optimizer of one's own": ({}, {"optimizers": (SGD, None)}, False),
+    "transformers' default, an optimizer of one's own": (
+        {},
+        {"optimizers": (SGD([torch.zeros(1, requires_grad=True)], 1e-3), None)},
+        False,
+    ),
     "a rate of one's own": ({"learning_rate": 1e-3}, {}, False),
 }
 
