@@ -20,7 +20,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_spin_briefly_and_then_sleep() -> None:
     """Both kinds of OpenMP are told, through the environment, which child processes inherit."""
     let_threads_sleep()
-    assert [os.environ.get(name) for name in NAMES] == [None, "1000", "0"]
+    assert [os.environ.get(name) for name in NAMES] == [None, "10000", "0"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ docs/performance.md).
 
 import os
 
-_SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+_SPINS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 """For GNU's OpenMP, which torch brings on Linux, and LLVM's, which it brings on macOS."""
 _OWN_CHOICE = ("OMP_WAIT_POLICY", *_SPINS)
 
