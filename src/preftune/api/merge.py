@@ -14,7 +14,7 @@ from preftune.data.rules import suggest
 from preftune.errors import InputError
 from preftune.models import load_model_config
 from preftune.models.adapters import base_of, tokenizer_of
-from preftune.models.loading import ADAPTER_FILE
+from preftune.models.config_files import ADAPTER_FILE
 from preftune.models.merging import TOLERANCES, Adapter, Merged, merge_into
 from preftune.models.quantization import read_quantization
 from preftune.models.value_head import VALUE_HEAD_FILE

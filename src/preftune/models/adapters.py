@@ -22,15 +22,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from preftune.errors import InputError
+from preftune.models.config_files import ADAPTER_FILE, ADAPTER_WEIGHTS, BASE_FOLDER
 from preftune.models.loading import load_model_config, load_tokenizer
 from preftune.models.saving import save_model_files
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-BASE_FOLDER = "base"
-"""Where a saved adapter keeps its base model, if that has no name of its own."""
 CHANGES_NOTHING = (True, False, "gaussian", "orthogonal")
 """Values of `init_lora_weights` that leave the base model's weights as they are."""
 UNTRAINED_INITS = ("eva", "corda", "lora_ga", "loftq")
@@ -69,7 +67,7 @@ class AdapterFolder:
 
 def is_adapter(model: str) -> bool:
     """Whether a name is a folder with an adapter of peft."""
-    return (Path(model) / CONFIG_FILE).is_file()
+    return (Path(model) / ADAPTER_FILE).is_file()
 
 
 def base_of(model: str) -> str:
@@ -97,7 +95,7 @@ def read_adapter(folder: str) -> AdapterFolder:
     """
     from peft import PeftConfig
 
-    file = Path(folder) / CONFIG_FILE
+    file = Path(folder) / ADAPTER_FILE
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         config = PeftConfig.from_pretrained(folder)
@@ -112,7 +110,7 @@ def read_adapter(folder: str) -> AdapterFolder:
         return AdapterFolder(folder, config, str(own))
     if not named:
         raise InputError(
-            f"model={folder} is an adapter whose {CONFIG_FILE} names no base model: write the base model's "
+            f"model={folder} is an adapter whose {ADAPTER_FILE} names no base model: write the base model's "
             "folder or hub name there as base_model_name_or_path"
         )
     path = Path(named).expanduser()
@@ -310,16 +308,16 @@ def check_adapter_weights(adapter: AdapterFolder, adapted: "PeftModel", adds_hea
 def _of_another(adapter: AdapterFolder, what: str) -> InputError:
     return InputError(
         f"model={adapter.folder} does not fit its base model {adapter.base}: {what}; the adapter is of "
-        f"another model, or its file is damaged: correct base_model_name_or_path in its {CONFIG_FILE}"
+        f"another model, or its file is damaged: correct base_model_name_or_path in its {ADAPTER_FILE}"
     )
 
 
 def _stored_shapes(adapter: AdapterFolder) -> dict[str, tuple[int, ...]]:
-    file = Path(adapter.folder) / WEIGHTS_FILE
+    file = Path(adapter.folder) / ADAPTER_WEIGHTS
     if not file.is_file():
         raise InputError(
-            f"model={adapter.folder} is an adapter without {WEIGHTS_FILE}: save it by peft's save_pretrained "
-            "(weights of other formats are not read)"
+            f"model={adapter.folder} is an adapter without {ADAPTER_WEIGHTS}: save it by peft's "
+            "save_pretrained (weights of other formats are not read)"
         )
     try:
         with safe_open(file, framework="pt") as weights:
@@ -370,7 +368,7 @@ def put_on(adapter: AdapterFolder, model: nn.Module, task: str) -> "PeftModel":
         adapted = cast("PeftModel", get_peft_model(cast(Any, model), config))
         # A head that the adapter was not trained with stays as it is.
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        set_peft_model_state_dict(adapted, own | load_file(Path(adapter.folder) / WEIGHTS_FILE))
+        set_peft_model_state_dict(adapted, own | load_file(Path(adapter.folder) / ADAPTER_WEIGHTS))
     return adapted
 
 
@@ -508,7 +506,7 @@ def _first_adapter(model: "PeftModel") -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder) / "first"
         first.mkdir()
-        save_file(getattr(model, _FIRST), first / WEIGHTS_FILE)
+        save_file(getattr(model, _FIRST), first / ADAPTER_WEIGHTS)
         yield first
 
 

@@ -14,12 +14,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from preftune.errors import InputError
-from preftune.models.adapters import BASE_FOLDER
+from preftune.models.config_files import ADAPTER_FILE, ADAPTER_WEIGHTS, BASE_FOLDER
 from preftune.models.loading import load_model_config, load_tokenizer
 from preftune.models.quantization import QUANTIZATION_FILE, read_quantization
 from preftune.models.saving import save_model_files
 
-ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SUM_TOLERANCE = 1e-6
 """How far a sum of weights may be from 1."""
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"

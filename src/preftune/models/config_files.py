@@ -11,7 +11,10 @@ from transformers import CONFIG_MAPPING, GenerationConfig
 from preftune.errors import InputError
 from preftune.models.weights import foreign
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE_FOLDER = "base"
+"""In an adapter's folder: its base model, where that has no name of its own."""
 SPECIAL_IDS = ("pad_token_id", "eos_token_id")
 MOST_PARTS = 10_000
 """Layers, experts or labels of a model; transformers makes lists of them as it reads their number."""
@@ -70,7 +73,7 @@ def check_generation_file(model: str) -> None:
     Raises:
         InputError: with the key and its value.
     """
-    file = Path(model) / "generation_config.json"
+    file = Path(model) / GENERATION_FILE
     if not file.is_file():
         return
     said = f"model={model}"

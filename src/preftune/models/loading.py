@@ -23,6 +23,8 @@ from transformers import (
 
 from preftune.errors import InputError
 from preftune.models.config_files import (
+    ADAPTER_FILE,
+    BASE_FOLDER,
     CONFIG_FILE,
     SPECIAL_IDS,
     check_config_file,
@@ -43,7 +45,6 @@ from preftune.storage.files import MODEL_FOLDER
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ADAPTER_FILE = "adapter_config.json"
 SCORE_HEAD = ("score.weight",)
 """The tensor that a language model lacks to score."""
 
@@ -90,7 +91,7 @@ def load_model_config(model: str, *, scores: bool = False) -> PretrainedConfig:
 
 def _model_within(run: Path) -> str:
     """Where a run's folder has its model, for messages."""
-    has_model = any((run / MODEL_FOLDER / name).is_file() for name in ("config.json", ADAPTER_FILE))
+    has_model = any((run / MODEL_FOLDER / name).is_file() for name in (CONFIG_FILE, ADAPTER_FILE))
     return f": {run / MODEL_FOLDER} is one" if has_model else ""
 
 
@@ -286,9 +287,9 @@ def load_tuned_model(folder: str) -> "PreTrainedModel | PeftModel":
         from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftConfig
 
         config = PeftConfig.from_pretrained(folder)
-        if (Path(folder) / "base").is_dir():
+        if (Path(folder) / BASE_FOLDER).is_dir():
             # The folder may have moved since its base model's place was written down.
-            config.base_model_name_or_path = str(Path(folder) / "base")
+            config.base_model_name_or_path = str(Path(folder) / BASE_FOLDER)
         is_scoring = config.task_type == "SEQ_CLS"
         kind = AutoPeftModelForSequenceClassification if is_scoring else AutoPeftModelForCausalLM
         quantization = read_quantization(folder)

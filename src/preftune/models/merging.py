@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
@@ -18,17 +18,14 @@ from transformers import (
 
 from preftune.errors import InputError
 from preftune.models.allocator import free_memory
+from preftune.models.config_files import GENERATION_FILE
 from preftune.models.loading import load_language_model
 from preftune.models.quantization import Quantization, dequantize, is_quantized, read_quantization
 from preftune.models.reward_model import load_reward_model
 from preftune.models.weights import without_bars
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
-GENERATION_FILE = "generation_config.json"
 PROBE_ROWS, PROBE_TOKENS = 2, 24
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference of an output of the saved model, as a share of the largest output, by its data type."""

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from preftune.errors import InputError
+from preftune.models.config_files import ADAPTER_FILE, CONFIG_FILE
 from preftune.storage.cards import CARD_FILE, is_replaceable
 from preftune.storage.files import write_json
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/[0-9a-f]+/?$")
 _REFUSALS = {

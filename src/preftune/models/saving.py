@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from preftune.models.config_files import GENERATION_FILE
 from preftune.models.weights import without_bars
 from preftune.storage.cards import CARD_FILE
-
-GENERATION_FILE = "generation_config.json"
 
 
 def save_model_files(model: Any, folder: Path, **options: Any) -> None:

@@ -15,7 +15,8 @@ from preftune.data.sources import READERS
 from preftune.errors import InputError
 from preftune.measuring.formatting import format_number
 from preftune.models.adapters import base_of
-from preftune.models.publishing import ADAPTER_FILE, hub_name
+from preftune.models.config_files import ADAPTER_FILE
+from preftune.models.publishing import hub_name
 from preftune.models.quantization import QUANTIZATION_FILE
 from preftune.objectives import Auxiliary, methods_of, options_of
 from preftune.objectives.methods import Method

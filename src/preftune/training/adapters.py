@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from preftune.errors import InputError
 from preftune.models.adapters import (
-    BASE_FOLDER,
     CHANGES_NOTHING,
     UNTRAINED_INITS,
     AdapterFolder,
@@ -27,6 +26,7 @@ from preftune.models.adapters import (
     read_adapter,
     shapes_of,
 )
+from preftune.models.config_files import BASE_FOLDER
 from preftune.models.quantization import compute_alike
 from preftune.training.configuration import LoraSection, RunConfig
 from preftune.training.given import Given
